@@ -1,0 +1,1 @@
+"""ldm: a laboratory for latent generative models."""

@@ -1,0 +1,180 @@
+"""The convolutional encoder and decoder of latent diffusion (arXiv 2112.10752, appendix G; arXiv 2012.09841).
+
+Residual blocks at resolutions that halve (encoder) or double (decoder) from level to level, with self-attention over
+pixels in the middle. `patch` folds p x p pixels into channels before the first convolution and unfolds them
+after the last: f = patch * 2^(levels - 1) is the factor between image and latent.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TypeAlias
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ldm.nn.attention import SpatialAttention
+from ldm.nn.norm import Group, Norm
+from ldm.nn.resnet import Downsample, Resample, ResBlock, Upsample
+from ldm.types import Image, Probability
+
+Blocks: TypeAlias = NonNegativeInt | tuple[NonNegativeInt, ...]
+
+DEFAULT_NORM = partial(Group, eps=1e-6)
+PAD_END = partial(Downsample, pad_all_sides=False)
+
+
+class Trunk(nn.Sequential):
+    """Blocks one after another, each recomputed in the backward pass if `checkpointing`."""
+
+    def __init__(self, blocks: list[nn.Module], checkpointing: bool):
+        super().__init__(*blocks)
+        self.checkpointing = checkpointing
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+        for block in self:
+            x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
+        return x
+
+
+def _per_level(blocks: int | tuple[int, ...], multipliers: tuple[int, ...]) -> tuple[int, ...]:
+    counts = (blocks,) * len(multipliers) if isinstance(blocks, int) else tuple(blocks)
+    if len(counts) != len(multipliers):
+        raise ValueError(f"one entry a level: multipliers are {tuple(multipliers)} but blocks {counts}")
+    return counts
+
+
+def _middle(width: int, attention: bool, norm: Norm, dropout: float) -> list[nn.Module]:
+    block = partial(ResBlock, width, width, norm=norm, dropout=dropout)
+    return [block(), *([SpatialAttention(width, norm=norm)] if attention else []), block()]
+
+
+class Encoder(nn.Module):
+    """Image (b, channels, h, w) -> (b, latent, h / factor, w / factor).
+
+    Arguments:
+        width: channels of the first level; `multipliers` give those of every level, as multiples of it.
+        blocks: residual blocks of each level, one number or one a level.
+            The lowest resolution has two more, the middle.
+        middle_attention: self-attention between those two.
+        down: halves the resolution, `Downsample` or `Unshuffle`.
+        patch: pixels are folded by patch x patch into channels before the first convolution.
+        mix: a last 1x1 convolution, as in published checkpoints ("quant_conv").
+        checkpointing: recompute activations in the backward pass instead of keeping them.
+    """
+
+    def __init__(
+        self,
+        channels: PositiveInt,
+        latent: PositiveInt,
+        *,
+        width: PositiveInt = 128,
+        multipliers: tuple[PositiveInt, ...] = (1, 2, 4, 4),
+        blocks: Blocks = 2,
+        middle_attention: bool = True,
+        down: Resample = PAD_END,
+        norm: Norm = DEFAULT_NORM,
+        patch: PositiveInt = 1,
+        mix: bool = False,
+        dropout: Probability = 0.0,
+        checkpointing: bool = False,
+    ):
+        super().__init__()
+        self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
+        self.widths, self.blocks = tuple(width * m for m in multipliers), _per_level(blocks, multipliers)
+        self.middle_attention = middle_attention
+        now = self.widths[0]
+        self.stem = nn.Conv2d(channels * patch**2, now, 3, padding=1)
+        trunk: list[nn.Module] = []
+        for i, (outputs, count) in enumerate(zip(self.widths, self.blocks, strict=True)):
+            for _ in range(count):
+                trunk.append(ResBlock(now, outputs, norm=norm, dropout=dropout))
+                now = outputs
+            if i < len(multipliers) - 1:
+                trunk.append(down(now, self.widths[i + 1]))
+                now = trunk[-1].outputs
+        self.trunk = Trunk(trunk + _middle(now, middle_attention, norm, dropout), checkpointing)
+        self.norm = norm(now)
+        self.head = nn.Conv2d(now, latent, 3, padding=1)
+        self.mix = nn.Conv2d(latent, latent, 1) if mix else nn.Identity()
+
+    def forward(self, x: Image) -> Float[Tensor, "b m h2 w2"]:
+        x = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
+        return self.mix(self.head(F.silu(self.norm(self.trunk(x)))))
+
+
+class Decoder(nn.Module):
+    """Latent (b, latent, h, w) -> image (b, channels, h * factor, w * factor).
+
+    Arguments as for `Encoder`, in the same order of levels: multipliers and blocks name the highest resolution first.
+    `up` doubles the resolution: `Upsample` or `Shuffle`. Patch and levels may differ from the encoder's where the
+    factor is the same. Published decoders have one block a level more than their encoders.
+    """
+
+    def __init__(
+        self,
+        channels: PositiveInt,
+        latent: PositiveInt,
+        *,
+        width: PositiveInt = 128,
+        multipliers: tuple[PositiveInt, ...] = (1, 2, 4, 4),
+        blocks: Blocks = 3,
+        middle_attention: bool = True,
+        up: Resample = Upsample,
+        norm: Norm = DEFAULT_NORM,
+        patch: PositiveInt = 1,
+        mix: bool = False,
+        dropout: Probability = 0.0,
+        checkpointing: bool = False,
+    ):
+        super().__init__()
+        self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
+        self.widths, self.blocks = tuple(width * m for m in multipliers), _per_level(blocks, multipliers)
+        self.middle_attention = middle_attention
+        now = self.widths[-1]
+        self.mix = nn.Conv2d(latent, latent, 1) if mix else nn.Identity()
+        self.stem = nn.Conv2d(latent, now, 3, padding=1)
+        trunk = _middle(now, middle_attention, norm, dropout)
+        for i in reversed(range(len(multipliers))):
+            for _ in range(self.blocks[i]):
+                trunk.append(ResBlock(now, self.widths[i], norm=norm, dropout=dropout))
+                now = self.widths[i]
+            if i > 0:
+                trunk.append(up(now, self.widths[i - 1]))
+                now = trunk[-1].outputs
+        self.trunk = Trunk(trunk, checkpointing)
+        self.norm = norm(now)
+        self.head = nn.Conv2d(now, channels * patch**2, 3, padding=1)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight that makes the image, where an adaptive adversarial weight compares gradients."""
+        return self.head.weight
+
+    def forward(self, z: Float[Tensor, "b c h w"]) -> Image:
+        x = self.head(F.silu(self.norm(self.trunk(self.stem(self.mix(z))))))
+        return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
+
+
+class Pixels(nn.Module):
+    """The encoder and the decoder of an autoencoder without networks: the latent is the image."""
+
+    factor = 1
+
+    def __init__(self, channels: PositiveInt, latent: PositiveInt):
+        super().__init__()
+        if channels != latent:
+            raise ValueError(
+                f"without a network an image of {channels} channels cannot become a latent of {latent}; "
+                "use the identity bottleneck and leave its channels open"
+            )
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        raise TypeError("the identity autoencoder has no layers, so nothing to train: it is a first stage as it stands")
+
+    def forward(self, x: Image) -> Image:
+        return x

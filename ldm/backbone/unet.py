@@ -1,0 +1,245 @@
+"""The U-Net of latent diffusion: F(z_t, log-SNR, c) with the shape of z_t.
+
+Residual blocks told the noise level, at resolutions that halve from level to level, with skip connections between the
+way down and the way up (arXiv 2006.11239, appendix B), and transformers over pixels with cross-attention to the
+context's tokens at chosen levels (arXiv 2112.10752, section 3.3). With default parts it is the network of Stable
+Diffusion, layer for layer. A spatial context is concatenated to the input; `pooled_context` adds the mean of the
+tokens to the noise embedding, so that every pixel of every block is told the context even without attention;
+`patch` folds p x p pixels into channels first, which is where the cost of a high resolution is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ldm.nn.attention import SpatialTransformer, masked_mean
+from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
+from ldm.nn.norm import Group, Norm
+from ldm.nn.resnet import Downsample, Resample, ResBlock, Upsample
+from ldm.types import Context, ContextShape, Latent, Probability, Time
+
+Told: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
+"""What every block is told: the embedding (b, e), the context's tokens and their mask."""
+
+
+class Layer(nn.Module):
+    """A residual block and, at some levels, a transformer; recomputed in the backward pass if `checkpointing`."""
+
+    def __init__(self, block: ResBlock, transformer: SpatialTransformer | None, checkpointing: bool):
+        super().__init__()
+        self.block, self.transformer, self.checkpointing = block, transformer, checkpointing
+
+    def _forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+        x = self.block(x, embedding)
+        return x if self.transformer is None else self.transformer(x, tokens, mask)
+
+    def forward(self, x: Float[Tensor, "b i h w"], told: Told) -> Float[Tensor, "b o h w"]:
+        if self.checkpointing and self.training:
+            return checkpoint(self._forward, x, *told, use_reentrant=False)
+        return self._forward(x, *told)
+
+
+class Level(nn.Module):
+    """The layers of one resolution and the change to the next, if any."""
+
+    def __init__(self, layers: list[Layer], resample: nn.Module | None):
+        super().__init__()
+        self.layers, self.resample = nn.ModuleList(layers), resample
+
+    def down(self, x: Tensor, told: Told) -> list[Tensor]:
+        """Every feature map made on the way, each kept for the way up."""
+        made = []
+        for layer in self.layers:
+            made.append(x := layer(x, told))
+        if self.resample is not None:
+            made.append(self.resample(x))
+        return made
+
+    def up(self, x: Tensor, skips: list[Tensor], told: Told) -> Tensor:
+        """Takes one skip a layer from the end of `skips`."""
+        for layer in self.layers:
+            x = layer(torch.cat([x, skips.pop()], dim=1), told)
+        return x if self.resample is None else self.resample(x)
+
+
+class UNet(nn.Module):
+    """A U-Net with cross-attention.
+
+    Arguments:
+        channels: of z; the output has as many.
+        context: what the context holds. Without tokens, transformers attend to pixels only.
+        width: channels of the first level; `multipliers` give those of every level, as multiples of it.
+        blocks: residual blocks of each level on the way down, one number or one a level; the way up has one more.
+        attention: per level, whether a transformer follows each block; `middle_attention` likewise in the middle.
+        heads: of every attention, or `None` for channels / head_width.
+        depth: transformer blocks in each transformer.
+        down, up: halve and double the resolution: `Downsample` or `Unshuffle`, `Upsample` or `Shuffle`.
+        norm: of residual blocks; `attention_norm` of transformers, the same unless given.
+        scale_shift: how blocks are told the noise level: scaled and shifted, or added.
+        pooled_context: whether the mean of the context's tokens is added to the noise embedding.
+        patch: z is folded by patch x patch pixels into channels before the first convolution.
+        checkpointing: recompute activations in the backward pass instead of keeping them.
+        time: makes the embedding of log-SNR, given its width.
+
+    The height and width of z must be multiples of `factor` = patch * 2^(levels - 1).
+    """
+
+    def __init__(
+        self,
+        channels: PositiveInt,
+        context: ContextShape,
+        *,
+        width: PositiveInt = 128,
+        multipliers: tuple[PositiveInt, ...] = (1, 2, 4),
+        blocks: PositiveInt | tuple[PositiveInt, ...] = 2,
+        attention: tuple[bool, ...] = (False, True, True),
+        middle_attention: bool = True,
+        heads: PositiveInt | None = None,
+        head_width: PositiveInt = 64,
+        depth: PositiveInt = 1,
+        down: Resample = Downsample,
+        up: Resample = Upsample,
+        norm: Norm = Group,
+        attention_norm: Norm | None = None,
+        scale_shift: bool = False,
+        pooled_context: bool = False,
+        patch: PositiveInt = 1,
+        dropout: Probability = 0.0,
+        checkpointing: bool = False,
+        time: TimeEmbedding = LogSnrEmbedding,
+    ):
+        super().__init__()
+        counts = (blocks,) * len(multipliers) if isinstance(blocks, int) else tuple(blocks)
+        self._check_levels(tuple(multipliers), counts, tuple(attention))
+        if pooled_context and context.tokens is None:
+            raise ValueError("pooled_context=true needs a context with tokens; this one has none: set it to false")
+        self.context, self.channels, self.patch = context, channels, patch
+        self.factor = patch * 2 ** (len(multipliers) - 1)
+        told, widths = 4 * width, [width * multiplier for multiplier in multipliers]
+
+        def layer(inputs: int, outputs: int, attend: bool) -> Layer:
+            block = ResBlock(inputs, outputs, told, norm=norm, scale_shift=scale_shift, dropout=dropout)
+            if not attend:
+                return Layer(block, None, checkpointing)
+            count, kind = heads or max(1, outputs // head_width), attention_norm or norm
+            attends = SpatialTransformer(outputs, count, context.tokens, depth, dropout=dropout, norm=kind)
+            return Layer(block, attends, checkpointing)
+
+        self.time = time(width)
+        self.tell_time = nn.Sequential(nn.Linear(width, told), nn.SiLU(), nn.Linear(told, told))
+        self.tell_context = nn.Linear(context.tokens, told) if pooled_context else None
+        self.stem = nn.Conv2d((channels + (context.spatial or 0)) * patch**2, widths[0], 3, padding=1)
+        self.downs, kept = _way_down(layer, down, widths, counts, attention)
+        middle = kept[-1]
+        self.middle = nn.ModuleList([layer(middle, middle, middle_attention), layer(middle, middle, False)])
+        self.ups = _way_up(layer, up, widths, counts, attention, kept)
+        self.norm = norm(widths[0])
+        self.head = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
+        self._start_at_zero()
+
+    @staticmethod
+    def _check_levels(multipliers: tuple[int, ...], blocks: tuple[int, ...], attention: tuple[bool, ...]) -> None:
+        if not len(blocks) == len(attention) == len(multipliers):
+            raise ValueError(
+                f"one entry a level: multipliers {multipliers} make {len(multipliers)} levels, but attention is "
+                f"{attention} and blocks {blocks}"
+            )
+
+    def _start_at_zero(self) -> None:
+        """Every residual branch starts as the identity and the output as zero (arXiv 2105.05233's code)."""
+        for module in self.modules():
+            if isinstance(module, (ResBlock, SpatialTransformer)):
+                module.start_as_identity()
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
+        """F(z, log_snr, c), of z's shape; log_snr is (b,)."""
+        self._check(z, c)
+        told = (self._tell(log_snr, c), c.tokens, c.mask)
+        x = z if c.spatial is None else torch.cat([z, c.spatial], dim=1)
+        x = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
+        skips = [x]
+        for level in self.downs:
+            skips += level.down(skips[-1], told)
+        x = skips[-1]
+        for layer in self.middle:
+            x = layer(x, told)
+        for level in self.ups:
+            x = level.up(x, skips, told)
+        x = self.head(F.silu(self.norm(x)))
+        return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
+
+    def _tell(self, log_snr: Tensor, c: Context) -> Tensor:
+        told = self.tell_time(self.time(log_snr).to(self.stem.weight.dtype))
+        return told if self.tell_context is None else told + self.tell_context(masked_mean(c.tokens, c.mask))
+
+    def _check(self, z: Tensor, c: Context) -> None:
+        _, channels, height, width = z.shape
+        if channels != self.channels or height % self.factor or width % self.factor:
+            good = " or ".join(str(n) for n in _multiples_near(max(height, width), self.factor))
+            raise ValueError(
+                f"this U-Net takes (b, {self.channels}, h, w) with h and w multiples of {self.factor} "
+                f"(patch * 2^(levels - 1)); got {tuple(z.shape)}; nearest sides: {good}"
+            )
+        got = ContextShape(
+            None if c.tokens is None else c.tokens.shape[-1], None if c.spatial is None else c.spatial.shape[1]
+        )
+        if got != self.context:
+            raise ValueError(f"this U-Net was built for {self.context}; the context that came has {got}")
+
+
+def _multiples_near(size: int, factor: int) -> list[int]:
+    below = size // factor * factor
+    return [n for n in (below, below + factor) if n > 0]
+
+
+def _way_down(
+    layer: Callable[[int, int, bool], Layer],
+    down: Resample,
+    widths: Sequence[int],
+    counts: Sequence[int],
+    attention: Sequence[bool],
+) -> tuple[nn.ModuleList, list[int]]:
+    """The levels on the way down and the channels of every feature map kept, that of the stem first."""
+    levels, kept = nn.ModuleList(), [widths[0]]
+    for i, outputs in enumerate(widths):
+        layers = []
+        for _ in range(counts[i]):
+            layers.append(layer(kept[-1], outputs, attention[i]))
+            kept.append(outputs)
+        resample = None
+        if i < len(widths) - 1:
+            resample = down(outputs, widths[i + 1])
+            kept.append(resample.outputs)
+        levels.append(Level(layers, resample))
+    return levels, kept
+
+
+def _way_up(
+    layer: Callable[[int, int, bool], Layer],
+    up: Resample,
+    widths: Sequence[int],
+    counts: Sequence[int],
+    attention: Sequence[bool],
+    kept: Sequence[int],
+) -> nn.ModuleList:
+    """The levels on the way up, each layer with the last feature map kept that no other has taken."""
+    levels, kept, now = nn.ModuleList(), list(kept), kept[-1]
+    for i in reversed(range(len(widths))):
+        layers = []
+        for _ in range(counts[i] + 1):
+            layers.append(layer(now + kept.pop(), widths[i], attention[i]))
+            now = widths[i]
+        resample = up(now, widths[i - 1]) if i > 0 else None
+        levels.append(Level(layers, resample))
+        now = now if resample is None else resample.outputs
+    return levels

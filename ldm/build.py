@@ -1,0 +1,186 @@
+"""From plain config to objects, safely: the constructor's signature is the schema.
+
+A node is a mapping with `_target_: ldm.prior.normal.Normal`; its other keys are the constructor's arguments, nodes
+themselves perhaps; `_partial_: true` gives a callable that waits for the rest. Before anything is built every node is
+bound to its signature and every plain value checked against its annotation, so a misspelt key or a word in place of
+a number is an error that names the key, the value and the nearest right one, in no time and at no loss.
+
+A config can come from a stranger's run, so it can name only classes, of the packages in `ALLOWED`, and a
+class is judged by where it was defined and not by the path that led to it (`ldm.data.folder.os.system` is `posix`'s).
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+ALLOWED = ("ldm", "torch.optim", "torchmetrics", "lightning.pytorch")
+
+Config = dict[str, Any]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be built; says where, what came, what was wanted."""
+
+
+def is_node(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+def _within(name: str, allowed: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in allowed)
+
+
+def resolve(path: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED) -> type:
+    """The class that a `_target_` names; ConfigError where it is not one of the allowed packages'."""
+    if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
+        raise ConfigError(f"{where}._target_: wanted the dotted path of a class, got {path!r}")
+    if not _within(path, allowed):
+        raise ConfigError(f"{where}._target_: {path} is not allowed; a config may build only from {', '.join(allowed)}")
+    parts = path.split(".")
+    found: Any = importlib.import_module(parts[0])
+    for i, part in enumerate(parts[1:], start=2):
+        # getattr first would find a module that another one imported; only packages of the list are imported.
+        if isinstance(found, types.ModuleType) and not hasattr(found, part) and _within(found.__name__, allowed[:1]):
+            prefix = ".".join(parts[:i])
+            try:
+                importlib.import_module(prefix)
+            except ModuleNotFoundError as error:
+                if error.name != prefix:
+                    raise ConfigError(f"{where}._target_: {path} needs the package {error.name}") from error
+                near = difflib.get_close_matches(part, _names(found), 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ConfigError(f"{where}._target_: no {part} in {found.__name__}{hint}") from error
+        elif isinstance(found, types.ModuleType) and not hasattr(found, part):
+            importlib.import_module(".".join(parts[:i]))
+        found = getattr(found, part)
+    if not inspect.isclass(found) or not _within(found.__module__, allowed):
+        raise ConfigError(f"{where}._target_: {path} is not a class of {', '.join(allowed)}")
+    return found
+
+
+def _names(module: types.ModuleType) -> list[str]:
+    return [name for name in vars(module) if not name.startswith("_")]
+
+
+def _annotations(target: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__, include_extras=True)
+    except NameError:  # a third party's annotation that only its type checker can see
+        return {}
+
+
+@functools.lru_cache(maxsize=4096)
+def _adapter(annotation: Any) -> TypeAdapter:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except Exception as error:  # pydantic refuses a config for its own types only
+        if "config" not in str(error):
+            raise
+        return TypeAdapter(annotation)
+
+
+def _holds_node(value: Any) -> bool:
+    if is_node(value):
+        return True
+    if isinstance(value, Mapping):
+        return any(map(_holds_node, value.values()))
+    return isinstance(value, list | tuple) and any(map(_holds_node, value))
+
+
+def _classes(annotation: Any) -> list[type]:
+    """The classes that an annotation admits; none where that cannot be told."""
+    if inspect.isclass(annotation) and typing.get_origin(annotation) is None:
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [c for part in typing.get_args(annotation) for c in (_classes(part) or [object])]
+    return []
+
+
+def _plain(value: Any, annotation: Any, where: str) -> Any:
+    try:
+        return _adapter(annotation).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        spot = ".".join([where, *map(str, first["loc"])]) if len(error.errors()) == 1 else where
+        raise ConfigError(f"{spot}: {first['msg']}; got {value!r}") from None
+
+
+def check(config: Any, where: str = "config", given: tuple[str, ...] = (), allowed: tuple[str, ...] = ALLOWED) -> None:
+    """Bind every node below `config` to its signature; raise ConfigError at the first that does not fit.
+
+    Arguments:
+        given: names of arguments that `build` will be handed beside the config.
+    """
+    if is_node(config):
+        _bind(config, where, given, allowed)
+    elif isinstance(config, Mapping):
+        for key, value in config.items():
+            check(value, f"{where}.{key}", allowed=allowed)
+    elif isinstance(config, list | tuple):
+        for i, value in enumerate(config):
+            check(value, f"{where}[{i}]", allowed=allowed)
+
+
+def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[type, Config]:
+    """The node's class and its arguments, plain values converted and nodes left as they are."""
+    target = resolve(node["_target_"], where, allowed)
+    signature, hints = inspect.signature(target), _annotations(target)
+    named = {
+        name: parameter
+        for name, parameter in signature.parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    free = any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values())
+    partial = _plain(node.get("_partial_", False), bool, f"{where}._partial_")
+    arguments = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+    for key in arguments:
+        if key in named or free:
+            continue
+        near = difflib.get_close_matches(str(key), named, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(named)}"
+        raise ConfigError(f"{where}.{key}: {target.__name__} has no such argument{hint}")
+    for name, parameter in named.items():
+        missing = parameter.default is parameter.empty and name not in arguments and name not in given
+        if missing and not partial:
+            raise ConfigError(f"{where}.{name}: {target.__name__} needs this argument and it is not given")
+    for key, value in arguments.items():
+        spot, annotation = f"{where}.{key}", hints.get(key, Any)
+        if not _holds_node(value):
+            arguments[key] = _plain(value, annotation, spot)
+            continue
+        check(value, spot, allowed=allowed)
+        wanted = _classes(annotation)
+        if is_node(value) and not value.get("_partial_") and wanted:
+            kind = resolve(value["_target_"], spot, allowed)
+            if not issubclass(kind, tuple(wanted)):
+                names = " or ".join(c.__name__ for c in wanted)
+                raise ConfigError(f"{spot}: {target.__name__} wants a {names} here, got {value['_target_']}")
+    return target, arguments
+
+
+def build(config: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED, **given: Any) -> Any:
+    """Build the object that a node describes, children first; lists and mappings of nodes keep their form.
+
+    Arguments:
+        given: further arguments of the outermost node that only the running program knows, as shapes.
+    """
+    if is_node(config):
+        check(config, where, tuple(given), allowed)
+        target, arguments = _bind(config, where, tuple(given), allowed)
+        arguments = {k: build(v, f"{where}.{k}", allowed) if _holds_node(v) else v for k, v in arguments.items()}
+        arguments |= given
+        return functools.partial(target, **arguments) if config.get("_partial_") else target(**arguments)
+    if isinstance(config, Mapping):
+        return {key: build(value, f"{where}.{key}", allowed) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [build(value, f"{where}[{i}]", allowed) for i, value in enumerate(config)]
+    return config

@@ -1,0 +1,77 @@
+"""Pictures while training: reconstructions beside originals, samples for fixed held-out captions beside real images.
+
+Always the same examples and the same noise, drawn with the averaged weights, so that the pictures of a run are a film of
+what changed. They go to `samples/`, with their captions, and to every logger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from ldm.callback.grid import Grid, beside, save
+from ldm.callback.sink import Sink
+from ldm.data.module import DataModule
+from ldm.model import LatentModel
+from ldm.random import Random
+from ldm.stage.stage import Stage
+
+
+class Pictures(L.Callback):
+    """
+    Arguments:
+        folder: where the PNG and JSON files go.
+        count: examples in a picture, spread over the held-out set.
+    """
+
+    def __init__(self, folder: Path, model: LatentModel, data: DataModule, sinks: Sequence[Sink], count: int = 16):
+        self.folder, self.model, self.data, self.sinks = folder, model, data, sinks
+        size = len(data.sources["val"])
+        self.rows = torch.linspace(0, size - 1, min(count, size)).long().tolist()
+
+    def on_train_batch_end(self, trainer: L.Trainer, stage: Stage, outputs: Any, batch: Any, index: int) -> None:
+        every, done = stage.recipe.picture_every, stage.updates == stage.steps
+        whole = (index + 1) % stage.accumulate == 0
+        if trainer.global_rank != 0 or not every or not whole or (stage.updates % every and not done):
+            return
+        stage.tick()
+        self._draw(stage)
+        stage.pause()
+
+    @torch.no_grad()
+    def _draw(self, stage: Stage) -> None:
+        batch = self.data.items("val", self.rows)
+        batch = {k: v.to(stage.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        modes = {module: module.training for module in stage.modules()}
+        self.model.eval()
+        with stage.average.applied():
+            kind, grid = self._picture(stage, batch)
+        for module, training in modes.items():
+            module.training = training
+        images = stage.updates * self.data.batch_size
+        path = self.folder / f"{stage.name}-{stage.updates:07d}.png"
+        save(grid, path, kind=kind, stage=stage.name, step=stage.updates, images=images, title=f"{stage.name} stage")
+        for sink in self.sinks:
+            sink.picture(stage.name, images, kind, grid.picture)
+
+    def _picture(self, stage: Stage, batch: dict[str, Any]) -> tuple[str, Grid]:
+        real = batch["image"]
+        captions = words(batch, self.data.classes)
+        if stage.name == "first":
+            pairs = [("original", real), ("reconstruction", self.model.reconstruct(real))]
+            return "reconstructions", beside(pairs, captions)
+        random = Random(stage.seed, 0, batch["index"])
+        return "samples", beside([("generated", self.model.sample(batch, random)), ("real", real)], captions)
+
+
+def words(batch: dict[str, Any], classes: Sequence[str]) -> list[str] | None:
+    """What to write under the images: captions, or the names of labels."""
+    if "caption" in batch:
+        return list(batch["caption"])
+    if "label" in batch:
+        return [classes[i] if classes else str(i) for i in batch["label"].tolist()]
+    return None

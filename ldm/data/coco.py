@@ -1,0 +1,112 @@
+"""COCO captions in the layout of the original archives: photographs with five captions each (arXiv 1405.0312,
+1504.00325).
+
+root/train2017/000000000009.jpg ...   root/annotations/captions_train2017.json
+root/val2017/...                      root/annotations/captions_val2017.json
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeInt
+
+from ldm.data.source import Item, Source, digest, digest_files
+from ldm.random import seed_of
+from ldm.types import Probability
+
+_log = logging.getLogger(__name__)
+
+
+class Coco(Source):
+    """Photographs and their captions; the captions' order is that of the annotation file.
+
+    Arguments:
+        root: the folder that holds `train2017`, `val2017` and `annotations`.
+        splits: which of them to read; "train2017", "val2017" or any other pair of folder and captions_<split>.json.
+        every: hold out every so many-th photograph (in the order of a hash of the id); 0 holds out none.
+        held_out: give the photographs held out, and not the others.
+        max_absent: the share of annotated photographs that may be missing on disk.
+
+    A photograph without a caption has none ('' in training); a caption whose photograph is not there is left out.
+    Both are counted, in `uncaptioned` and `absent`, and told once.
+    Raises:
+        FileNotFoundError: the layout is not there, or too many of the photographs are not.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        splits: tuple[str, ...] = ("train2017",),
+        every: NonNegativeInt = 0,
+        held_out: bool = False,
+        max_absent: Probability = 0.01,
+    ):
+        self.root, self.splits = Path(root), tuple(splits)
+        self.absent = self.uncaptioned = 0
+        rows = [row for split in self.splits for row in self._read(split)]
+        self._check(len(rows), max_absent)
+        if every:
+            rows.sort(key=lambda row: seed_of("coco", row[0]))
+            rows = [row for i, row in enumerate(rows) if (i % every == 0) == held_out]
+        self._rows: list[tuple[str, list[str]]] = rows
+
+    def _check(self, there: int, max_absent: float) -> None:
+        whole = f"{self.absent + there} annotated photographs"
+        what = f"{self.root} ({', '.join(self.splits)}): {self.absent} of {whole} are not there"
+        if not there:
+            raise FileNotFoundError(f"{what}; unpack the archives of photographs beside the annotations")
+        if self.absent > max_absent * (self.absent + there):
+            raise FileNotFoundError(f"{what}, more than max_absent={max_absent:g} allows; complete them or allow more")
+        if self.absent or self.uncaptioned:
+            _log.warning("%s and are left out; %d have no caption", what, self.uncaptioned)
+
+    def _read(self, split: str) -> list[tuple[str, list[str]]]:
+        """(path below the root, captions) of the photographs that are there."""
+        folder, file = self.root / split, self.root / "annotations" / f"captions_{split}.json"
+        if not folder.is_dir() or not file.is_file():
+            missing = folder if not folder.is_dir() else file
+            raise FileNotFoundError(
+                f"{missing} is not there. COCO is expected as root/{split}/*.jpg and "
+                f"root/annotations/captions_{split}.json (the original archives, unpacked in one folder); "
+                f"give that folder with data.root=DIR"
+            )
+        try:
+            annotations = json.loads(file.read_bytes())
+            images = {image["id"]: image["file_name"] for image in annotations["images"]}
+            captions = defaultdict(list)
+            for entry in annotations["annotations"]:
+                captions[entry["image_id"]].append(entry.get("caption"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}: not a COCO caption file ({type(error).__name__}: {error})") from error
+        there = {entry.name for entry in folder.iterdir()}
+        self.absent += sum(name not in there for name in images.values()) + len(captions.keys() - images.keys())
+        rows = [(f"{split}/{name}", captions[key]) for key, name in sorted(images.items()) if name in there]
+        self.uncaptioned += sum(not own for _, own in rows)
+        return rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Item:
+        name, _ = self._rows[index]
+        return {"image": self.root / name} | self.facts(index)
+
+    def facts(self, index: int) -> Item:
+        name, captions = self._rows[index]
+        return {"caption": captions, "name": name}
+
+    def captions(self) -> Iterator[Any]:
+        return (captions for _, captions in self._rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        files = (self.root / name for name, _ in self._rows)
+        captions = json.dumps([captions for _, captions in self._rows])
+        return digest([digest_files(files, self.root, content=lambda file: False), captions])

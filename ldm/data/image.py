@@ -1,0 +1,246 @@
+"""From stored bytes to pixels, by one fixed rule for each thing a file can be.
+
+| found | done |
+| --- | --- |
+| more pixels or bytes than the limit | refused from the header, before anything is decoded |
+| empty, not an image, cut short, a PNG chunk with a wrong checksum | refused |
+| EXIF orientation | applied |
+| transparency (RGBA, LA, palette or tRNS) | put on white; kept where four channels are asked for |
+| 16-bit grey | scaled to 8 bits (v / 257, rounded); 32-bit and float pixels are refused, having no known range |
+| an ICC profile | converted to sRGB; one that cannot be used is ignored |
+| CMYK, YCbCr, palette, 1-bit, grey | converted to the channels asked for |
+| an animation | its first frame |
+
+Then the window of the picture that has the asked proportions is resized to the asked size in one antialiased
+(bicubic) step. So a picture smaller than that is enlarged, and a 1 x 20000 one costs no more than its window.
+
+Pillow by itself turns mid-grey 16-bit pixels white, shows the colours hidden under transparency and ignores
+orientation.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageCms, ImageOps
+from torch import Tensor
+
+MAX_PIXELS = 2**26
+MAX_BYTES = 2**26
+# Named, because Pillow's own list holds formats that run other programs (EPS) or are mostly ways to hurt a reader.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+class BadImageError(ValueError):
+    """An image that cannot be used: its name and the reason."""
+
+    def __init__(self, reason: str, name: str = ""):
+        super().__init__(f"{name}: {reason}" if name else reason)
+        self.reason, self.name = reason, name
+
+
+def _read(data: bytes | Path, name: str, limit: int) -> bytes:
+    try:
+        size = len(data) if isinstance(data, bytes) else os.path.getsize(data)
+        if size == 0:
+            raise BadImageError("the file is empty (0 bytes)", name)
+        if size > limit:
+            raise BadImageError(f"{size} bytes, more than the limit of {limit}", name)
+        return data if isinstance(data, bytes) else Path(data).read_bytes()
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {error.strerror or error}", name) from error
+
+
+def _check_png(data: bytes, name: str) -> None:
+    """Pillow skips the checksums of a PNG's pixels; a flipped bit would pass as a picture."""
+    at, end = 8, len(data)
+    while at + 12 <= end:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if at + 12 + length > end:
+            raise BadImageError("cut short: a PNG chunk ends behind the file's end", name)
+        (stored,) = struct.unpack_from(">I", data, at + 8 + length)
+        if zlib.crc32(memoryview(data)[at + 4 : at + 8 + length]) != stored:
+            raise BadImageError(f"wrong checksum of the PNG chunk {kind.decode('latin-1')!r}", name)
+        at += 12 + length
+        if kind == b"IEND":
+            return
+    raise BadImageError("cut short: the PNG has no end chunk", name)
+
+
+def _limit(image: Image.Image, name: str, pixels: int) -> None:
+    width, height = image.size
+    if width * height > pixels or min(width, height) < 1:
+        raise BadImageError(f"{width} x {height} pixels, outside the limit of 1 to {pixels}", name)
+
+
+@functools.lru_cache(maxsize=32)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The conversion from a profile to sRGB; None for a profile that says sRGB itself or cannot be used."""
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(opened).lower():
+            return None
+        return ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+
+
+def _colours(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Grey (L) or RGB, 8 bits, without alpha, in sRGB."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image).astype(np.int64)
+        if values.size and (values.min() < 0 or values.max() > 65535):
+            raise BadImageError(f"pixels of mode {image.mode} from {values.min()} to {values.max()}; wanted 0 to 65535")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise BadImageError("floating-point pixels, whose range is unknown; store 8 or 16 bits")
+    if image.mode in ("1", "L"):
+        image = image.convert("L")
+    elif image.mode not in ("RGB", "CMYK", "LAB"):
+        image = image.convert("RGB")
+    transform = _to_srgb(profile, image.mode) if profile else None
+    if transform is not None:
+        return ImageCms.applyTransform(image, transform)
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _convert(image: Image.Image, channels: int, profile: bytes | None) -> Image.Image:
+    """The mode of `channels`; transparency onto white unless it is kept."""
+    alpha = None
+    if image.has_transparency_data and not image.mode.startswith("I"):
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    image = _colours(image, profile)
+    if channels == 4:
+        image = image.convert("RGB")
+        image.putalpha(255 if alpha is None else alpha)
+        return image
+    if alpha is not None:
+        ground = Image.new(image.mode, image.size, "white")
+        ground.paste(image, mask=alpha)
+        image = ground
+    return image.convert(_MODES[channels])
+
+
+def _open(data: bytes, name: str, pixels: int, least: tuple[int, int] | None) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    _limit(image, name, pixels)
+    if image.format == "PNG":
+        _check_png(data, name)
+    if image.format == "JPEG" and least is not None:
+        # The decoder can halve a photograph as it reads it; twice the size that is needed keeps the resize faithful.
+        side = 2 * max(least)
+        scale = min(image.size) // side
+        if scale > 1:
+            image.draft(None, (image.width // scale, image.height // scale))
+    image.load()
+    return image
+
+
+def decode(
+    data: Any,
+    channels: Literal[1, 3, 4] = 3,
+    name: str = "",
+    least: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+) -> Image.Image:
+    """A PIL image of mode L, RGB or RGBA; BadImageError with name and reason for what is none.
+
+    Arguments:
+        data: PIL image, bytes, path, or uint8 array (h, w), (h, w, 1 | 3 | 4).
+        least: (height, width) that will be cut from it: a photograph may be read at a smaller scale of at least twice
+            that.
+    """
+    try:
+        if isinstance(data, str | os.PathLike):
+            data = Path(data)
+            name = name or str(data)
+        if isinstance(data, bytes | Path):
+            image = _open(_read(data, name, max_bytes), name, max_pixels, least)
+        elif isinstance(data, np.ndarray):
+            if data.dtype != np.uint8 or data.ndim not in (2, 3):
+                raise BadImageError(
+                    f"array of {data.dtype} {data.shape}; wanted uint8 (h, w) or (h, w, 1 | 3 | 4)", name
+                )
+            image = Image.fromarray(data[..., 0] if data.ndim == 3 and data.shape[2] == 1 else data)
+        elif isinstance(data, Image.Image):
+            image = data
+            _limit(image, name, max_pixels)
+        else:
+            raise BadImageError(f"no image but {type(data).__name__}", name)
+        profile = image.info.get("icc_profile")
+        if not isinstance(data, np.ndarray) and image.getexif().get(0x0112, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        return _convert(image, channels, profile)
+    except BadImageError as error:
+        raise error if error.name or not name else BadImageError(error.reason, name) from error
+    except Image.UnidentifiedImageError as error:
+        start = data[:16] if isinstance(data, bytes) else Path(data).read_bytes()[:16]
+        raise BadImageError(f"not an image of a known format; it begins with {start!r}", name) from error
+    except Exception as error:  # decoders of damaged files raise whatever they stumbled over
+        raise BadImageError(f"cannot be decoded: {error or type(error).__name__}", name) from error
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Decode, crop, resize, flip.
+
+    Arguments:
+        image_shape: (channels, height, width); channels 1 (grey), 3 (RGB) or 4 (RGBA).
+        crop: the window of the asked proportions, as large as the picture allows: its centre, or at a random place.
+        flip: mirror left and right at random. Off by default: it makes "at the left" untrue.
+    """
+
+    image_shape: tuple[int, int, int]
+    crop: Literal["centre", "random"] = "centre"
+    flip: bool = False
+    max_pixels: int = MAX_PIXELS
+    max_bytes: int = MAX_BYTES
+
+    def __post_init__(self):
+        if self.image_shape[0] not in _MODES or min(self.image_shape) < 1:
+            raise ValueError(
+                f"image_shape: wanted (channels, height, width) with 1 (grey), 3 (RGB) or 4 (RGBA) channels and "
+                f"positive sides; got {self.image_shape}"
+            )
+
+    def __call__(
+        self, data: Any, place: float = 0.5, mirror: bool = False, name: str = ""
+    ) -> UInt8[np.ndarray, "h w c"]:
+        """The pixels. `place` in [0, 1) says where along the longer side a random crop lies."""
+        channels, height, width = self.image_shape
+        image = decode(data, channels, name, (height, width), self.max_pixels, self.max_bytes)
+        if image.size != (width, height):
+            scale = min(image.width / width, image.height / height)
+            spare = image.width - width * scale, image.height - height * scale
+            place = place if self.crop == "random" else 0.5
+            left, top = place * spare[0], place * spare[1]
+            box = (left, top, min(left + width * scale, image.width), min(top + height * scale, image.height))
+            image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        if mirror and self.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = np.asarray(image)
+        return pixels[..., None] if channels == 1 else pixels
+
+    @property
+    def key(self) -> str:
+        """Names everything that decides the pixels; goes into the latent cache's key."""
+        return f"v1 shape={self.image_shape} crop={self.crop} flip={self.flip}"
+
+
+def to_float(pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
+    """0 .. 255 to [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(127.5).sub_(1)

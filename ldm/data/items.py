@@ -1,0 +1,180 @@
+"""From a source's items to training examples and batches.
+
+Whatever is random about an example (which of its captions, where it is cropped, whether it is mirrored) is a function
+of (seed, epoch, index), so it does not matter which process makes it or when.
+
+An item that cannot be used has its place taken by another, chosen by a function of the index alone: the next usable
+one, or one drawn at random. Batches keep their size and every process agrees on what is in them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from ldm.data.batches import Position, micro_batch
+from ldm.data.caption import clean
+from ldm.data.image import BadImageError, Transform, to_float
+from ldm.data.source import Item, Source, Stream
+from ldm.data.tally import Tally, TooManyBadError
+from ldm.random import seed_of
+
+OnError = Literal["raise", "skip", "replace"]
+_TRIES = 1000
+
+
+class Maker:
+    """One example from one item; BadImageError where it cannot be made."""
+
+    def __init__(self, transform: Transform, seed: int, tally: Tally):
+        self.transform, self.seed, self.tally = transform, seed, tally
+
+    def example(self, item: Item, index: int, epoch: int) -> dict[str, Any]:
+        """`pixels` uint8 (h, w, c), or `mean` and `std` (c, h, w); `caption`; `label`; `index`. Epoch -1 changes
+        nothing: the first caption, a fixed crop, no mirror."""
+        draw = seed_of(self.seed, epoch, index, "item") if epoch >= 0 else 0
+        mirror = self.transform.flip and bool(draw & 1)
+        place = (draw >> 1) % 2**24 / 2**24 if epoch >= 0 else 0.5
+        text, problem = clean(item["caption"], draw >> 25) if "caption" in item else ("", None)
+        name = item.get("name", "")
+        label = item.get("label", 0)
+        if not isinstance(label, int | np.integer):
+            raise BadImageError(f"its label is {label!r}; wanted a whole number", name or f"item {index}")
+        example: dict[str, Any] = {"caption": text, "label": int(label), "index": index}
+        if "mean" in item:
+            suffix = "_mirrored" if mirror else ""
+            example |= {key: item[key + suffix] for key in ("mean", "std")}
+        else:
+            example["pixels"] = self.transform(item["image"], place, mirror, name or f"item {index}")
+        self.tally.good(index, problem, name)
+        return example
+
+
+class Items(Dataset):
+    """Examples by their position in the run.
+
+    Arguments:
+        on_error: `raise` at the first bad item, `skip` to the next usable one, `replace` it by one drawn at random.
+    """
+
+    def __init__(self, source: Source, maker: Maker, on_error: OnError):
+        self.source, self.maker, self.on_error = source, maker, on_error
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def _stand_ins(self, index: int) -> Iterator[int]:
+        count = len(self.source)
+        yield index
+        for k in range(1, min(count, _TRIES)):
+            yield (index + k if self.on_error == "skip" else seed_of(self.maker.seed, index, "stand-in", k)) % count
+
+    def __getitem__(self, position: Position) -> dict[str, Any]:
+        for index in self._stand_ins(position.index):
+            try:
+                example = self.maker.example(self.source[index], index, position.epoch)
+            except BadImageError as error:
+                if self.on_error == "raise":
+                    raise
+                self.maker.tally.bad(index, error.name, error.reason)
+            else:
+                return example | {"row": position.row, "step": position.step}
+        raise TooManyBadError(
+            f"no usable item of the {self.maker.tally.split} set found in place of item {position.index}: "
+            f"{self.maker.tally.counts()}"
+        )
+
+
+class StreamItems(IterableDataset):
+    """Micro-batches of examples from a stream.
+
+    Micro-batch j of a rank comes from reader j modulo the number of workers and from the rows of that reader that
+    belong to it whether or not they are usable, so with the same ranks and workers a run goes on exactly where it
+    stopped (after reading, not decoding, what came before). With other ranks or workers the order is another.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        maker: Maker,
+        on_error: OnError,
+        batch_size: int,
+        start: int,
+        stop: int,
+        rank: int,
+        world: int,
+        accumulate: int,
+    ):
+        self.stream, self.maker, self.on_error = stream, maker, on_error
+        self.batch_size, self.start, self.stop = batch_size, start, stop
+        self.rank, self.world, self.accumulate = rank, world, accumulate
+        self.micro = micro_batch(batch_size, world, accumulate)
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0) * self.accumulate
+
+    def _rows(self, part: int, parts: int) -> Iterator[tuple[int, int, Item]]:
+        """Epoch, a number for the row, and the row, without end."""
+        number = part
+        for epoch in itertools.count():
+            first = number
+            for item in self.stream.rows(part, parts, epoch):
+                yield epoch, number, item
+                number += parts
+            if number == first:
+                raise ValueError(f"reader {part} of {parts} of the stream has no rows; use fewer ranks or data.workers")
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = torch.utils.data.get_worker_info()
+        own, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        first, last = self.start * self.accumulate, self.stop * self.accumulate
+        lane = (first + own) % workers
+        rows = self._rows(self.rank * workers + lane, self.world * workers)
+        before = len(range(lane, first, workers)) * self.micro
+        rows = itertools.islice(rows, before, None)
+        spare: dict[str, Any] | None = None
+        for number in range(first + own, last, workers):
+            examples, spare = self._examples(rows, spare)
+            step, part = divmod(number, self.accumulate)
+            row = (self.rank * self.accumulate + part) * self.micro
+            positions = [{"row": row + i, "step": step} for i in range(self.micro)]
+            yield collate([e | p for e, p in zip(examples, positions, strict=True)], self.batch_size)
+
+    def _examples(self, rows: Iterator, spare: dict[str, Any] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The next micro-batch, its bad rows replaced by good ones of the same rows, and one to spare."""
+        good: list[dict[str, Any]] = []
+        taken = 0
+        while taken < self.micro or not (good or spare):
+            epoch, index, item = next(rows)
+            taken += 1
+            try:
+                good.append(self.maker.example(item, index, epoch))
+            except BadImageError as error:
+                if self.on_error == "raise":
+                    raise
+                self.maker.tally.bad(index, error.name, error.reason)
+        good = good or [spare]
+        return [good[i % len(good)] for i in range(self.micro)], good[-1]
+
+
+def collate(examples: list[dict[str, Any]], total: int) -> dict[str, Any]:
+    """The batch of some examples out of a global batch of `total`."""
+    batch: dict[str, Any] = {}
+    if "pixels" in examples[0]:
+        batch["image"] = to_float(torch.from_numpy(np.stack([e["pixels"] for e in examples])))
+    else:
+        batch |= {key: _stack(examples, key).to(torch.float32) for key in ("mean", "std")}
+    batch["caption"] = [e["caption"] for e in examples]
+    for key in ("label", "index", "row"):
+        batch[key] = torch.tensor([e[key] for e in examples], dtype=torch.int64)
+    return batch | {"step": examples[0]["step"], "total": total}
+
+
+def _stack(examples: list[dict[str, Any]], key: str) -> Tensor:
+    return torch.stack([torch.from_numpy(np.asarray(e[key])) for e in examples])

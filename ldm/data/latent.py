@@ -1,0 +1,250 @@
+"""The latent cache: the first stage's posterior of every item, computed once.
+
+Mean and standard deviation, and not a sample, so that each epoch draws anew; of the mirrored image too where training
+mirrors, since an encoder does not commute with mirroring. What is stored is what the encoder gave, unscaled.
+
+    latents-00000.safetensors ...   mean, std (n, c, h, w), perhaps mean_mirrored, std_mirrored; index (n,)
+    manifest.json                   key, items, shape, type, size and checksum of every shard; written last
+
+Each file is written under another name, flushed to the disk and renamed, so a file that is there is whole, and a
+build that was killed goes on with the next shard. `key` names all that the latents depend on; a cache with another
+key is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import xxhash
+from pydantic import PositiveInt
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ldm.data import worker
+from ldm.data.batches import Position
+from ldm.data.items import Items, collate
+from ldm.data.source import Item, Source
+
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+_TYPES = {"float16": torch.float16, "float32": torch.float32}
+_VERSION = 1
+
+
+class BadLatentsError(ValueError):
+    """A latent cache that cannot be used: where and why."""
+
+
+def build(
+    encode: Encode,
+    items: Items,
+    path: Path,
+    key: str,
+    flips: bool = False,
+    dtype: Literal["float16", "float32"] = "float16",
+    shard: PositiveInt = 1024,
+    batch_size: PositiveInt = 64,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> None:
+    """Encode this rank's shards (rank, rank + world, ...) of `items` into `path`, leaving out those already there.
+
+    With one rank the cache is complete after it; with more, call `finish` on one of them when all have returned.
+
+    Arguments:
+        encode: images (b, c, h, w) in [-1, 1] on the CPU -> mean and std of the latents, on any device.
+        key: names all that the latents depend on (`DataModule.latent_key`).
+        flips: encode the mirrored images too.
+    Raises:
+        BadLatentsError: a latent that is not finite (float16 ends at 65504), or shards of another key in `path`.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    head = {"version": _VERSION, "key": key, "items": len(items), "shard": shard, "dtype": dtype, "flips": flips}
+    numbers = range(rank, -(-len(items) // shard), world)
+    missing = [number for number in numbers if not _is_there(_file(path, number), head)]
+    batches = [rows for number in missing for rows in _rows(number, shard, len(items), batch_size)]
+    encoded: list[dict[str, Tensor]] = []
+    for rows, batch in zip(batches, _load(items, batches, workers), strict=True):
+        encoded.append(_encode(encode, batch, flips, _TYPES[dtype]))
+        number, end = rows[0].row // shard, rows[-1].row + 1
+        if end == min((number + 1) * shard, len(items)):
+            tensors = {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}
+            _write(_file(path, number), save(tensors, {"ldm": json.dumps(head, sort_keys=True)}))
+            encoded = []
+    if world == 1:
+        finish(path)
+
+
+def finish(path: Path) -> None:
+    """Write the manifest, when all shards are there."""
+    first = _file(path, 0)
+    head = _head(first)
+    count = -(-head["items"] // head["shard"])
+    absent = [number for number in range(count) if not _is_there(_file(path, number), head)]
+    if absent:
+        raise BadLatentsError(
+            f"{path}: {len(absent)} of {count} shards are not there, the first {_file(path, absent[0]).name}"
+        )
+    with safe_open(first, "numpy") as file:
+        shape = file.get_slice("mean").get_shape()[1:]
+    files = [_file(path, number) for number in range(count)]
+    shards = [{"file": f.name, "size": f.stat().st_size, "xxh3": _hash(f)} for f in files]
+    manifest = head | {"shape": list(shape), "shards": shards}
+    _write(path / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+class LatentSource(Source):
+    """A source whose items have `mean` and `std` (and mirrored ones) in place of an image.
+
+    Arguments:
+        source: where captions and labels come from; its images are not read.
+        path: the cache.
+        key: what the cache has to be of.
+        verify: compare every shard's checksum (about a second per GB) and not only its size.
+    """
+
+    def __init__(self, source: Source, path: Path, key: str, verify: bool = True):
+        self.source, self.path = source, Path(path)
+        manifest = self._manifest()
+        if manifest["key"] != key or manifest["items"] != len(source):
+            raise BadLatentsError(
+                f"{path}: latents of another first stage, data set or transform (key {manifest['key'][:12]}, "
+                f"{manifest['items']} items; wanted {key[:12]}, {len(source)}); delete the folder to make them anew"
+            )
+        for entry in manifest["shards"]:
+            file = self.path / entry["file"]
+            size = file.stat().st_size if file.exists() else 0
+            if size != entry["size"] or (verify and _hash(file) != entry["xxh3"]):
+                what = f"{size} bytes, wanted {entry['size']}" if size != entry["size"] else "checksum differs"
+                raise BadLatentsError(f"{file}: damaged ({what}); delete this file and manifest.json, and start again")
+        self.shape: tuple[int, int, int] = tuple(manifest["shape"])
+        self.flips: bool = manifest["flips"]
+        self._key, self._shard = key, manifest["shard"]
+        self._open: dict[int, dict[str, Any]] = {}
+
+    def _manifest(self) -> dict[str, Any]:
+        file = self.path / "manifest.json"
+        if not file.exists():
+            raise BadLatentsError(f"{file}: not there; the cache was not finished")
+        try:
+            manifest = json.loads(file.read_bytes())
+            if manifest["version"] != _VERSION:
+                raise BadLatentsError(f"{file}: version {manifest['version']}, wanted {_VERSION}; delete the folder")
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadLatentsError(f"{file}: damaged ({error}); delete it and start again") from error
+        return manifest
+
+    def _slices(self, number: int) -> dict[str, Any]:
+        """The tensors of a shard, mapped into memory when first asked for in this process."""
+        if number not in self._open:
+            file = safe_open(_file(self.path, number), "numpy")
+            self._open[number] = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return self._open[number]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Item:
+        number, row = divmod(index, self._shard)
+        own = {name: part[row] for name, part in self._slices(number).items()}
+        # The caption of the item that was encoded, which for an unusable image is its stand-in.
+        return self.source.facts(int(own.pop("index"))) | own
+
+    @property
+    def fingerprint(self) -> str:
+        return self._key
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.source.classes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}
+
+
+def _file(path: Path, number: int) -> Path:
+    return path / f"latents-{number:05d}.safetensors"
+
+
+def _rows(number: int, shard: int, items: int, batch_size: int) -> list[list[Position]]:
+    """The batches of one shard. None spans two, so that a resumed build encodes the same batches."""
+    end = min((number + 1) * shard, items)
+    starts = range(number * shard, end, batch_size)
+    return [[Position(i, -1, 0, i) for i in range(s, min(s + batch_size, end))] for s in starts]
+
+
+def _load(items: Items, batches: list[list[Position]], workers: int) -> DataLoader:
+    begin = worker.begin if workers else None
+    return DataLoader(items, batch_sampler=batches, collate_fn=_collate, num_workers=workers, worker_init_fn=begin)
+
+
+def _collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    return collate(examples, len(examples))
+
+
+@torch.no_grad()
+def _encode(encode: Encode, batch: dict[str, Any], flips: bool, dtype: torch.dtype) -> dict[str, Tensor]:
+    encoded = {"index": batch["index"]}
+    for suffix, images in {"": batch["image"], "_mirrored": batch["image"].flip(-1) if flips else None}.items():
+        if images is None:
+            continue
+        for name, value in zip(("mean", "std"), encode(images), strict=True):
+            value = value.detach().to("cpu", dtype)
+            finite = torch.isfinite(value).flatten(1).all(1)
+            if not finite.all():
+                rows = batch["index"][~finite].tolist()
+                raise BadLatentsError(
+                    f"the {name} of items {rows[:5]} is not finite as {dtype}; take float32, or look at the encoder"
+                )
+            encoded[name + suffix] = value
+    return encoded
+
+
+def _head(file: Path) -> dict[str, Any]:
+    try:
+        with safe_open(file, "numpy") as opened:
+            return json.loads(opened.metadata()["ldm"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise BadLatentsError(f"{file}: damaged ({error}); delete it and start again") from error
+
+
+def _is_there(file: Path, head: dict[str, Any]) -> bool:
+    if not file.exists():
+        return False
+    found = _head(file)
+    if found != head:
+        differing = [k for k in head if found.get(k) != head[k]]
+        raise BadLatentsError(
+            f"{file}: of another build ({', '.join(differing)} differ); delete the folder or give another"
+        )
+    return True
+
+
+def _hash(file: Path) -> str:
+    state = xxhash.xxh3_64()
+    with file.open("rb") as opened:
+        while block := opened.read(2**22):
+            state.update(block)
+    return state.hexdigest()
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Whole or not at all, also when the machine dies."""
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(partial, file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

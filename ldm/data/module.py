@@ -1,0 +1,231 @@
+"""The one data module: two sources, one policy for pixels and captions, batches by position.
+
+A training batch is a function of (seed, update): `loader(start, stop, ...)` begins anywhere. Under a trainer, `start`
+and `stop` are read from the stage, whose count of updates is the only position of a run. Validation is in order, each
+row once.
+
+A batch is a dict: image (b, c, h, w) in [-1, 1], or `mean` and `std` (b, c, h, w) where latents are cached; caption,
+a list of b strings ('' is no condition); label, index (the row in the set), row (in the global batch), each (b,)
+int64; step and total (the size of the global batch), two ints. In validation step is 0, row is the index and total
+the size of the set, so that random numbers keyed by them are the same each time and for any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch.utils.data import DataLoader
+
+from ldm.data import worker
+from ldm.data.batches import Batches, Position, micro_batch
+from ldm.data.caption import clean
+from ldm.data.image import MAX_BYTES, MAX_PIXELS, Transform
+from ldm.data.items import Items, Maker, OnError, StreamItems, collate
+from ldm.data.latent import LatentSource
+from ldm.data.source import Source, digest
+from ldm.data.tally import Tally
+from ldm.types import Probability
+
+Split = Literal["train", "val"]
+_RECENT = 2**20  # of a stream, the rows by which the share of bad ones is judged
+
+
+class DataModule(L.LightningDataModule):
+    """Training and validation batches.
+
+    Arguments:
+        train, val: where items come from.
+        image_shape: (channels, height, width); channels 1, 3 or 4.
+        batch_size: of the global batch: all ranks and accumulated micro-batches together.
+        val_batch_size: of one validation batch on one rank; by default batch_size shared among the ranks.
+        workers: processes that decode, for each rank; 0 decodes in the training process.
+        seed: of order, captions, crops and mirrors.
+        flip: mirror half of the training images; off by default, since it makes "at the left" untrue.
+        crop: `centre`, or `random` for training images.
+        on_error: what to do about an image that cannot be used: `raise`; `skip` to the next; `replace` by one drawn
+            at random.
+        max_bad: the share of bad images above which the run stops.
+        max_pixels, max_bytes: an image above either is bad, unopened.
+        root: the folder that the sources are in, for configs to refer to; looked at only to say early that it is not
+            there.
+    """
+
+    def __init__(
+        self,
+        train: Source,
+        val: Source,
+        image_shape: tuple[PositiveInt, PositiveInt, PositiveInt],
+        batch_size: PositiveInt,
+        val_batch_size: PositiveInt | None = None,
+        workers: NonNegativeInt = 2,
+        seed: int = 0,
+        flip: bool = False,
+        crop: Literal["centre", "random"] = "centre",
+        on_error: OnError = "skip",
+        max_bad: Probability = 0.01,
+        max_pixels: PositiveInt = MAX_PIXELS,
+        max_bytes: PositiveInt = MAX_BYTES,
+        root: Path | None = None,
+    ):
+        super().__init__()
+        if root is not None and not Path(root).is_dir():
+            raise FileNotFoundError(f"data.root: no folder {root}; give the one that holds the data set")
+        if val.stream is not None:
+            raise ValueError("data.val: validation is read by row, each once; give a source without streaming")
+        for split, source in (("train", train), ("val", val)):
+            if source.stream is None and len(source) == 0:
+                raise ValueError(f"data.{split}: the source is empty")
+        self.sources: dict[Split, Source] = {"train": train, "val": val}
+        self.latents: dict[Split, LatentSource] | None = None
+        self.image_shape, self.batch_size, self.val_batch_size = tuple(image_shape), batch_size, val_batch_size
+        self.workers, self.seed, self.on_error, self.max_bad = workers, seed, on_error, max_bad
+        self.transform = Transform(self.image_shape, crop, flip, max_pixels, max_bytes)
+        self.plain = Transform(self.image_shape, "centre", False, max_pixels, max_bytes)
+        self.bad_samples: Path | None = None
+        self._tallies: dict[Split, Tally] = {}
+
+    # What the rest of a run asks
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The words of the labels; empty where there are none."""
+        return self.sources["train"].classes
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the content of both sets."""
+        return digest([self.sources["train"].fingerprint, self.sources["val"].fingerprint])
+
+    @property
+    def transform_key(self) -> str:
+        """Names what happens between stored bytes and the tensor."""
+        return self.transform.key
+
+    def captions(self) -> Iterator[str]:
+        """All usable training captions, of a list each, without decoding an image."""
+        for stored in self.sources["train"].captions():
+            for value in stored if isinstance(stored, list | tuple) else (stored,):
+                text, _ = clean(value)
+                if text:
+                    yield text
+
+    def counts(self) -> dict[str, int]:
+        """Items seen, bad, and with each kind of caption problem, since the loaders were made: `train seen`, ..."""
+        return {f"{split} {key}": n for split, tally in self._tallies.items() for key, n in tally.counts().items()}
+
+    def items(self, split: Split, indices: Sequence[int]) -> dict[str, Any]:
+        """The batch of the given rows as images, unaltered by augmentation, each with its first caption."""
+        source = self.sources[split]
+        if source.stream is not None:
+            raise ValueError(f"the {split} set is streamed and has no rows to be named; take rows of the other set")
+        items = Items(source, self._maker(split, self.plain), self.on_error)
+        positions = [Position(index, -1, 0, row) for row, index in enumerate(indices)]
+        return collate([items[position] for position in positions], len(positions))
+
+    # Latents
+
+    def with_latents(self, train: Path, val: Path, weights: str) -> DataModule:
+        """This data module with cached latents in place of images; ValueError where they are not of these weights and
+        items."""
+        other = DataModule(
+            self.sources["train"],
+            self.sources["val"],
+            self.image_shape,
+            self.batch_size,
+            self.val_batch_size,
+            self.workers,
+            self.seed,
+            self.transform.flip,
+            self.transform.crop,
+            self.on_error,
+            self.max_bad,
+            self.transform.max_pixels,
+            self.transform.max_bytes,
+        )
+        other.bad_samples = self.bad_samples
+        other.latents = {
+            "train": LatentSource(self.sources["train"], train, self.latent_key("train", weights)),
+            "val": LatentSource(self.sources["val"], val, self.latent_key("val", weights)),
+        }
+        return other
+
+    def latent_key(self, split: Split, weights: str) -> str:
+        """What the latents of a split depend on: the encoder's weights (their hash), the items, the way to the
+        tensor."""
+        if self.transform.crop == "random":
+            raise ValueError(
+                "data.crop=random has no latents to cache, for each epoch cuts anew; take data.crop=centre"
+            )
+        return digest([weights, self.sources[split].fingerprint, self.plain.key, self.on_error])
+
+    def latent_items(self, split: Split) -> Items:
+        """The items to encode: `ldm.data.latent.build(encode, data.latent_items(split), path, key, flips=...)`."""
+        if self.sources[split].stream is not None:
+            raise ValueError(f"the {split} set is streamed; its latents cannot be cached. Take streaming=false")
+        return Items(self.sources[split], self._maker(split, self.plain), self.on_error)
+
+    # Batches
+
+    def loader(self, start: int, stop: int, rank: int = 0, world: int = 1, accumulate: int = 1) -> DataLoader:
+        """This rank's micro-batches for the updates start .. stop - 1, `accumulate` to an update."""
+        source, maker = self._source("train"), self._maker("train", self.transform)
+        if source.stream is not None:
+            rows = StreamItems(
+                *(source.stream, maker, self.on_error, self.batch_size),
+                *(start, stop, rank, world, accumulate),
+            )
+            return DataLoader(rows, batch_size=None, **self._processes())
+        batches = Batches(len(source), self.batch_size, self.seed, start, stop, rank, world, accumulate)
+        items = Items(source, maker, self.on_error)
+        return DataLoader(items, batch_sampler=batches, collate_fn=Collate(self.batch_size), **self._processes())
+
+    def val_loader(self, rank: int = 0, world: int = 1) -> DataLoader:
+        """This rank's rows rank, rank + world, ... of the validation set, each once, in order."""
+        source = self._source("val")
+        size = self.val_batch_size or micro_batch(self.batch_size, world, 1)
+        positions = [Position(index, -1, 0, index) for index in range(rank, len(source), world)]
+        batches = [positions[i : i + size] for i in range(0, len(positions), size)]
+        items = Items(source, self._maker("val", self.plain), self.on_error)
+        return DataLoader(items, batch_sampler=batches, collate_fn=Collate(len(source)), **self._processes())
+
+    def train_dataloader(self) -> DataLoader:
+        """The loader from the stage's `updates` to its `steps`."""
+        stage = self.trainer.lightning_module
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        return self.loader(stage.updates, stage.steps, rank, world, stage.accumulate)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.val_loader(self.trainer.global_rank, self.trainer.world_size)
+
+    def _source(self, split: Split) -> Source:
+        return self.sources[split] if self.latents is None else self.latents[split]
+
+    def _maker(self, split: Split, transform: Transform) -> Maker:
+        if split not in self._tallies:
+            source = self.sources[split]
+            count = len(source) if source.stream is None else _RECENT
+            self._tallies[split] = Tally(count, split, self.max_bad, self.bad_samples)
+        return Maker(transform, self.seed, self._tallies[split])
+
+    def _processes(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "worker_init_fn": worker.begin,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+
+class Collate:
+    """The collation of a data loader, which can be sent to another process."""
+
+    def __init__(self, total: int):
+        self.total = total
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        return collate(examples, self.total)

@@ -1,0 +1,108 @@
+"""A source: where items come from, before anything is decoded.
+
+An item is a mapping: `image` (a PIL image, encoded bytes, a path, or a uint8 array (h, w), (h, w, c)), perhaps
+`caption` (a string or a list of them, of which one is drawn per epoch), `label` (an int), `name` (what to call it in
+a message). A source hands out what is stored; size, decoding and captions are the data module's policy, the same for
+all sources.
+
+Its fingerprint names the content and not the place, so that a copy of the data on another disk finds the same
+artifacts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+Item = dict[str, Any]
+
+
+class Source(ABC):
+    """Map-style items: `len(source)`, `source[i]` for 0 <= i < len(source), the same item whenever asked."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Item: ...
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Names the content: equal for equal items, different where an item differs."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The words of the labels; empty where there are none."""
+        return ()
+
+    @property
+    def stream(self) -> Stream | None:
+        """The reading in order that takes the place of random access; None where there is random access."""
+        return None
+
+    def facts(self, index: int) -> Item:
+        """The item without its image. Override where images are costly to fetch."""
+        return {key: value for key, value in self[index].items() if key != "image"}
+
+    def captions(self) -> Iterator[Any]:
+        """The stored captions, one entry (a string or a list) per item. Override where items are costly to make."""
+        for index in range(len(self)):
+            yield self.facts(index).get("caption")
+
+
+class Stream(ABC):
+    """Items in order, for a source too large to be addressed."""
+
+    @abstractmethod
+    def rows(self, part: int, parts: int, epoch: int) -> Iterator[Item]:
+        """The items of one of `parts` disjoint readers in one pass."""
+
+
+class Subset(Source):
+    """Some rows of a source, in the order given."""
+
+    def __init__(self, source: Source, indices: Iterable[int]):
+        self.source, self.indices = source, tuple(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.source[self.indices[index]]
+
+    @property
+    def fingerprint(self) -> str:
+        return digest([self.source.fingerprint, *map(str, self.indices)])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.source.classes
+
+    def facts(self, index: int) -> Item:
+        return self.source.facts(self.indices[index])
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """A hash of the sequence of parts, 32 hexadecimal digits; where one part ends and the next begins counts."""
+    state = xxhash.xxh3_128()
+    for part in parts:
+        part = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return state.hexdigest()
+
+
+def digest_files(files: Iterable[Path], root: Path, content: Callable[[Path], bool]) -> str:
+    """A hash of files: names below `root` and sizes, and the bytes of those that `content` picks. Pictures go by name
+    and size, since reading a hundred thousand of them takes minutes; times are left out, since copying changes them."""
+    parts: list[str | bytes] = []
+    for file in files:
+        parts += [file.relative_to(root).as_posix(), str(file.stat().st_size)]
+        if content(file):
+            parts.append(file.read_bytes())
+    return digest(parts)

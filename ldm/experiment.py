@@ -1,0 +1,229 @@
+"""What a config describes, done: first stage, latents, prior, evaluation, report; in one directory, on all ranks.
+
+Every step asks first whether it has been done: a first stage and latents are looked up in the store, a stage goes on from
+its checkpoint, numbers are not measured twice. So the same command is begin and resume, and a sweep over nine
+priors trains one autoencoder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from rich.console import Console
+
+from ldm.autoencoder.autoencoder import Autoencoder
+from ldm.build import Config, build, check
+from ldm.callback.pictures import Pictures
+from ldm.callback.progress import Bar
+from ldm.callback.sink import Guarded
+from ldm.data.module import DataModule
+from ldm.files import write_text
+from ldm.interop.pretrained import pretrained
+from ldm.model import PARTS, LatentModel, load_weights, write_weights
+from ldm.run import record
+from ldm.run.checkpoint import Checkpoints
+from ldm.run.directory import Journal, RunDirectory
+from ldm.run.evaluation import Evaluation
+from ldm.run.report import write_report
+from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
+from ldm.run.store import Store, key_of
+from ldm.stage.first import First
+from ldm.stage.latents import cached, statistics
+from ldm.stage.launch import agree, rank, ranks
+from ldm.stage.second import Second
+from ldm.stage.stage import Stage
+
+log = logging.getLogger(__name__)
+
+# What a part is handed beside its config, by whoever builds it.
+_GIVEN = {"prior": ("latent_shape", "context")}
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+class Experiment:
+    """
+    Arguments:
+        config: plain and resolved: the keys of conf/config.yaml.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config | {"autoencoder": dict(config["autoencoder"])}
+        checkpoint = self.config["autoencoder"].pop("checkpoint", None)
+        self.pretrained = None if checkpoint is None else pretrained(checkpoint)
+        if self.pretrained is not None:
+            self.config["autoencoder"] = self.pretrained.config(tuple(config["data"]["image_shape"]))
+        for part in ("data", *PARTS, "loss", "first", "second", "trainer", "logger", "metric", "evaluation"):
+            if self.config.get(part) is not None:
+                check(self.config[part], part, _GIVEN.get(part, ()))
+        self.seed, self.store = config["seed"], Store(Path(config["store"]))
+        self.console = Console()
+
+    def run(self) -> int:
+        """Do what is not done yet; the exit code of the process."""
+        self.stop = StopFlag()
+        self.stop.install()
+        with ranks(self._trainer(), self.config):
+            self.place = RunDirectory(Path(agree(self._claim)))
+            try:
+                self._steps()
+            except Stopped:
+                log.info("stopped with everything saved; name=%s goes on from here", self.place.path.name)
+                return PREEMPTED
+            finally:
+                agree(self._release)
+        return FINISHED
+
+    def _claim(self) -> str:
+        self._held = RunDirectory.claim(Path(self.config["runs"]), self.config["name"], self.config["experiment"])
+        file = logging.FileHandler(self._held.path / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger().addHandler(file)
+        return str(self._held.path)
+
+    def _release(self) -> None:
+        self._held.release()
+
+    def _steps(self) -> None:
+        torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
+        self.data: DataModule = build(self.config["data"], "data")
+        self.data.bad_samples = self.place.path / "bad_samples.jsonl"
+        self.model = LatentModel.build(self.config)
+        loggers = self.config.get("logger") or {}
+        self.sinks = [Guarded(build(node, f"logger.{name}")) for name, node in loggers.items() if rank() == 0]
+        if rank() == 0:
+            self._describe()
+        for sink in self.sinks:
+            sink.open(self.place.path, self.place.path.name, self.config)
+        try:
+            self._first_stage()
+            self._second_stage()
+            self._evaluate()
+        finally:
+            for sink in self.sinks:
+                sink.close()
+        if rank() == 0:
+            self._conclude()
+
+    def _describe(self) -> None:
+        write_text(self.place.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        log.info("run %s: experiment %s, seed %d", self.place.path, self.config["experiment"], self.seed)
+        for part in PARTS:
+            count = sum(p.numel() for p in getattr(self.model, part).parameters())
+            log.info("%-11s %8.3f M parameters", part, count / 1e6)
+        log.info("images %s, latents %s", self.model.autoencoder.image_shape, self.model.autoencoder.latent_shape)
+
+    # First stage
+
+    def _first_stage(self) -> None:
+        autoencoder = self.model.autoencoder
+        if self.pretrained is not None:
+            self.pretrained.load_into(autoencoder)
+        elif self.config.get("first") and any(p.requires_grad for p in autoencoder.parameters()):
+            load_weights(autoencoder, self._stored_first() / "model.safetensors")
+        autoencoder.requires_grad_(False).eval()
+
+    def _stored_first(self) -> Path:
+        """The first stage of this data, model, loss, recipe and seed: from the store, or trained and put there."""
+        made_from = {part: self.config[part] for part in ("autoencoder", "loss", "first", "seed")}
+        made_from |= {"data": self.data.fingerprint, "transform": self.data.transform_key, "batch": self.data.batch_size}
+        key = key_of(made_from)
+        with self.store.lock("autoencoder", key) if rank() == 0 else contextlib.nullcontext():
+            found = agree(lambda: self.store.find("autoencoder", key))
+            if found is not None:
+                log.info("first stage found in the store: %s", found)
+                return found
+            stage = First(
+                self.model.autoencoder, build(self.config["loss"], "loss"), build(self.config["first"], "first"), self.seed
+            )
+            self._fit(stage)
+
+            def publish() -> Path:
+                with stage.average.applied():
+                    weights = self.store.workplace("autoencoder", key) / "model.safetensors"
+                    write_weights(self.model.autoencoder.state_dict(), weights)
+                return self.store.publish("autoencoder", key, made_from)
+
+            return agree(publish)
+
+    # Second stage
+
+    def _second_stage(self) -> None:
+        autoencoder = self.model.autoencoder.to(self._trainer().strategy.root_device)
+        if self.config["cache_latents"]:
+            self.data = cached(autoencoder, self.data, self.store)
+        autoencoder.set_statistics(*statistics(autoencoder, self.data))
+        self.images_seen = 0
+        if self.config.get("second"):
+            self.model.condition.fit(self.data.captions())
+            if any(p.requires_grad for p in self.model.prior.parameters()):
+                stage = Second(self.model, build(self.config["second"], "second"), self.seed)
+                self._fit(stage)
+                self.images_seen = stage.updates * self.data.batch_size
+                agree(lambda: self.model.save(self.place.model, self.config, "raw"))
+                stage.average.keep()
+        agree(lambda: self.model.save(self.place.model, self.config))
+
+    # Training of either
+
+    def _trainer(self, *callbacks: L.Callback) -> L.Trainer:
+        node = {"_target_": "lightning.pytorch.Trainer", **self.config["trainer"]}
+        return build(
+            node,
+            "trainer",
+            callbacks=list(callbacks),
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            default_root_dir=str(self.place.path) if hasattr(self, "place") else None,
+        )
+
+    def _fit(self, stage: Stage) -> None:
+        """Train a stage to its end, from where it stands; Stopped if a signal came first."""
+        checkpoints = Checkpoints(self.place.checkpoints / stage.name)
+        stage.attach(checkpoints, Journal(self.place.metrics), self.stop, self.sinks)
+        pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
+        self._trainer(Bar(self.console), pictures).fit(stage, datamodule=self.data)
+        if stage.stopped:
+            raise Stopped
+
+    # What came of it
+
+    def _evaluate(self) -> None:
+        if record.read(self.place.records):
+            return
+        model = self.model.to(self._trainer().strategy.root_device)
+        metrics = build(self.config["metric"] or {}, "metric")
+        evaluation: Evaluation = build(self.config["evaluation"], "evaluation")
+        facts: dict[str, Any] = {
+            "run": self.place.path.name,
+            "experiment": self.config["experiment"],
+            "data": self.data.fingerprint,
+            "seed": self.seed,
+            "weights": "averaged",
+            "images_seen": self.images_seen,
+        }
+        records = evaluation(model, self.data, list(metrics.values()), facts, generate=bool(self.config.get("second")))
+        if rank() == 0:
+            for each in records:
+                record.write(self.place.records, each)
+
+    def _conclude(self) -> None:
+        write_report(self.place.path)
+        for row in record.table(record.read(self.place.records)):
+            error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
+            log.info("%-28s %10.4g%s  (n = %s)", row.metric, row.mean, error, row.n)
+        log.info("everything is in %s; look at %s", self.place.path, self.place.report)

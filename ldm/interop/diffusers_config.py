@@ -1,0 +1,257 @@
+"""diffusers' configs of `AutoencoderKL` and `UNet2DConditionModel` as ours, and ours as theirs.
+
+What one side can be and the other cannot is refused by name, never approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ldm.autoencoder.autoencoder import Autoencoder
+from ldm.autoencoder.bottleneck import Gaussian
+from ldm.autoencoder.convnet import Decoder, Encoder
+from ldm.backbone.unet import UNet
+from ldm.build import Config
+from ldm.diffusion.schedule import Linear, ScaledLinear, Table
+from ldm.nn.attention import SpatialTransformer
+from ldm.nn.embedding import StepEmbedding
+from ldm.nn.norm import Group
+from ldm.nn.resnet import ResBlock
+
+
+class ForeignModelError(ValueError):
+    """A model of one library that the other's cannot be equal to; says which setting stands in the way."""
+
+
+def autoencoder_node(theirs: Mapping[str, Any], image_shape: tuple[int, int, int] | None = None) -> Config:
+    """The config of our autoencoder that equals an `AutoencoderKL` of the given config."""
+    widths, layers = theirs["block_out_channels"], theirs["layers_per_block"]
+    _refuse(theirs, {"act_fn": "silu", "in_channels": theirs["out_channels"]})
+    _refuse_blocks(theirs, {"down_block_types": {"DownEncoderBlock2D"}, "up_block_types": {"UpDecoderBlock2D"}})
+    size = theirs["sample_size"]
+    parts: Config = {
+        "_partial_": True,
+        "width": widths[0],
+        "multipliers": _multipliers(widths),
+        "middle_attention": theirs.get("mid_block_add_attention", True),
+        "norm": _group_node(theirs["norm_num_groups"], 1e-6),
+    }
+    return {
+        "_target_": "ldm.autoencoder.autoencoder.Autoencoder",
+        "image_shape": list(image_shape or (theirs["in_channels"], size, size)),
+        "encoder": parts
+        | {"_target_": "ldm.autoencoder.convnet.Encoder", "blocks": layers, "mix": theirs.get("use_quant_conv", True)},
+        "decoder": parts
+        | {
+            "_target_": "ldm.autoencoder.convnet.Decoder",
+            "blocks": layers + 1,
+            "mix": theirs.get("use_post_quant_conv", True),
+        },
+        "bottleneck": {"_target_": "ldm.autoencoder.bottleneck.Gaussian", "channels": theirs["latent_channels"]},
+    }
+
+
+_USUAL_UNET: Config = {
+    "act_fn": "silu",
+    "addition_embed_type": None,
+    "attention_type": "default",
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "cross_attention_norm": None,
+    "downsample_padding": 1,
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
+    "reverse_transformer_layers_per_block": None,
+    "time_cond_proj_dim": None,
+    "time_embedding_act_fn": None,
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+    "timestep_post_act": None,
+}
+
+
+def unet_node(theirs: Mapping[str, Any], table: Table) -> Config:
+    """The config (a partial) of our U-Net that equals a `UNet2DConditionModel` of the given config."""
+    _refuse(theirs, _USUAL_UNET | {"in_channels": theirs["out_channels"]})
+    down, up = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+    _refuse_blocks(theirs, {"down_block_types": set(down), "up_block_types": set(up)})
+    attention = [kind == down[1] for kind in theirs["down_block_types"]]
+    if attention != [kind == up[1] for kind in reversed(theirs["up_block_types"])]:
+        raise ForeignModelError("this U-Net attends at other levels on its way down than on its way up; ours does not")
+    layers, depth = theirs["layers_per_block"], theirs.get("transformer_layers_per_block", 1)
+    if not isinstance(layers, int) or not isinstance(depth, int):
+        raise ForeignModelError(f"one number of layers and of transformer layers is wanted; got {layers} and {depth}")
+    widths = theirs["block_out_channels"]
+    return {
+        "_target_": "ldm.backbone.unet.UNet",
+        "_partial_": True,
+        "width": widths[0],
+        "multipliers": _multipliers(widths),
+        "blocks": layers,
+        "attention": attention,
+        "depth": depth,
+        **_heads(theirs, widths),
+        "norm": _group_node(theirs["norm_num_groups"], theirs["norm_eps"]),
+        "attention_norm": _group_node(theirs["norm_num_groups"], 1e-6),
+        "scale_shift": theirs.get("resnet_time_scale_shift", "default") == "scale_shift",
+        "dropout": theirs.get("dropout", 0.0),
+        "time": {
+            "_target_": "ldm.nn.embedding.StepEmbedding",
+            "_partial_": True,
+            "log_snr_table": table.knots[1:].tolist(),
+        },
+    }
+
+
+def table_of_scheduler(theirs: Mapping[str, Any]) -> Table:
+    """The schedule of a scheduler_config.json."""
+    kinds = {"linear": Linear, "scaled_linear": ScaledLinear}
+    if theirs["beta_schedule"] not in kinds or theirs.get("trained_betas") is not None:
+        raise ForeignModelError(
+            f"the scheduler's betas are {theirs['beta_schedule']}; {' and '.join(kinds)} can be read, else pass `table`"
+        )
+    return kinds[theirs["beta_schedule"]](theirs["beta_start"], theirs["beta_end"], theirs["num_train_timesteps"])
+
+
+def config_of_autoencoder(autoencoder: Autoencoder) -> Config:
+    """The config of the `AutoencoderKL` that equals ours; ForeignModelError where none can."""
+    encoder, decoder, bottleneck = autoencoder.encoder, autoencoder.decoder, autoencoder.bottleneck
+    if not (isinstance(encoder, Encoder) and isinstance(decoder, Decoder) and isinstance(bottleneck, Gaussian)):
+        raise ForeignModelError(
+            "AutoencoderKL has a convnet Encoder, a Decoder and a Gaussian bottleneck; ours differs"
+        )
+    if encoder.patch > 1:
+        raise ForeignModelError(f"AutoencoderKL knows no pixel-unshuffle; patch is {encoder.patch} here, not 1")
+    widths, layers = encoder.widths, set(encoder.blocks) | {count - 1 for count in decoder.blocks}
+    attention = {encoder.middle_attention, decoder.middle_attention}
+    if widths != decoder.widths or len(layers) > 1 or len(attention) > 1:
+        raise ForeignModelError(
+            "AutoencoderKL's decoder mirrors its encoder, with one block a level more; here widths are "
+            f"{widths} and {decoder.widths}, blocks {encoder.blocks} and {decoder.blocks}"
+        )
+    channels, height, _ = autoencoder.image_shape
+    levels = len(widths)
+    return {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": list(widths),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "in_channels": channels,
+        "out_channels": channels,
+        "latent_channels": autoencoder.latent_shape[0],
+        "layers_per_block": layers.pop(),
+        "mid_block_add_attention": attention.pop(),
+        "norm_num_groups": _groups(autoencoder, 1e-6),
+        "sample_size": height,
+        "use_quant_conv": isinstance(encoder.mix, nn.Conv2d),
+        "use_post_quant_conv": isinstance(decoder.mix, nn.Conv2d),
+        **_whitening(autoencoder),
+    }
+
+
+def config_of_unet(unet: UNet) -> Config:
+    """The config of the `UNet2DConditionModel` that equals ours; ForeignModelError where none can."""
+    if not isinstance(unet.time, StepEmbedding):
+        raise ForeignModelError("UNet2DConditionModel is told an integer step; this U-Net is told the log-SNR")
+    if unet.patch > 1 or unet.tell_context is not None or unet.context.spatial or unet.context.tokens is None:
+        raise ForeignModelError("UNet2DConditionModel has tokens as context, no pooled or spatial one, and no patches")
+    first = [level.layers[0] for level in unet.downs]
+    counts, attended = {len(level.layers) for level in unet.downs}, [layer.transformer for layer in first]
+    transformers = [module for module in unet.modules() if isinstance(module, SpatialTransformer)]
+    depths = {len(transformer.blocks) for transformer in transformers}
+    if len(counts) > 1 or len(depths) != 1 or unet.middle[0].transformer is None:
+        raise ForeignModelError("UNet2DConditionModel here has as many blocks at each level, and attends in the middle")
+    heads = [1 if t is None else t.heads for t in attended]
+    heads[-1] = unet.middle[0].transformer.heads  # the last level's number is also the middle's
+    attends = [t is not None for t in attended]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": unet.channels,
+        "out_channels": unet.channels,
+        "block_out_channels": [layer.block.outputs for layer in first],
+        "layers_per_block": counts.pop(),
+        "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
+        "cross_attention_dim": unet.context.tokens,
+        "transformer_layers_per_block": depths.pop(),
+        "attention_head_dim": heads,
+        "norm_num_groups": _groups(nn.ModuleList(m for m in unet.modules() if isinstance(m, ResBlock)), None),
+        "norm_eps": unet.norm.eps,
+        "resnet_time_scale_shift": "scale_shift" if first[0].block.scale_shift else "default",
+        "use_linear_projection": True,
+    }
+
+
+def _whitening(autoencoder: Autoencoder) -> Config:
+    """One number for all channels where that is what we have, else theirs a channel."""
+    mean, std = autoencoder.latent_mean.tolist(), autoencoder.latent_std.tolist()
+    if len(set(mean)) == len(set(std)) == 1:
+        return {
+            "scaling_factor": 1 / std[0],
+            "shift_factor": mean[0] or None,
+            "latents_mean": None,
+            "latents_std": None,
+        }
+    return {"scaling_factor": 1.0, "shift_factor": None, "latents_mean": mean, "latents_std": std}
+
+
+def _groups(module: nn.Module, eps: float | None) -> int:
+    """The number of groups of every normalisation."""
+    blocks = [block for block in module.modules() if isinstance(block, ResBlock)]
+    norms = [norm for block in blocks for norm in (block.norm1, block.norm2)]
+    found = {(norm.groups, norm.eps) if isinstance(norm, Group) else type(norm).__name__ for norm in norms}
+    if len(found) != 1 or isinstance(only := found.pop(), str) or eps not in (None, only[1]):
+        raise ForeignModelError(
+            f"diffusers normalises in groups, as many everywhere, with eps {eps or 'one'}; not so here"
+        )
+    return only[0]
+
+
+def _refuse(theirs: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+    wrong = [f"{key} is {theirs[key]}, not {value}" for key, value in usual.items() if theirs.get(key, value) != value]
+    if wrong:
+        raise ForeignModelError(
+            f"ours cannot be equal to this {theirs.get('_class_name', 'model')}: {'; '.join(wrong)}"
+        )
+
+
+def _refuse_blocks(theirs: Mapping[str, Any], known: Mapping[str, set[str]]) -> None:
+    for key, kinds in known.items():
+        if strange := sorted(set(theirs[key]) - kinds):
+            raise ForeignModelError(f"{key} holds {', '.join(strange)}; ours knows {', '.join(sorted(kinds))}")
+
+
+def _multipliers(widths: list[int]) -> list[int]:
+    if any(width % widths[0] for width in widths):
+        raise ForeignModelError(f"block_out_channels {widths} are not multiples of the first, as ours are")
+    return [width // widths[0] for width in widths]
+
+
+def _group_node(groups: int, eps: float) -> Config:
+    return {"_target_": "ldm.nn.norm.Group", "_partial_": True, "groups": groups, "eps": eps}
+
+
+def _heads(theirs: Mapping[str, Any], widths: list[int]) -> Config:
+    """Their 'attention_head_dim' is a number of heads, for all levels or for each."""
+    heads = theirs.get("num_attention_heads") or theirs["attention_head_dim"]
+    if isinstance(heads, int):
+        return {"heads": heads}
+    sizes = {width / count for width, count in zip(widths, heads, strict=True)}
+    if len(sizes) != 1:
+        raise ForeignModelError(f"heads {heads} over {widths} channels are of different widths; ours are of one")
+    return {"head_width": int(sizes.pop())}

@@ -1,0 +1,78 @@
+"""What the entry points share: messages on the terminal, errors in a few lines, exit codes.
+
+0 is finished, 1 an error, 3 diverged, 75 stopped by a signal with everything saved. A user's error is its message; the
+traceback goes to `log.txt` where there is one, and to the terminal with HYDRA_FULL_ERROR=1.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.logging import RichHandler
+
+from ldm.run.signals import DIVERGED, FAILED, FINISHED
+from ldm.stage.stage import Diverged
+
+log = logging.getLogger("ldm")
+
+
+def guarded(work: Callable[[], int | None]) -> int:
+    """Run `work` and turn how it ends into an exit code."""
+    _speak()
+    try:
+        return work() or FINISHED
+    except Diverged as error:
+        return _tell(error, DIVERGED)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        return _tell(error, FAILED)
+
+
+def _tell(error: Exception, code: int) -> int:
+    quiet = [handler for handler in logging.getLogger().handlers if isinstance(handler, RichHandler)]
+    for handler in quiet:
+        handler.setLevel(logging.CRITICAL)
+    log.error("%s", error, exc_info=error)  # whole, into log.txt
+    for handler in quiet:
+        handler.setLevel(logging.INFO)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"[bold red]{type(error).__name__}[/]: ", str(error), "\n(HYDRA_FULL_ERROR=1 shows the traceback)", sep="", markup=True
+    )
+    return code
+
+
+def _speak() -> None:
+    root = logging.getLogger()
+    if any(isinstance(handler, RichHandler) for handler in root.handlers):
+        return
+    root.setLevel(logging.INFO)
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    handler = RichHandler(console=Console(stderr=False), show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    handler.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    root.addHandler(handler)
+    for name in ("lightning", "lightning.pytorch", "httpx", "fsspec", "matplotlib", "PIL", "filelock"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    for category, text in (
+        (UserWarning, ".*does not have many workers.*"),
+        (UserWarning, ".*Checkpoint directory.*"),
+        (UserWarning, ".*GPU available but not used.*"),
+        (UserWarning, ".*val_dataloader.*"),
+        (UserWarning, ".*validation_step.*"),
+        (FutureWarning, ".*"),
+        (DeprecationWarning, ".*"),
+    ):
+        warnings.filterwarnings("ignore", text, category)
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` is a GPU where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

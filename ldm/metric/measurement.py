@@ -1,0 +1,31 @@
+"""One measured number, with what about its measurement must agree before it is compared with another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A metric's value as the metric itself knows it; a `Record` adds what the run knows.
+
+    Attributes:
+        metric: name, as `fid`, `fd_random_conv`, `psnr`.
+        value, standard_error: in the metric's unit; the error is None where no honest one is known.
+        n: images (or whatever is averaged) behind the value.
+        features, features_hash: name and hash of the feature network, None where there is none.
+        reference_hash: hash of the set of real images, whatever their order.
+        rounded: whether images were rounded to 8 bits first.
+        kind: of likelihoods only.
+    """
+
+    metric: str
+    value: float
+    standard_error: float | None
+    n: int
+    features: str | None = None
+    features_hash: str | None = None
+    reference_hash: str | None = None
+    rounded: bool | None = None
+    kind: Literal["exact", "bound", "estimate"] | None = None

@@ -1,0 +1,197 @@
+"""Feature networks that somebody trained: FID's Inception, torchvision's classifiers, CIFAR-10's ResNets.
+
+Their weights are local files or, for Inception, a download that is known by its SHA-256; only tensors are read from
+them, whatever they hold. A network that cannot be had raises `FeaturesUnavailable`, so that a run goes on without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import os
+import shutil
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from pydantic import PositiveInt
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ldm.metric.features import FeatureNetwork, FeaturesUnavailable, standardized
+
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a safetensors file, or from a `.pth`/`.pt` file without unpickling anything but tensors."""
+    if not path.is_file():
+        raise FeaturesUnavailable(f"no weights at {path}; give the path of a .safetensors or .pth file")
+    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+class Inception2015(FeatureNetwork):
+    """TensorFlow's Inception of 2015-12-05 as torch-fidelity ported it: the only features whose distance is `fid`.
+
+    It is torch-fidelity's own forward, resizing included; torchmetrics' default differs from it by antialiasing
+    since 1.5 and so from published numbers. The weights are known by their SHA-256 and nothing else is accepted.
+
+    Arguments:
+        weights: `weights-inception-2015-12-05-6726825d.pth`; None takes it from torch's hub cache or downloads it.
+        timeout: seconds without an answer after which the download is given up.
+
+    Raises:
+        FeaturesUnavailable: not there, not to be downloaded, or not the right file.
+    """
+
+    def __init__(self, weights: Path | None = None, timeout: PositiveInt = 15):
+        super().__init__()
+        try:
+            from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+        except ImportError as error:
+            raise FeaturesUnavailable("FID needs torch-fidelity: pip install torch-fidelity") from error
+        path = _downloaded(fidelity.URL_INCEPTION_V3, timeout) if weights is None else weights
+        if not path.is_file() or _sha256(path) != INCEPTION_SHA256:
+            raise FeaturesUnavailable(
+                f"{path} is missing or not the Inception of 2015 (SHA-256 {INCEPTION_SHA256[:8]}...); "
+                "its features would not give FID"
+            )
+        # torch-fidelity unpickles whatever file it is given, so it is given a rewritten copy with only tensors.
+        safe = io.BytesIO()
+        torch.save(read_weights(path), safe)
+        safe.seek(0)
+        self.network = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], safe)
+        self._settle("inception_2015", 2048)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        return self.network(pixels)[0]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _downloaded(url: str, timeout: int) -> Path:
+    """The file at `url` in torch's hub cache, checked and moved into place in one step."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if path.is_file():
+        return path
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            urllib.request.urlopen(url, timeout=timeout) as answer,
+            tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file,
+        ):
+            part = Path(file.name)
+            shutil.copyfileobj(answer, file)
+        if _sha256(part) != INCEPTION_SHA256:
+            raise OSError("what came is not that file")
+        os.replace(part, path)
+    except (OSError, http.client.HTTPException) as error:  # no network, no answer, half an answer
+        raise FeaturesUnavailable(
+            f"could not download {path.name} ({type(error).__name__}: {error}); put it at {path} or give weights=PATH"
+        ) from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+    return path
+
+
+class TorchvisionFeatures(FeatureNetwork):
+    """The input of the last linear layer of a torchvision classifier, with weights from a local file.
+
+    Arguments:
+        architecture: torchvision's name, as `mobilenet_v2`; its final linear layer is dropped.
+        weights: state dict, safetensors or `.pth`; the classifier may be missing.
+        size: side that images are resized to.
+        flip180: turn the image by 180 degrees first, which weights brought from TensorFlow can need.
+        name: what the numbers are called by, `fd_<name>`; the architecture's by default.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        weights: Path,
+        size: PositiveInt = 224,
+        flip180: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__()
+        import torchvision.models
+
+        if architecture not in torchvision.models.list_models(module=torchvision.models):
+            raise ValueError(f"torchvision has no classifier {architecture!r}; see torchvision.models.list_models()")
+        self.size, self.flip180 = size, flip180
+        network = torchvision.models.get_model(architecture, weights=None)
+        missing, unknown = network.load_state_dict(read_weights(weights), strict=False)
+        missing = [key for key in missing if not key.startswith(("classifier.", "fc.", "head", "heads."))]
+        if missing or unknown:
+            raise ValueError(f"{weights} is not {architecture}: missing {missing[:5]}, unknown {unknown[:5]}")
+        self.network = network
+        self._drop_classifier()
+        with torch.no_grad():
+            width = self.eval().embed(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape[1]
+        self._settle(name or architecture, width, size, flip180)
+
+    def _drop_classifier(self) -> None:
+        linear = [key for key, module in self.network.named_modules() if isinstance(module, nn.Linear)]
+        if linear and linear[-1].split(".")[0] in ("classifier", "fc", "head", "heads"):
+            self.network.set_submodule(linear[-1], nn.Identity())
+        else:  # SqueezeNet classifies by a convolution: take what it reads, pooled
+            self.network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        x = standardized(pixels, self.size)
+        return self.network(x.flip(2, 3) if self.flip180 else x).flatten(1)
+
+
+class _Block(nn.Module):
+    """conv-bn-relu-conv-bn plus the input, which is subsampled and padded with zero channels (option A)."""
+
+    def __init__(self, channels: int, out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.stride, self.pad = stride, (out - channels) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad)))
+
+
+class CifarResNet(FeatureNetwork):
+    """The 64 pooled features of a CIFAR-10 ResNet (arXiv 1512.03385, section 4.2; option A), with local weights.
+
+    Arguments:
+        weights: a state dict with keys `conv1, bn1, layer1..3.N.{conv,bn}{1,2}, linear`.
+        depth: layers of the network, 6n + 2.
+    """
+
+    def __init__(self, weights: Path, depth: Literal[20, 32, 44, 56, 110] = 20):
+        super().__init__()
+        n = (depth - 2) // 6
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(*(_Block(16, 16, 1) for _ in range(n)))
+        self.layer2 = nn.Sequential(_Block(16, 32, 2), *(_Block(32, 32, 1) for _ in range(n - 1)))
+        self.layer3 = nn.Sequential(_Block(32, 64, 2), *(_Block(64, 64, 1) for _ in range(n - 1)))
+        self.linear = nn.Linear(64, 10)
+        self.load_state_dict(read_weights(weights))
+        self._settle(f"cifar10_resnet{depth}", 64)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(standardized(pixels, 32))))
+        return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
+
+    def logits(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 10"]:
+        """Scores of CIFAR-10's classes, in its order."""
+        return self.linear(self.embed(pixels))

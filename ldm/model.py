@@ -1,0 +1,114 @@
+"""A latent generative model: autoencoder + conditioner + prior. Built from plain config, saved and loaded without pickle.
+
+    x = decode(z),  z ~ prior(z | c),  c = condition(batch)
+
+On disk it is a directory: `model.safetensors` (averaged weights), `raw.safetensors` (as the optimiser left them), and
+`config.json` with the nodes that build the three parts. A stranger's config can name only parts of a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ldm.autoencoder.autoencoder import Autoencoder
+from ldm.build import Config, ConfigError, build
+from ldm.condition.conditioner import Conditioner
+from ldm.files import sync, write_json
+from ldm.prior.base import Prior
+from ldm.random import Random
+from ldm.types import Image, Latent
+
+PARTS = ("autoencoder", "condition", "prior")
+# What a loaded config may name: the parts of a model, nothing that reads data or writes files.
+MODEL_PACKAGES = ("ldm.autoencoder", "ldm.backbone", "ldm.condition", "ldm.diffusion", "ldm.nn", "ldm.prior", "ldm.bijection")
+
+Weights = Literal["average", "raw"]
+_FILES: dict[str, str] = {"average": "model.safetensors", "raw": "raw.safetensors"}
+
+
+class LatentModel(nn.Module):
+    def __init__(self, autoencoder: Autoencoder, condition: Conditioner, prior: Prior):
+        super().__init__()
+        self.autoencoder, self.condition, self.prior = autoencoder, condition, prior
+
+    @classmethod
+    def build(cls, config: Config, allowed: tuple[str, ...] = MODEL_PACKAGES) -> LatentModel:
+        """A model with fresh weights from its three nodes; shapes follow from the autoencoder and the conditioner."""
+        missing = [part for part in PARTS if part not in config]
+        if missing:
+            raise ConfigError(f"a model is made of {', '.join(PARTS)}; this config has no {', '.join(missing)}")
+        autoencoder = build(config["autoencoder"], "autoencoder", allowed)
+        condition = build(config["condition"], "condition", allowed)
+        shapes = {"latent_shape": autoencoder.latent_shape, "context": condition.shape}
+        return cls(autoencoder, condition, build(config["prior"], "prior", allowed, **shapes))
+
+    @torch.no_grad()
+    def sample_latents(self, batch: Mapping[str, Any], random: Random) -> Latent:
+        """One whitened latent (b, c, h, w) for each row of `random`, conditioned on the batch's captions or labels."""
+        shape = (len(random.rows), *self.autoencoder.latent_shape)
+        return self.prior.sample(shape, self.condition(batch), random)
+
+    @torch.no_grad()
+    def sample(self, batch: Mapping[str, Any], random: Random) -> Image:
+        """One image (b, c, h, w) in [-1, 1] for each row of `random`."""
+        return self.autoencoder.decode(self.sample_latents(batch, random)).float().clamp(-1, 1)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Image) -> Image:
+        """decode(mean of q(z|x)), (b, c, h, w) in [-1, 1]."""
+        return self.autoencoder.decode(self.autoencoder.encode(x).mean).float().clamp(-1, 1)
+
+    def save(self, folder: Path, config: Config, weights: Weights = "average") -> None:
+        """Write config.json and the weights as `weights`; a second call adds the other kind."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_weights(self.state_dict(), folder / _FILES[weights])
+        write_json(folder / "config.json", {part: config[part] for part in PARTS})
+
+    @classmethod
+    def load(cls, folder: str | Path, weights: Weights = "average", device: str | torch.device = "cpu") -> LatentModel:
+        """A saved model, in eval mode. FileNotFoundError, ConfigError or ValueError say what is wrong with the files."""
+        folder = Path(folder)
+        if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+            folder = folder / "model"  # a run directory was named
+        if not (folder / "config.json").exists():
+            raise FileNotFoundError(f"{folder} has no config.json: give a finished run's directory or its model/")
+        model = cls.build(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        load_weights(model, folder / _FILES[weights])
+        return model.to(device).eval()
+
+
+def write_weights(state: Mapping[str, Tensor], file: Path) -> None:
+    """A state dict as safetensors: whole or not at all."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    save_file({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}, temporary)
+    sync(temporary)
+    temporary.replace(file)
+
+
+def load_weights(module: nn.Module, file: Path, prefix: str = "") -> None:
+    """Put the tensors of a safetensors file whose names begin with `prefix` into a module, all of them or none.
+
+    ValueError lists at most five names or shapes that differ.
+    """
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist")
+    found = {name[len(prefix) :]: value for name, value in load_file(file).items() if name.startswith(prefix)}
+    wanted = module.state_dict()
+    wrong = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
+    wrong += [f"{name} is not expected" for name in sorted(found.keys() - wanted.keys())]
+    wrong += [
+        f"{name} is {tuple(found[name].shape)}, wanted {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & found.keys())
+        if found[name].shape != wanted[name].shape and not name.endswith("_extra_state")
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(f"{file} does not fit {type(module).__name__}: {'; '.join(wrong[:5])}{more}")
+    module.load_state_dict(found)

@@ -1,0 +1,158 @@
+"""Attention: softmax(q k^T / sqrt(d) + mask) v over several heads (arXiv 1706.03762, eq. 1), on tokens and on pixels.
+
+`TransformerBlock` is the block of latent diffusion (arXiv 2112.10752, section 3.3): x + self-attention, x + cross-
+attention to the context's tokens, x + gated feed-forward (GEGLU, arXiv 2002.05202), each behind a layer norm.
+Queries, keys and values of one source come from one matrix product.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from ldm.nn.norm import Group, Norm
+from ldm.types import Probability
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens (b, n, width) to themselves, or to a context (b, m, context).
+
+    Arguments:
+        heads: divides width.
+        context: width of the tokens attended to; None for self-attention.
+        bias: whether queries, keys and values have one (the output always does).
+    """
+
+    def __init__(self, width: PositiveInt, heads: PositiveInt, context: PositiveInt | None = None, bias: bool = False):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"attention over {width} channels cannot have {heads} heads; choose a divisor of {width}")
+        self.heads = heads
+        self.to_q = None if context is None else nn.Linear(width, width, bias=bias)
+        if context is None:
+            self.to_qkv = nn.Linear(width, 3 * width, bias=bias)
+        else:
+            self.to_kv = nn.Linear(context, 2 * width, bias=bias)
+        self.to_out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        tokens: Float[Tensor, "b m k"] | None = None,
+        mask: Bool[Tensor, "b m"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        if self.to_q is None:
+            q, k, v = self.to_qkv(x).chunk(3, dim=-1)
+        else:
+            q, (k, v) = self.to_q(x), self.to_kv(tokens).chunk(2, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        bias = None if mask is None else mask[:, None, None, :]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.to_out(y.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """GEGLU: out(a * gelu(g)) with (a, g) = in(x), `expansion` times as wide inside."""
+
+    def __init__(self, width: PositiveInt, expansion: PositiveInt = 4, dropout: Probability = 0.0):
+        super().__init__()
+        self.to_hidden = nn.Linear(width, 2 * expansion * width)
+        self.dropout = nn.Dropout(dropout)
+        self.to_out = nn.Linear(expansion * width, width)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        hidden, gate = self.to_hidden(x).chunk(2, dim=-1)
+        return self.to_out(self.dropout(hidden * F.gelu(gate)))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention where there is a context, and GEGLU, each a residual behind a layer norm."""
+
+    def __init__(
+        self,
+        width: PositiveInt,
+        heads: PositiveInt,
+        context: PositiveInt | None = None,
+        expansion: PositiveInt = 4,
+        dropout: Probability = 0.0,
+    ):
+        super().__init__()
+        self.self_norm, self.self_attention = nn.LayerNorm(width), Attention(width, heads)
+        self.cross_attention = None if context is None else Attention(width, heads, context)
+        self.cross_norm = None if context is None else nn.LayerNorm(width)
+        self.feed_norm, self.feed = nn.LayerNorm(width), FeedForward(width, expansion, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        tokens: Float[Tensor, "b m k"] | None = None,
+        mask: Bool[Tensor, "b m"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        x = x + self.dropout(self.self_attention(self.self_norm(x)))
+        if self.cross_attention is not None:
+            x = x + self.dropout(self.cross_attention(self.cross_norm(x), tokens, mask))
+        return x + self.feed(self.feed_norm(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map: x + out(blocks(in(norm(x)))).
+
+    The projections are linear maps over channels, which is what 1x1 convolutions are.
+    """
+
+    def __init__(
+        self,
+        channels: PositiveInt,
+        heads: PositiveInt,
+        context: PositiveInt | None = None,
+        depth: PositiveInt = 1,
+        expansion: PositiveInt = 4,
+        dropout: Probability = 0.0,
+        norm: Norm = Group,
+    ):
+        super().__init__()
+        self.heads = heads
+        self.norm = norm(channels)
+        self.to_tokens = nn.Linear(channels, channels)
+        blocks = [TransformerBlock(channels, heads, context, expansion, dropout) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
+        self.to_pixels = nn.Linear(channels, channels)
+
+    def start_as_identity(self) -> None:
+        nn.init.zeros_(self.to_pixels.weight)
+        nn.init.zeros_(self.to_pixels.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        tokens: Float[Tensor, "b m k"] | None = None,
+        mask: Bool[Tensor, "b m"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        y = self.to_tokens(self.norm(x).flatten(2).transpose(1, 2))
+        for block in self.blocks:
+            y = block(y, tokens, mask)
+        return x + self.to_pixels(y).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class SpatialAttention(nn.Module):
+    """Self-attention over the pixels of a feature map: x + attention(norm(x)), as in autoencoders (one head there)."""
+
+    def __init__(self, channels: PositiveInt, heads: PositiveInt = 1, norm: Norm = Group):
+        super().__init__()
+        self.norm = norm(channels)
+        self.attention = Attention(channels, heads, bias=True)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        y = self.attention(self.norm(x).flatten(2).transpose(1, 2))
+        return x + y.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def masked_mean(tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b d"]:
+    """The mean of the tokens that the mask keeps; zero where it keeps none."""
+    if mask is None:
+        return tokens.mean(1)
+    weight = mask.to(tokens.dtype)[:, :, None]
+    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)

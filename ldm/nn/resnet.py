@@ -1,0 +1,125 @@
+"""Residual blocks of feature maps and the changes of resolution between them.
+
+A block is x + conv(silu(norm(conv(silu(norm(x))) + embedding))) (arXiv 2006.11239, appendix B); with `scale_shift` the
+embedding enters as norm(h) (1 + scale) + shift (arXiv 2105.05233, section 3, "adaptive group normalization").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from ldm.nn.norm import Group, Norm
+from ldm.types import Probability
+
+Resample: TypeAlias = Callable[[int, int], nn.Module]
+"""What makes a change of resolution from (inputs, channels of the next level), and says the `outputs` it has: one of
+the classes below, or a partial."""
+
+
+class ResBlock(nn.Module):
+    """A residual block (b, inputs, h, w) -> (b, outputs, h, w).
+
+    Arguments:
+        embedding: width of a vector per example that every pixel is told, or None.
+        scale_shift: whether it scales and shifts the second normalisation, or is added before it.
+    """
+
+    def __init__(
+        self,
+        inputs: PositiveInt,
+        outputs: PositiveInt,
+        embedding: PositiveInt | None = None,
+        *,
+        norm: Norm = Group,
+        scale_shift: bool = False,
+        dropout: Probability = 0.0,
+    ):
+        super().__init__()
+        self.outputs, self.scale_shift = outputs, scale_shift
+        self.norm1, self.conv1 = norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.embed = None if embedding is None else nn.Linear(embedding, (1 + scale_shift) * outputs)
+        self.norm2, self.conv2 = norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def start_as_identity(self) -> None:
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(
+        self, x: Float[Tensor, "b i h w"], embedding: Float[Tensor, "b e"] | None = None
+    ) -> Float[Tensor, "b o h w"]:
+        h = self.conv1(F.silu(self.norm1(x)))
+        if self.embed is None:
+            h = self.norm2(h)
+        else:
+            told = self.embed(F.silu(embedding))[:, :, None, None]
+            if self.scale_shift:
+                scale, shift = told.chunk(2, dim=1)
+                h = self.norm2(h) * (1 + scale) + shift
+            else:
+                h = self.norm2(h + told)
+        return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+class Downsample(nn.Module):
+    """Half the resolution by a 3x3 convolution of stride 2, which keeps the number of channels.
+
+    Arguments:
+        wanted: channels of the next level, which its first block changes to.
+        pad_all_sides: as in U-Nets; without, one pixel at the right and bottom only, as in autoencoders.
+    """
+
+    def __init__(self, inputs: PositiveInt, wanted: PositiveInt, pad_all_sides: bool = True):
+        super().__init__()
+        self.outputs, self.pad_all_sides = inputs, pad_all_sides
+        self.conv = nn.Conv2d(inputs, inputs, 3, stride=2, padding=1 if pad_all_sides else 0)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        return self.conv(x if self.pad_all_sides else F.pad(x, (0, 1, 0, 1)))
+
+
+class Unshuffle(nn.Module):
+    """Half the resolution: each 2x2 pixels become channels, mixed to the number wanted. Cheaper than `Downsample`."""
+
+    def __init__(self, inputs: PositiveInt, wanted: PositiveInt):
+        super().__init__()
+        self.outputs = wanted
+        self.conv = nn.Conv2d(4 * inputs, wanted, 1)
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+        return self.conv(F.pixel_unshuffle(x, 2))
+
+
+class Upsample(nn.Module):
+    """Twice the resolution: each pixel repeated, then a 3x3 convolution, which keeps the number of channels.
+
+    Arguments:
+        wanted: channels of the next level, which its first block changes to.
+    """
+
+    def __init__(self, inputs: PositiveInt, wanted: PositiveInt):
+        super().__init__()
+        self.outputs = inputs
+        self.conv = nn.Conv2d(inputs, inputs, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Shuffle(nn.Module):
+    """Twice the resolution: each pixel is mixed to 2x2 pixels of the channels wanted. Cheaper than `Upsample`."""
+
+    def __init__(self, inputs: PositiveInt, wanted: PositiveInt):
+        super().__init__()
+        self.outputs = wanted
+        self.conv = nn.Conv2d(inputs, 4 * wanted, 1)
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+        return F.pixel_shuffle(self.conv(x), 2)

@@ -1,0 +1,83 @@
+"""Diffusion as a prior: eight independent pieces put together, and no formula of its own.
+
+The loss is w(log-SNR) |F - (a x + b eps)|^2 at stratified times; a sample follows a grid by a sampler, through a
+guided denoiser. A condition is dropped with probability `drop`, so that the network knows the unconditional score, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser
+from ldm.diffusion.grid import Grid
+from ldm.diffusion.parameterization import Noise, Parameterization
+from ldm.diffusion.sampler.base import Sampler
+from ldm.diffusion.schedule import Schedule
+from ldm.diffusion.time import TimeLaw
+from ldm.diffusion.weighting import Weighting
+from ldm.prior.base import Prior
+from ldm.random import Random
+from ldm.types import Context, ContextShape, Latent, Probability
+
+
+class Diffusion(Prior):
+    """
+    Arguments:
+        latent_shape, context: what is modelled and what it is given; known when the first stage and the conditioner are.
+        backbone: waits for (channels, context) and gives F(z, log_snr, c).
+        guidance: waits for a denoiser and gives the guided one that samples.
+        steps: of the sampler.
+        drop: the probability that an example is trained without its condition.
+    """
+
+    def __init__(
+        self,
+        latent_shape: tuple[int, int, int],
+        context: ContextShape,
+        backbone: Callable[..., nn.Module],
+        schedule: Schedule,
+        parameterization: Parameterization,
+        weighting: Weighting,
+        time: TimeLaw,
+        sampler: Sampler,
+        grid: Grid,
+        guidance: Callable[[Denoiser], Denoiser],
+        steps: PositiveInt = 50,
+        drop: Probability = 0.1,
+    ):
+        super().__init__()
+        self.latent_shape = latent_shape
+        network = backbone(channels=latent_shape[0], context=context)
+        self.denoiser = NetworkDenoiser(network, schedule, parameterization)
+        self.weighting, self.time = weighting, time
+        self.sampler, self.grid, self.guidance, self.steps, self.drop = sampler, grid, guidance, steps, drop
+        if isinstance(parameterization, Noise) and schedule.alpha_sigma(torch.ones(1))[0].item() == 0:
+            raise ValueError(
+                "noise prediction says nothing of x where alpha = 0, and this schedule ends there; "
+                "use parameterization v, velocity or data, or another schedule"
+            )
+
+    def errors(self, z: Latent, c: Context, t: Tensor, eps: Latent) -> Tensor:
+        """The weighted loss per example, (b,), at given times and noise."""
+        error, eps_per_prediction = self.denoiser.loss(z, eps, t, c)
+        return self.weighting(self.denoiser.schedule.log_snr(t), eps_per_prediction) * error
+
+    def loss(self, z: Latent, c: Context, random: Random | None = None) -> dict[str, Tensor]:
+        random = random or Random.fresh(len(z), z.device)
+        t = self.time(random.stratified("time"))
+        eps = random.normal("noise", tuple(z.shape[1:]))
+        if self.training:
+            c = c.drop(self.drop, random.uniform("drop"))
+        return {"diffusion": self.errors(z, c, t, eps).mean()}
+
+    def sample(self, shape: tuple[int, int, int, int], c: Context, random: Random | None = None) -> Latent:
+        random = random or Random.fresh(shape[0])
+        times = self.grid(self.denoiser.schedule, self.steps)
+        # x_1 = sigma eps: a schedule that stops short of pure noise (or explodes) says so by its sigma.
+        _, sigma = self.denoiser.schedule.alpha_sigma(times[:1].to(random.rows.device))
+        x = sigma * random.normal("prior", tuple(shape[1:]))
+        return self.sampler(self.guidance(self.denoiser), x, times, c, random)

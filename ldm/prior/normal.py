@@ -1,0 +1,31 @@
+"""The standard normal prior: with `autoencoder=vae` it makes a plain VAE (arXiv 1312.6114). Nothing to learn."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm.prior.base import Likelihood, Prior
+from ldm.random import Random
+from ldm.types import Context, ContextShape, Latent
+
+
+class Normal(Prior, Likelihood):
+    kind: Literal["exact"] = "exact"
+
+    def __init__(self, latent_shape: tuple[int, int, int], context: ContextShape):
+        super().__init__()
+        self.latent_shape = latent_shape
+
+    def loss(self, z: Latent, c: Context, random: Random | None = None) -> dict[str, Tensor]:
+        return {"nll": -self.log_prob(z, c).mean()}
+
+    def sample(self, shape: tuple[int, int, int, int], c: Context, random: Random | None = None) -> Latent:
+        random = random or Random.fresh(shape[0])
+        return random.normal("prior", tuple(shape[1:]))
+
+    def log_prob(self, z: Latent, c: Context) -> Float[Tensor, " b"]:
+        return (-0.5 * (z.square() + math.log(2 * math.pi))).flatten(1).sum(1)

@@ -1,0 +1,161 @@
+"""Checkpoints: tensors in safetensors, the rest in one JSON manifest; whole, checked, never unpickled.
+
+`checkpoints/step-N/` holds `tensors.safetensors` and `manifest.json` with the nested state, where tensors stand by name,
+and size and checksum of the tensor file. It is written under a temporary name, flushed and renamed; then the small file
+`latest` is replaced; only then the oldest goes. Loading verifies; a damaged one is named and the one before is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ldm.files import checksum, whole_directory, write_json, write_text
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+_TENSOR = "__tensor__"
+
+
+class DamagedCheckpoint(RuntimeError):
+    """A checkpoint that is not what was written; names the file and the reason."""
+
+
+def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The state with its tensors taken out and named by their place."""
+    if isinstance(value, Tensor):
+        # safetensors refuses tensors that share memory; a contiguous copy on the host shares nothing.
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {_TENSOR: name}
+    if isinstance(value, dict):
+        # JSON's keys are strings; optimisers number their parameters.
+        return {"__dict__": [[key, _split(item, f"{name}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_split(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"checkpoint: {name} is a {type(value).__name__}; a state holds tensors, numbers, strings, lists, dicts"
+    )
+
+
+def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_join(item, tensors) for item in value]
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return tensors[value[_TENSOR]]
+        return {key: _join(item, tensors) for key, item in value["__dict__"]}
+    return value
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write one checkpoint directory, whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    skeleton = _split(state, "", tensors)
+    size = sum(t.numel() * t.element_size() for t in tensors.values())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < size + (1 << 20):
+        raise OSError(
+            f"{path}: a checkpoint of {size >> 20} MiB does not fit into {free >> 20} MiB; make room and start again"
+        )
+    with whole_directory(path) as folder:
+        file = folder / "tensors.safetensors"
+        save_file(tensors, file)
+        manifest = {"format": FORMAT, "bytes": file.stat().st_size, "xxh3": checksum(file), "state": skeleton}
+        manifest["self"] = _digest(manifest)
+        write_json(folder / "manifest.json", manifest)
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    body = {key: value for key, value in manifest.items() if key != "self"}
+    return xxhash.xxh3_128_hexdigest(json.dumps(body, sort_keys=True).encode())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state of one checkpoint directory, verified; DamagedCheckpoint where it is not what was written."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["format"] > FORMAT:
+            raise DamagedCheckpoint(
+                f"{path}: format {manifest['format']} is newer than this ldm's {FORMAT}; update ldm"
+            )
+        if manifest["self"] != _digest(manifest):
+            raise DamagedCheckpoint(f"{path}/manifest.json: its checksum does not match")
+        file = path / "tensors.safetensors"
+        if file.stat().st_size != manifest["bytes"]:
+            raise DamagedCheckpoint(f"{file}: {file.stat().st_size} bytes, {manifest['bytes']} were written")
+        if checksum(file) != manifest["xxh3"]:
+            raise DamagedCheckpoint(f"{file}: its checksum does not match")
+        return _join(manifest["state"], load_file(file))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"{path}: {type(error).__name__}: {error}") from error
+
+
+class Checkpoints:
+    """The checkpoints of one stage of a run, newest kept.
+
+    Arguments:
+        folder: `run/checkpoints/<stage>`.
+        keep: how many complete ones stay; two at least, so that a damaged one is not the end.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder, self.keep = folder, max(2, keep)
+
+    def steps(self) -> list[int]:
+        if not self.folder.exists():
+            return []
+        names = [entry.name for entry in self.folder.iterdir() if entry.is_dir()]
+        return sorted(int(name[5:]) for name in names if name.startswith("step-") and name[5:].isdigit())
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        path = self.folder / f"step-{step}"
+        write(path, state)
+        write_text(self.folder / "latest", f"{path.name}\n")
+        for old in self.steps()[: -self.keep]:
+            if old != step:
+                shutil.rmtree(self.folder / f"step-{old}")
+        return path
+
+    def load(self) -> tuple[int, dict[str, Any]] | None:
+        """(step, state) of the newest checkpoint that is whole; None where there is none at all.
+
+        Raises DamagedCheckpoint where there are some and none is whole: starting anew would lose a run in silence.
+        """
+        for leftover in self.folder.glob("*.tmp") if self.folder.exists() else ():
+            shutil.rmtree(leftover)
+        reasons = []
+        for step in reversed(self.steps()):
+            try:
+                return step, read(self.folder / f"step-{step}")
+            except DamagedCheckpoint as error:
+                log.warning("damaged checkpoint passed over: %s", error)
+                reasons.append(str(error))
+        if reasons:
+            raise DamagedCheckpoint(
+                f"no whole checkpoint in {self.folder}; remove the directory to start anew. " + "; ".join(reasons)
+            )
+        return None
+
+
+def to_device(state: Any, device: torch.device) -> Any:
+    """The same nested state with its tensors on `device`."""
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, dict):
+        return {key: to_device(value, device) for key, value in state.items()}
+    if isinstance(state, list):
+        return [to_device(value, device) for value in state]
+    return state

@@ -1,0 +1,115 @@
+"""The run directory: everything about one training, held by one process.
+
+    config.yaml      what was asked for, resolved
+    checkpoints/     training state of each stage
+    model/           safetensors and config: all that loading needs
+    samples/         grids with their captions
+    metrics.jsonl    the curves
+    records.jsonl    the measured numbers
+    report.html      all of it to look at
+    log.txt          what was said
+
+With a name, the directory is that name's and the same command goes on where it stopped; without, the name is
+unique. The lock is the kernel's (released with its process, however it ends); `lock.json` says who holds it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ldm.files import write_json, write_text
+
+log = logging.getLogger(__name__)
+
+
+class RunTaken(RuntimeError):
+    """Another process writes to this run."""
+
+
+class RunDirectory:
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints, self.model, self.samples = path / "checkpoints", path / "model", path / "samples"
+        self.metrics, self.records, self.report = path / "metrics.jsonl", path / "records.jsonl", path / "report.html"
+        self._lock: FileLock | None = None
+
+    @classmethod
+    def claim(cls, root: Path, name: str | None, experiment: str) -> RunDirectory:
+        """The directory `root/name`, locked; a unique name where none is given.
+
+        Raises RunTaken where another process has it and OSError where it cannot be written.
+        """
+        named = name is not None
+        while True:
+            chosen = name if named else f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+            run = cls(root / chosen)
+            try:
+                run.path.mkdir(parents=True, exist_ok=named)
+            except FileExistsError:
+                if named:
+                    raise
+                continue
+            run._acquire()
+            return run
+
+    def _acquire(self) -> None:
+        lock, holder = FileLock(self.path / ".lock"), self.path / "lock.json"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "(unknown)"
+            raise RunTaken(
+                f"{self.path} is being written by another process {json.loads(who) if who[:1] == '{' else who}; "
+                "wait for it, stop it, or choose another name="
+            ) from None
+        self._lock = lock
+        write_json(holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")})
+        self.samples.mkdir(exist_ok=True)
+
+    def release(self) -> None:
+        if self._lock is not None:
+            (self.path / "lock.json").unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+
+
+class Journal:
+    """`metrics.jsonl`: one line a moment, {"stage", "step", "images", "seconds", name: value, ...}.
+
+    A run that goes on from step N first drops what was written after N, so the curve is that of an uninterrupted run.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def rows(self) -> list[dict]:
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        whole = [line for line in lines if line.endswith("}")]
+        return [json.loads(line) for line in whole]
+
+    def rewind(self, stage: str, step: int) -> float:
+        """Drop rows of `stage` after `step`; the seconds that the stage had taken by then."""
+        rows = self.rows()
+        kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
+        if len(kept) < len(rows) or self.path.exists():
+            self._rewrite(kept)
+        return max([row["seconds"] for row in kept if row["stage"] == stage], default=0.0)
+
+    def _rewrite(self, rows: Iterable[dict]) -> None:
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write(self, stage: str, step: int, images: int, seconds: float, values: dict[str, float]) -> None:
+        row = {"stage": stage, "step": step, "images": images, "seconds": round(seconds, 3), **values}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")

@@ -1,0 +1,95 @@
+"""The pictures of a run on a page: cells taken out of the saved grids and set anew, each with its caption as text."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import PIL.Image
+
+from ldm.run.chart import short
+
+_SMALL, _MOST_CELLS, _MOST_STEPS, _ACROSS = 96, 32, 6, 8
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A saved grid: its PNG and what its JSON file says (see `ldm.callback.grid.save`)."""
+
+    path: Path
+    kind: str
+    stage: str
+    step: int
+    images: int
+    title: str
+    scale: int
+    cells: Sequence[dict]
+
+    @property
+    def rows(self) -> list[str]:
+        """Titles of the rows, in order."""
+        return list(dict.fromkeys(cell["row"] for cell in self.cells))
+
+    def items(self) -> list[list[dict]]:
+        """Cells that belong together, one of each row, in order."""
+        return [list(item) for item in zip(*([c for c in self.cells if c["row"] == r] for r in self.rows), strict=True)]
+
+
+def pictures(directory: Path) -> list[Picture]:
+    """The grids saved in a directory, by step; a PNG without its JSON file was not finished and is left out."""
+    found = []
+    for path in sorted(directory.glob("*.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if path.with_suffix(".png").is_file():
+            names = ("kind", "stage", "step", "images", "title", "scale", "cells")
+            found.append(Picture(path.with_suffix(".png"), *(facts[name] for name in names)))
+    return sorted(found, key=lambda picture: (picture.step, picture.path.name))
+
+
+def _inline(sheet: PIL.Image.Image, cell: dict, scale: int) -> str:
+    """An <img> of the cell at its own size: PNG where pixels count, WebP for photographs."""
+    image = sheet.crop(tuple(cell["box"]))
+    image = image.resize((image.width // scale, image.height // scale), PIL.Image.Resampling.NEAREST)
+    small, buffer = image.width <= _SMALL, io.BytesIO()
+    if small:
+        image.save(buffer, "PNG", optimize=True)
+    else:
+        image.save(buffer, "WEBP", quality=82)
+    data = f"data:image/{'png' if small else 'webp'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    alt = ", ".join(part for part in (cell["row"], cell["caption"]) if part)
+    style = ' class="small"' if small else ""
+    return f'<img{style} src="{data}" alt="{escape(alt)}" width="{image.width}" height="{image.height}">'
+
+
+def gallery(picture: Picture, most: int = _MOST_CELLS) -> str:
+    """The items of a grid, images of all rows above each other and the caption below."""
+    sheet, figures, large = PIL.Image.open(picture.path).convert("RGB"), [], False
+    for item in picture.items()[:most]:
+        images = "".join(_inline(sheet, cell, picture.scale) for cell in item)
+        large = (item[0]["box"][2] - item[0]["box"][0]) // picture.scale > _SMALL
+        caption = f"<figcaption>{escape(item[0]['caption'])}</figcaption>" if item[0]["caption"] else ""
+        figures.append(f"<figure>{images}{caption}</figure>")
+    titles = [title for title in picture.rows if title]
+    order = f"From top to bottom: {', '.join(titles)}." if len(titles) > 1 else ""
+    lead = " ".join(part for part in (picture.title and picture.title.rstrip(".") + ".", order) if part)
+    note = f'<p class="quiet">{escape(lead)}</p>' if lead else ""
+    return f'{note}<div class="cells{" large" if large else ""}">{"".join(figures)}</div>'
+
+
+def development(found: Sequence[Picture]) -> str:
+    """The first images of the first row at steps spread over the training; nothing where there is one step only."""
+    if len(found) < 2:
+        return ""
+    most = min(_MOST_STEPS, len(found))
+    chosen = [found[round(i * (len(found) - 1) / (most - 1))] for i in range(most)]
+    strips = []
+    for picture in chosen:
+        sheet = PIL.Image.open(picture.path).convert("RGB")
+        images = "".join(_inline(sheet, item[0], picture.scale) for item in picture.items()[:_ACROSS])
+        strips.append(f'<span class="quiet">{short(picture.images)} images</span><div>{images}</div>')
+    return f'<div class="strip">{"".join(strips)}</div>'

@@ -1,0 +1,102 @@
+"""The look of a report: one page without requests, for a screen, a phone and paper, light and dark."""
+
+from __future__ import annotations
+
+from html import escape
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fdfdfc; --ink: #22262b; --quiet: #6a7179; --line: #e3e5e8; --soft: #f4f5f6;
+  --a: #2f6fb5; --b: #c8662b; --good: #2c7a4b; --bad: #b3372f; }
+@media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #dfe3e6; --quiet: #949ca4; --line: #2c3136;
+  --soft: #1d2125; --a: #74aee8; --b: #e69a62; --good: #6fc394; --bad: #ef8a80; } }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0 auto; padding: 3.5rem 1.25rem 4rem; max-width: 64rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.55 "Source Sans 3", "Segoe UI", system-ui, -apple-system, "Helvetica Neue", Arial, sans-serif;
+  font-variant-numeric: tabular-nums; }
+h1 { font-size: 2.1rem; line-height: 1.15; font-weight: 650; letter-spacing: -.02em; margin: 0 0 .35rem;
+  overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; font-weight: 620; letter-spacing: -.01em; margin: 3.2rem 0 .9rem; }
+h3 { font-size: 1rem; font-weight: 600; margin: 1.8rem 0 .6rem; }
+p { margin: 0 0 .8rem; max-width: 44rem; }
+small, .quiet { color: var(--quiet); font-size: .875rem; font-weight: 400; }
+.lead { color: var(--quiet); margin: 0 0 1.6rem; }
+.bad { color: var(--bad); } .good { color: var(--good); }
+code, pre { font: .8125rem/1.5 ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, monospace; }
+pre { margin: 0; padding: .8rem 1rem; background: var(--soft); border-radius: .4rem; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .9rem 1.5rem; margin: 1.4rem 0 0; }
+dt { color: var(--quiet); font-size: .8125rem; } dd { margin: 0; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; }
+th { text-align: left; font-weight: 500; font-size: .8125rem; color: var(--quiet); }
+th, td { padding: .5rem 1.2rem .5rem 0; border-bottom: 1px solid var(--line); vertical-align: baseline; }
+th:last-child, td:last-child { padding-right: 0; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+td.value { font-weight: 600; } td.error { color: var(--quiet); } td.name { white-space: nowrap; }
+td.how { color: var(--quiet); font-size: .875rem; }
+.cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.25rem, 1fr)); gap: 1.1rem .8rem; }
+.cells.large { grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
+.cells figure, .strip figure { margin: 0; break-inside: avoid; }
+img { display: block; width: 100%; height: auto; border-radius: .25rem; box-shadow: 0 0 0 1px var(--line);
+  background: #fff; }
+img + img { margin-top: .3rem; }
+img.small { image-rendering: pixelated; }
+.cells figcaption { margin-top: .4rem; font-size: .8125rem; line-height: 1.35; overflow-wrap: anywhere; }
+.strip { display: grid; grid-template-columns: 5.5rem 1fr; gap: .5rem .8rem; align-items: center; }
+.strip div { display: grid; grid-template-columns: repeat(8, 1fr); gap: .4rem; }
+.strip div img + img { margin-top: 0; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1.6rem 2rem; }
+.chart { margin: 0; break-inside: avoid; max-width: 40rem; }
+.chart figcaption { display: flex; justify-content: space-between; gap: 1rem; flex-wrap: wrap; font-size: .875rem;
+  margin-bottom: .3rem; }
+.chart b { font-weight: 600; color: var(--ink); }
+.key { color: var(--quiet); margin-left: .9rem; white-space: nowrap; }
+.key::before { content: ""; display: inline-block; width: .9rem; height: 2px; margin-right: .4rem; vertical-align: .25em;
+  background: currentColor; }
+.key.a::before { background: var(--a); } .key.b::before { background: var(--b); }
+svg { display: block; width: 100%; height: auto; }
+svg text { fill: var(--quiet); font-size: 11px; font-family: inherit; }
+svg .grid { stroke: var(--line); stroke-width: 1; } svg .axis { stroke: var(--quiet); stroke-width: 1; opacity: .6; }
+svg polyline { fill: none; stroke-linejoin: round; stroke-width: 1.8; }
+svg .a { stroke: var(--a); } svg .b { stroke: var(--b); }
+svg .dot.a { fill: var(--a); } svg .dot.b { fill: var(--b); }
+svg polyline.raw { stroke-width: 1; opacity: .28; }
+details { margin-top: 1.6rem; }
+summary { cursor: pointer; color: var(--quiet); } summary:hover { color: var(--ink); }
+details[open] > summary { margin-bottom: .9rem; }
+footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--quiet);
+  font-size: .8125rem; }
+@media (max-width: 36rem) { body { padding-top: 2rem; } h1 { font-size: 1.6rem; }
+  .cells { grid-template-columns: repeat(auto-fill, minmax(5.4rem, 1fr)); }
+  .strip { grid-template-columns: 1fr; gap: .2rem; } .strip div { margin-bottom: .8rem; }
+  dl { grid-template-columns: 1fr 1fr; } th, td { padding-right: .8rem; } td.name { white-space: normal; } }
+@media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --quiet: #555; --line: #ccc; --soft: #f5f5f5;
+  --a: #2f6fb5; --b: #c8662b; } body { padding: 0; max-width: none; font-size: 10pt; } h2 { break-after: avoid; }
+  @page { margin: 16mm; } }
+"""
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML document."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading and what belongs under it; nothing where that is nothing."""
+    content = "\n".join(part for part in parts if part)
+    return f"<section><h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
+
+
+def facts(pairs: dict[str, str | None]) -> str:
+    """A list of names and values, those without a value left out."""
+    items = [f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs.items() if v]
+    return f"<dl>{''.join(items)}</dl>" if items else ""
+
+
+def folded(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>" if content else ""

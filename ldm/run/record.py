@@ -1,0 +1,202 @@
+"""Records: measured numbers with everything needed to judge whether two of them may be compared.
+
+A run appends one line of JSON a number to `records.jsonl`. A line is written by one system call on a file opened for
+appending and then fsynced, so that a line is there or it is not; a line torn by a crash or a full disk is stepped over
+with a warning, and the next record begins a new line.
+
+Numbers stand in one column only where `MUST_AGREE` holds between them; runs that differ in nothing but seed, place and
+time are one row, with the mean over seeds and its standard error s / sqrt(k).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ldm.metric.measurement import Measurement
+
+
+class TornLineWarning(UserWarning):
+    """A line of `records.jsonl` that cannot be read, most often the last one before a crash."""
+
+
+class Incomparable(ValueError):
+    """Numbers that must not stand in one column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One number. What does not apply is None.
+
+    Attributes:
+        metric, value, standard_error, n, features, features_hash, reference_hash, rounded, kind: see `Measurement`.
+        run: name of the run directory.
+        experiment: what the numbers of several seeds are grouped under.
+        data, split: the data set's fingerprint or name, and which part of it was measured on.
+        seed: of the run.
+        weights: `raw`, or `averaged` with its profile, as `averaged:0.05`.
+        sampler, steps, evaluations, guidance: how samples were drawn; network evaluations per sample.
+        seconds: how long measuring took, sampling included.
+        device: as `NVIDIA H200 x 8` or `CPU, 2 threads`.
+        parameters: of the model that is measured.
+        images_seen: during training.
+        code_version: commit, `+` behind it where the tree was changed.
+        date: ISO 8601, UTC.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    metric: str
+    value: float
+    standard_error: float | None = None
+    n: int | None = None
+    features: str | None = None
+    features_hash: str | None = None
+    reference_hash: str | None = None
+    rounded: bool | None = None
+    kind: str | None = None
+    run: str | None = None
+    experiment: str | None = None
+    data: str | None = None
+    split: str | None = None
+    seed: int | None = None
+    weights: str | None = None
+    sampler: str | None = None
+    steps: int | None = None
+    evaluations: int | None = None
+    guidance: float | None = None
+    seconds: float | None = None
+    device: str | None = None
+    parameters: int | None = None
+    images_seen: int | None = None
+    code_version: str | None = None
+    date: str | None = None
+
+    @classmethod
+    def of(cls, measurement: Measurement, context: Mapping[str, Any]) -> Record:
+        """A measurement with what the run knows; `context` holds fields of Record by name."""
+        return cls(**dataclasses.asdict(measurement), **context)
+
+
+MUST_AGREE = ("metric", "n", "features", "features_hash", "reference_hash", "rounded", "kind", "data", "split")
+"""Fields that must be equal for two numbers to be compared at all."""
+
+_VARIES = ("value", "standard_error", "seed", "run", "seconds", "device", "code_version", "date")
+"""Fields in which the seeds of one row may differ."""
+
+_ROW = tuple(f.name for f in dataclasses.fields(Record) if f.name not in (*MUST_AGREE, *_VARIES))
+_READER = TypeAdapter(Record)
+
+
+def write(path: Path, record: Record) -> None:
+    """Append one record to the file `path`, durably; numbers that are not finite are kept as words."""
+    fields = {key: value for key, value in dataclasses.asdict(record).items() if value is not None}
+    plain = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+    line = json.dumps(plain, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        written = os.write(descriptor, line)
+        if written != len(line):
+            raise OSError(
+                f"only {written} of {len(line)} bytes of a record could be written to {path}; is the disk full?"
+            )
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a file, in order; none where there is no file.
+
+    A line that is not JSON is left out with a TornLineWarning; one that is no record is a ValueError.
+    """
+    if not path.is_file():
+        return []
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except ValueError:  # undecodable bytes among them
+            warnings.warn(f"{path}:{number} is torn and left out: {line[:60]!r}", TornLineWarning, stacklevel=2)
+            continue
+        try:
+            records.append(_READER.validate_python(fields))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{path}:{number} is not a record of this version: {where}: {first['msg']}") from None
+    return records
+
+
+def comparable(a: Record, b: Record) -> list[str]:
+    """The fields in which two records differ that must agree; empty when they may be compared."""
+    return [name for name in MUST_AGREE if getattr(a, name) != getattr(b, name)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a table: a setting, averaged over its seeds.
+
+    Attributes:
+        setting: the fields that say which model and sampler it is, those that are None left out.
+        metric, n: what was measured, on how many.
+        mean: over seeds.
+        standard_error: over seeds where there are several; a single run's own otherwise.
+        seeds: how many runs are averaged.
+    """
+
+    setting: Mapping[str, Any]
+    metric: str
+    n: int | None
+    mean: float
+    standard_error: float | None
+    seeds: int
+
+
+def table(records: Iterable[Record]) -> list[Row]:
+    """Rows in order of first appearance, seeds averaged; measuring a run again replaces its number.
+
+    Raises:
+        Incomparable: numbers of one metric differ in what must agree, so that a column would lie.
+    """
+    latest: dict[tuple, Record] = {}
+    first: dict[str, Record] = {}
+    for record in records:
+        differing = comparable(first.setdefault(record.metric, record), record)
+        if differing:
+            pairs = [f"{k}: {getattr(first[record.metric], k)!r} and {getattr(record, k)!r}" for k in differing]
+            raise Incomparable(
+                f"{record.metric} of {first[record.metric].run} and of {record.run} may not stand in one column; "
+                f"they differ in {'; '.join(pairs)}. Measure them alike, or make a table of each"
+            )
+        setting = tuple(getattr(record, name) for name in _ROW)
+        latest[(record.metric, setting, record.seed, record.run)] = record
+    groups: dict[tuple, list[Record]] = {}
+    for (metric, setting, _, _), record in latest.items():
+        groups.setdefault((setting, metric), []).append(record)
+    return [_row(dict(zip(_ROW, setting, strict=True)), group) for (setting, _), group in groups.items()]
+
+
+def _row(setting: dict[str, Any], group: list[Record]) -> Row:
+    values, k = [record.value for record in group], len(group)
+    mean = sum(values) / k
+    error = group[0].standard_error
+    if k > 1:
+        error = math.sqrt(sum((value - mean) ** 2 for value in values) / (k - 1) / k)
+    shown = {name: value for name, value in setting.items() if value is not None}
+    return Row(shown, group[0].metric, group[0].n, mean, error, k)

@@ -1,0 +1,218 @@
+"""`report.html`: what a run was, what it found and what its pictures look like, on one page that needs no other file.
+
+It is made from the files of the run directory alone, so it can be written again at any time, of a run that is under way
+or broken off too; what is not there is left out.
+
+    run.json           name, experiment, command, date, status, device, code_version, seed, data; seconds and parameters
+                       by part
+    records.jsonl      see `ldm.run.record`
+    metrics.jsonl      a line a log step: stage, step, images, seconds and numbers by name
+    samples/           grids with a JSON file each, see `ldm.callback.grid`
+    bad_samples.jsonl  a line for each image or caption that was refused: reason
+    config.yaml        as it is
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ldm.run.chart import Line, line_chart
+from ldm.run.gallery import development, gallery, pictures
+from ldm.run.page import facts, folded, page, section
+from ldm.run.record import MUST_AGREE, Record, read
+
+_STAGES = {"first": "First stage", "second": "Second stage"}
+_PLACE = ("stage", "step", "images", "seconds")
+_SPEED = ("images_per_second", "wait")
+_NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "fid": "FID", "kid": "KID", "bits_per_dim": "Bits per dimension"}
+_FAMILIES = {"fd_": "Fréchet distance", "kd_": "Kernel distance", "precision_": "Precision", "recall_": "Recall"}
+_HOW = ("split", "weights", "sampler", "steps", "evaluations", "guidance", "kind", "features")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; a line torn by a crash is stepped over."""
+    found = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def write(directory: Path) -> Path:
+    """Write `report.html` of a run directory in one move and return its path."""
+    run = json.loads((directory / "run.json").read_text("utf-8")) if (directory / "run.json").is_file() else {}
+    name = run.get("name") or directory.resolve().name
+    path, part = directory / "report.html", directory / "report.html.part"
+    part.write_text(page(name, "\n".join(_sections(directory, name, run))), encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def _sections(directory: Path, name: str, run: Mapping[str, Any]) -> list[str]:
+    metrics = read_lines(directory / "metrics.jsonl")
+    grids = pictures(directory / "samples")
+    samples = [grid for grid in grids if grid.kind == "samples"]
+    rebuilt = [grid for grid in grids if grid.kind == "reconstructions"]
+    config = directory / "config.yaml"
+    text = escape(config.read_text("utf-8")) if config.is_file() else ""
+    return [
+        _head(name, run),
+        section("Numbers", _numbers(read(directory / "records.jsonl"))),
+        section("Samples", gallery(samples[-1]) if samples else ""),
+        section("How the samples came about", development(samples)),
+        section("Reconstructions", gallery(rebuilt[-1], 16) if rebuilt else ""),
+        *(section(f"{title}: curves", _curves(metrics, stage)) for stage, title in _STAGES.items()),
+        section("Time", _time(run, metrics)),
+        section("Data", _data(run, read_lines(directory / "bad_samples.jsonl"))),
+        section("Config", folded("config.yaml", f"<pre>{text}</pre>") if text else ""),
+        f"<footer>{escape(name)}, written by ldm from the run directory. Numbers with their full provenance are in "
+        "records.jsonl.</footer>",
+    ]
+
+
+def _head(name: str, run: Mapping[str, Any]) -> str:
+    lead = ", ".join(str(run[key]) for key in ("experiment", "status") if run.get(key))
+    parameters = ", ".join(f"{_count(n)} {part}" for part, n in run.get("parameters", {}).items())
+    date = str(run.get("date", "")).replace("T", " ")[:16]
+    pairs = {
+        "Date": date,
+        "Device": run.get("device"),
+        "Code": run.get("code_version"),
+        "Seed": None if run.get("seed") is None else str(run["seed"]),
+        "Data": run.get("data"),
+        "Parameters": parameters,
+    }
+    command = f"<pre>{escape(run['command'])}</pre>" if run.get("command") else ""
+    return f'<header><h1>{escape(name)}</h1><p class="lead">{escape(lead)}</p>{command}{facts(pairs)}</header>'
+
+
+def _count(n: float) -> str:
+    return f"{n / 1e6:.3g} M" if n >= 1e6 else f"{n / 1e3:.3g} k" if n >= 1e3 else f"{n:.0f}"
+
+
+def _title(metric: str) -> str:
+    for prefix, title in _FAMILIES.items():
+        if metric.startswith(prefix):
+            return f"{title}, {metric.removeprefix(prefix)}"
+    return _NAMES.get(metric, metric)
+
+
+def rounded(value: float, error: float | None) -> tuple[str, str]:
+    """Value and error as text, to the second significant digit of the error; four digits without one."""
+    if error is None or not math.isfinite(error) or not math.isfinite(value):
+        return f"{value:.4g}", ""
+    if error == 0:
+        return f"{value:.4g}", "0"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    if digits > 6:
+        return f"{value:.3g}", f"{error:.2g}"
+    return f"{value:.{digits}f}", f"{error:.{digits}f}"
+
+
+def _numbers(records: Sequence[Record]) -> str:
+    """The newest value of each metric under each setting; what all have in common stands below, once."""
+    latest: dict[tuple, Record] = {}
+    for record in records:
+        latest[tuple(getattr(record, name) for name in (*MUST_AGREE, *_HOW))] = record
+    if not latest:
+        return ""
+    rows = list(latest.values())
+    common = {k for k in _HOW[:-1] if len({getattr(r, k) for r in rows}) == 1 and len(rows) > 1}
+    lines = [
+        '<tr><th>Metric</th><th class="number">Value</th><th class="number">Standard error</th>'
+        '<th class="number">n</th><th>How</th></tr>'
+    ]
+    for r in rows:
+        value, error = rounded(r.value, r.standard_error)
+        how = _how(
+            r, [k for k in _HOW if k not in common and not (k == "features" and r.metric.endswith(str(r.features)))]
+        )
+        lines.append(
+            f'<tr><td class="name">{escape(_title(r.metric))}</td><td class="number value">{value}</td>'
+            f'<td class="number error">{"± " + error if error else ""}</td>'
+            f'<td class="number">{"" if r.n is None else f"{r.n:,}"}</td><td class="how">{escape(how)}</td></tr>'
+        )
+    note = _how(rows[0], [k for k in _HOW if k in common])
+    below = f'<p class="quiet" style="margin-top:.8rem">All: {escape(note)}.</p>' if note else ""
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>{below}'
+
+
+def _how(record: Record, names: Sequence[str]) -> str:
+    words = []
+    for name in names:
+        value = getattr(record, name)
+        if value is not None:
+            words.append(str(value) if isinstance(value, str) else f"{name} {value:g}")
+    return ", ".join(words)
+
+
+def _series(lines: Sequence[dict], stage: str) -> dict[str, list[tuple[float, float]]]:
+    """Points (images, value) by name."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        if line.get("stage") == stage:
+            for name, value in line.items():
+                if name not in _PLACE and isinstance(value, int | float):
+                    found.setdefault(name, []).append((float(line.get("images", line.get("step", 0))), float(value)))
+    return found
+
+
+def _training(name: str) -> str | None:
+    """The curve that a validation curve belongs to: `val_loss` and `val/loss` to `loss`; None for a training curve."""
+    for prefix in ("val_", "val/"):
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name.replace("/val/", "/") if "/val/" in name else None
+
+
+def _curves(lines: Sequence[dict], stage: str) -> str:
+    """Losses and what was validated, and folded away all else."""
+    series = {name: points for name, points in _series(lines, stage).items() if name not in _SPEED}
+    validation = {_training(name): points for name, points in series.items() if _training(name) is not None}
+    shown, rest = [], []
+    for name in dict.fromkeys(_training(name) or name for name in series):
+        pair = (("training", series.get(name, []), "a"), ("validation", validation.get(name, []), "b"))
+        chart = line_chart(name, [Line(*curve) for curve in pair if curve[1]])
+        (shown if name in validation or "loss" in name else rest).append(chart)
+    if not shown:
+        shown, rest = rest, []
+    charts = f'<div class="charts">{"".join(shown)}</div>' if any(shown) else ""
+    return charts + (folded("Other quantities", f'<div class="charts">{"".join(rest)}</div>') if any(rest) else "")
+
+
+def duration(seconds: float) -> str:
+    """`1 h 02 min`, `3 min 20 s`, `12 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{seconds:.3g} s"
+
+
+def _time(run: Mapping[str, Any], lines: Sequence[dict]) -> str:
+    times = facts({name.capitalize(): duration(value) for name, value in run.get("seconds", {}).items()})
+    charts = []
+    for stage, title in _STAGES.items():
+        for name, label in zip(_SPEED, ("images per second", "share of time waiting for data"), strict=True):
+            points = _series(lines, stage).get(name)
+            charts.append(line_chart(f"{title}, {label}", [Line("", points)]) if points else "")
+    return times + (f'<div class="charts" style="margin-top:1.6rem">{"".join(charts)}</div>' if any(charts) else "")
+
+
+def _data(run: Mapping[str, Any], bad: Sequence[dict]) -> str:
+    """What was refused, by reason."""
+    if not bad:
+        return "<p>No image or caption was refused.</p>" if run or bad else ""
+    rows = Counter(str(line.get("reason", "no reason given")) for line in bad).most_common(20)
+    body = "".join(f'<tr><td>{escape(reason)}</td><td class="number">{count:,}</td></tr>' for reason, count in rows)
+    head = '<tr><th>Reason</th><th class="number">Refused</th></tr>'
+    lead = f'<p><span class="bad">{len(bad):,} refused</span>; each is listed in bad_samples.jsonl.</p>'
+    return f'{lead}<div class="wide"><table>{head}{body}</table></div>'

@@ -1,0 +1,42 @@
+"""Signals as a flag: the handler notes that the run is to stop and returns; the step in work ends first.
+
+The first SIGTERM, SIGINT or SIGUSR1 asks for a stop, the second one ends the process at once. Ranks agree on the stop,
+at the end of a step, over a gloo group of their own: no device is synchronised and no rank is left in a collective.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import torch
+import torch.distributed as dist
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+FINISHED, FAILED, DIVERGED, PREEMPTED = 0, 1, 3, 75
+
+
+class StopFlag:
+    def __init__(self) -> None:
+        self.raised = False
+        self._group = None
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.raised:
+            os._exit(128 + number)
+        self.raised = True
+
+    def install(self) -> None:
+        """Take the signals; called again where a library has taken them since."""
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def agreed(self) -> bool:
+        """Whether any rank was asked to stop: the same answer on all ranks; a collective call."""
+        if not (dist.is_initialized() and dist.get_world_size() > 1):
+            return self.raised
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        flag = torch.tensor([int(self.raised)])
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(flag.item())

@@ -1,0 +1,127 @@
+"""Images from a finished run: a grid and a PNG for each, the same for the same seed whatever the batch.
+
+Image i is a function of (seed, i) and its caption, so a job that was interrupted goes on by number.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm.callback.grid import image_grid, save
+from ldm.diffusion.guidance.classifier_free import ClassifierFree
+from ldm.files import write_json
+from ldm.main import device_of
+from ldm.metric.features import eight_bits
+from ldm.model import LatentModel, Weights
+from ldm.prior.diffusion import Diffusion
+from ldm.random import Random, seed_of
+
+log = logging.getLogger(__name__)
+
+
+def configure(model: LatentModel, guidance: float | None, steps: int | None) -> None:
+    """Change how a diffusion samples; ValueError where the prior is another or a number makes no sense."""
+    if guidance is None and steps is None:
+        return
+    prior = model.prior
+    if not isinstance(prior, Diffusion):
+        raise ValueError(f"guidance= and steps= are of diffusion; this run's prior is {type(prior).__name__}")
+    if steps is not None:
+        if steps < 1:
+            raise ValueError(f"steps={steps}: a sampler takes at least one step")
+        prior.steps = steps
+    if guidance is not None:
+        if guidance < 0:
+            raise ValueError(f"guidance={guidance}: a scale is 0 (no condition), 1 (plain) or more")
+        prior.guidance = functools.partial(ClassifierFree, scale=float(guidance))
+
+
+def sample(
+    run: str,
+    prompt: str | None,
+    prompts: str | None,
+    label: int | None,
+    n: int,
+    guidance: float | None,
+    steps: int | None,
+    seed: int,
+    weights: Weights,
+    batch: int,
+    device: str,
+    out: str | None,
+) -> None:
+    """Write `grid.png`, `0000.png`, ... and what they were made from, `samples.json`."""
+    if n < 1 or batch < 1:
+        raise ValueError(f"n={n}, batch={batch}: both are at least 1")
+    model = LatentModel.load(run, weights, device_of(device))
+    configure(model, guidance, steps)
+    captions, labels = _conditions(model, prompt, prompts, label, n)
+    count = len(captions or labels or range(n))
+    made_from = {"captions": captions, "labels": labels, "guidance": guidance, "steps": steps, "seed": seed}
+    name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run), weights) % 16**6:06x}"
+    folder = Path(out) if out else Path(run) / "samples" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "samples.json", made_from | {"run": str(run), "weights": weights})
+    images = []
+    for start in range(0, count, batch):
+        rows = range(start, min(start + batch, count))
+        images.append(_draw(model, captions, labels, rows, seed))
+        for row, picture in zip(rows, eight_bits(images[-1]), strict=True):
+            _write(picture, folder / f"{row:04d}.png")
+        log.info("%d of %d images", rows.stop, count)
+    words = captions or (None if labels is None else [f"class {i}" for i in labels])
+    shown = torch.cat(images)[:256]
+    save(image_grid(shown, words and words[:256]), folder / "grid.png", kind="samples", stage="second", step=0, images=0)
+    log.info("%d images and grid.png are in %s", count, folder)
+
+
+def _conditions(
+    model: LatentModel, prompt: str | None, prompts: str | None, label: int | None, n: int
+) -> tuple[list[str] | None, list[int] | None]:
+    """(captions, labels), of which at most one is not None; ValueError where the model knows no such condition."""
+    given = [name for name, value in (("prompt", prompt), ("prompts", prompts), ("label", label)) if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"one kind of condition at a time; got {' and '.join(given)}")
+    needs = model.condition.needs
+    wanted = {"prompt": "caption", "prompts": "caption", "label": "label"}.get(given[0] if given else "", "")
+    if wanted and wanted not in needs:
+        knows = f"is conditioned on {', '.join(needs)}" if needs else "has no condition"
+        raise ValueError(f"{given[0]}= is given, but this model {knows}")
+    if prompt is not None:
+        return [str(prompt)] * n, None
+    if prompts is not None:
+        lines = [line.strip() for line in Path(prompts).read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(f"{prompts} holds no caption; wanted one a line")
+        return [line for line in lines for _ in range(n)], None
+    if label is not None:
+        return None, [label] * n
+    if "caption" in needs:
+        return [""] * n, None
+    return None, None
+
+
+def _draw(model: LatentModel, captions: list[str] | None, labels: list[int] | None, rows: range, seed: int) -> Any:
+    device = next(model.parameters()).device
+    batch: dict[str, Any] = {"index": torch.tensor(rows, device=device)}
+    if captions is not None:
+        batch["caption"] = [captions[i] for i in rows]
+    if labels is not None:
+        batch["label"] = torch.tensor([labels[i] for i in rows], device=device)
+    return model.sample(batch, Random(seed, 0, batch["index"])).cpu()
+
+
+def _write(picture: torch.Tensor, path: Path) -> None:
+    from PIL import Image
+
+    temporary = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(temporary, "PNG")
+    temporary.replace(path)
+
+

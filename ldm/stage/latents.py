@@ -1,0 +1,110 @@
+"""Between the stages: posteriors of every image from the store, and the moments that whiten a latent.
+
+The moments are over at least 10,000 images (or all there are) and all ranks: per channel the mean of z and
+sqrt(E[mean^2 + std^2] - E[mean]^2), the deviation of a draw from q(z|x) over images and pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm.autoencoder.autoencoder import Autoencoder
+from ldm.data import latent
+from ldm.data.module import DataModule
+from ldm.run.store import Store
+from ldm.stage.launch import agree, rank
+
+log = logging.getLogger(__name__)
+
+ENOUGH = 10_000  # images for the moments
+
+
+def weights_key(autoencoder: Autoencoder) -> str:
+    """A hash of what the raw posterior depends on: all weights, not the whitening."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in autoencoder.state_dict().items():
+        if name not in ("latent_mean", "latent_std"):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def cached(autoencoder: Autoencoder, data: DataModule, store: Store) -> DataModule:
+    """`data` with latents in place of images, encoded now where the store does not have them. All ranks call it."""
+    if data.transform.crop == "random" or data.sources["train"].stream is not None:
+        log.info("latents are not cached: training images are %s", "streamed" if data.sources["train"].stream else "cropped anew")
+        return data
+    weights = weights_key(autoencoder)
+    return data.with_latents(_stored(autoencoder, data, "train", weights, store), _stored(autoencoder, data, "val", weights, store), weights)
+
+
+def _stored(autoencoder: Autoencoder, data: DataModule, split: Literal["train", "val"], weights: str, store: Store) -> Path:
+    key = data.latent_key(split, weights)
+    flips = data.transform.flip and split == "train"
+    name = f"{key}-mirrored" if flips else key
+    with store.lock("latents", name) if rank() == 0 else contextlib.nullcontext():
+        found = agree(lambda: store.find("latents", name))
+        if found is not None:
+            return found
+        log.info("encoding the %s images once: %d of them", split, len(data.sources[split]))
+        place = Path(agree(lambda: str(store.workplace("latents", name))))
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        device = next(autoencoder.parameters(), torch.zeros(())).device
+
+        def encode(images: Tensor) -> tuple[Tensor, Tensor]:
+            posterior = autoencoder.posterior(images.to(device))
+            return posterior.mean, posterior.std
+
+        latent.build(
+            encode, data.latent_items(split), place, key, flips, workers=data.workers, rank=rank(), world=world
+        )
+        if world > 1:
+            dist.barrier()
+
+        def publish() -> Path:
+            if world > 1:
+                latent.finish(place)
+            return store.publish("latents", name, {"split": split, "weights": weights, "data": data.fingerprint})
+
+        return agree(publish)
+
+
+@torch.no_grad()
+def statistics(autoencoder: Autoencoder, data: DataModule) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Mean and standard deviation of each channel of the raw latent, the same on all ranks."""
+    device = next(autoencoder.parameters(), torch.zeros(())).device
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    updates = -(-ENOUGH // data.batch_size)
+    if data.sources["train"].stream is None:
+        updates = min(updates, -(-len(data.sources["train"]) // data.batch_size))
+    sums = torch.zeros(3, autoencoder.latent_shape[0], dtype=torch.float64)
+    for batch in data.loader(0, updates, rank(), world):
+        if "mean" in batch:
+            mean, std = batch["mean"], batch["std"]
+        else:
+            posterior = autoencoder.posterior(batch["image"].to(device))
+            mean, std = posterior.mean, posterior.std
+        mean, std = mean.double().cpu(), std.double().cpu()
+        pixels = torch.full((mean.shape[1],), float(mean[:, 0].numel()), dtype=torch.float64)
+        sums += torch.stack([mean.sum((0, 2, 3)), (mean**2 + std**2).sum((0, 2, 3)), pixels])
+    if world > 1:
+        sums = sums.to(device)
+        dist.all_reduce(sums)
+        sums = sums.cpu()
+    mean = sums[0] / sums[2]
+    std = (sums[1] / sums[2] - mean**2).clamp(min=0).sqrt()
+    log.info("latent channels: mean %s, std %s", _short(mean), _short(std))
+    return mean.float().to(device), std.float().to(device)
+
+
+def _short(values: Tensor) -> str:
+    return " ".join(f"{value:.3g}" for value in values.tolist()[:8]) + (" ..." if len(values) > 8 else "")

@@ -1,0 +1,41 @@
+"""How long and how a stage is trained; what is trained, and on what loss, is the stage's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
+
+from ldm.stage.rate import Rate
+from ldm.types import Probability
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    Fields:
+        steps: updates of the model in all, whatever the number of players.
+        optimizer: waits for parameters; `rate` is the factor of its learning rate at each update.
+        accumulate: micro-batches per update; the global batch is the same.
+        clip: bound on the norm of each player's gradient.
+        decay: of the average of weights.
+        log_every, validate_every, picture_every, save_every: in updates, 0 is never; the end is always saved.
+        patience: updates in a row without a finite gradient that end the run.
+        compile: compile the networks (torch.compile).
+    """
+
+    steps: PositiveInt
+    optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
+    rate: Rate
+    accumulate: PositiveInt = 1
+    clip: PositiveFloat = 1.0
+    decay: Probability = 0.999
+    log_every: PositiveInt = 50
+    validate_every: NonNegativeInt = 500
+    picture_every: NonNegativeInt = 1000
+    save_every: NonNegativeInt = 500
+    patience: PositiveInt = 20
+    compile: bool = False

@@ -1,0 +1,298 @@
+"""The training code, once, for one player or two: updates, averages, logging, checkpoints, stops.
+
+A stage does `steps` updates. Update k is a function of the weights before it and of (seed, k) alone: its batch comes
+from a position-addressed sampler, its noise from `ldm.random`, its learning rate from `rate`. The number of updates done is
+therefore the only position, and a stage that goes on from a checkpoint computes what an uninterrupted one would have.
+
+Lightning carries devices, precision and DDP. Its own counters, checkpoints and logs are not used: with two optimisers its
+global step counts twice, and its resume loses the position within an epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ldm.callback.sink import Sink
+from ldm.random import Random, seed_of
+from ldm.run.checkpoint import Checkpoints, to_device
+from ldm.run.directory import Journal
+from ldm.run.signals import StopFlag
+from ldm.stage.average import Average
+from ldm.stage.player import Player, Terms, alone
+from ldm.stage.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(RuntimeError):
+    """Too many updates in a row had a gradient that is not finite."""
+
+
+class Stage(L.LightningModule, ABC):
+    name: str
+
+    def __init__(self, recipe: Recipe, seed: int = 0):
+        super().__init__()
+        self.automatic_optimization = False
+        self.recipe, self.seed = recipe, seed
+        self.steps, self.accumulate = recipe.steps, recipe.accumulate
+        self.updates = 0
+        self.stopped = False  # by a signal, before all updates were done
+        self.seconds = 0.0
+        self.latest: dict[str, float] = {}
+
+    # What a stage is
+
+    @abstractmethod
+    def players(self) -> list[Player]:
+        """Who plays; their parameters are disjoint."""
+
+    @abstractmethod
+    def averaged(self) -> nn.Module:
+        """The module whose weights are averaged, checkpointed and in the end kept."""
+
+    @abstractmethod
+    def to_compile(self) -> list[nn.Module]:
+        """The networks that `compile` compiles, in place, so that their keys stay."""
+
+    @abstractmethod
+    def validation_terms(self, batch: dict[str, Any], random: Random) -> dict[str, Tensor]:
+        """name -> (b,) values of one held-out batch at fixed noise; averaged over the set."""
+
+    # Where it stands
+
+    def attach(self, checkpoints: Checkpoints, journal: Journal, stop: StopFlag, sinks: Sequence[Sink] = ()) -> None:
+        """Give the stage its places in a run; without, it trains and leaves nothing."""
+        self.checkpoints, self.journal, self.stop, self.sinks = checkpoints, journal, stop, list(sinks)
+
+    checkpoints: Checkpoints | None = None
+    journal: Journal | None = None
+    stop: StopFlag | None = None
+    sinks: Sequence[Sink] = ()
+
+    # Setting up, in Lightning's order
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        self._players = self.players()
+        return [player.build() for player in self._players]
+
+    def on_fit_start(self) -> None:
+        # One broadcast and one wait for the device at every step, for a signal that `StopFlag` handles better.
+        self.trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        self.average = Average(self.averaged(), self.recipe.decay, self.steps)
+        self._skipped = torch.zeros(2, device=self.device)  # in all, in a row
+        self._sums: dict[str, Tensor] = {}
+        self._counted = 0
+        self._wait = 0.0
+        self._resume()
+        if self.stop is not None:
+            self.stop.install()  # again: Lightning has just taken SIGTERM
+        if self.recipe.compile:
+            for module in self.to_compile():
+                module.compile()
+        self._mark = time.monotonic()
+
+    def _resume(self) -> None:
+        found = self.checkpoints.load() if self.checkpoints is not None else None
+        if found is None:
+            return
+        step, state = found
+        self.load_state(to_device(state, self.device))
+        if self.journal is not None and self.global_rank == 0:
+            self.journal.rewind(self.name, step)
+        log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on; raw weights and averages both."""
+        scaler = self._scaler()
+        return {
+            "updates": self.updates,
+            "seconds": self.seconds,
+            "weights": dict(self.trained().state_dict()),
+            "average": self.average.state_dict(),
+            "optimizers": {player.name: player.built.state_dict() for player in self._players},
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "skipped": self._skipped,
+            "sums": self._sums,
+            "counted": self._counted,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.updates, self.seconds = state["updates"], state["seconds"]
+        self.trained().load_state_dict(state["weights"])
+        self.average.load_state_dict(state["average"])
+        for player in self._players:
+            player.built.load_state_dict(state["optimizers"][player.name])
+        scaler = self._scaler()
+        if scaler is not None and state["scaler"] is not None:
+            scaler.load_state_dict(state["scaler"])
+        self._skipped, self._sums, self._counted = state["skipped"], state["sums"], state["counted"]
+
+    @abstractmethod
+    def trained(self) -> nn.Module:
+        """Everything with learnt state: `averaged()` and, in a game, the other side."""
+
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    # Training
+
+    def training_step(self, batch: dict[str, Any], index: int) -> None:
+        last = (index + 1) % self.accumulate == 0
+        random = Random(self._key(), batch["step"], batch["row"], batch["total"])
+        if index % self.accumulate == 0:
+            factor = self.recipe.rate(self.updates, self.steps)
+            for player in self._players:
+                player.set_rate(factor)
+        # For what draws from torch's own generator, as dropout does.
+        torch.manual_seed(seed_of(self._key(), batch["step"], index % self.accumulate, self.global_rank))
+        shared: dict[str, Any] = {}
+        moved = []
+        for player in self._players:
+            with alone(player, self._players), nullcontext() if last else self._unsynchronised():
+                terms, values = player.loss(batch, random, shared)
+                if not terms:
+                    continue
+                total = sum(terms.values())
+                self.manual_backward(total / self.accumulate)
+            self._note({**terms, **values, "loss" if player is self._players[0] else f"{player.name} loss": total})
+            moved.append(player)
+        if last:
+            self._update(moved)
+
+    def _unsynchronised(self):
+        return self.trainer.strategy.block_backward_sync()
+
+    def _key(self) -> int:
+        return seed_of(self.seed, self.name)
+
+    def _update(self, moved: list[Player]) -> None:
+        scaler = self._scaler()
+        finite = torch.ones((), device=self.device)
+        for player in moved:
+            norm = player.step(self.recipe.clip, scaler)
+            ok = torch.isfinite(norm)
+            finite = finite * ok
+            self._note({f"{player.name} gradient": torch.nan_to_num(norm, 0.0, 0.0, 0.0)})
+        if scaler is not None:
+            scaler.update()
+        self.average.update()
+        bad = 1 - finite
+        self._skipped = torch.stack([self._skipped[0] + bad, (self._skipped[1] + bad) * bad])
+        self.updates += 1
+        self._counted += 1
+
+    def _note(self, values: Terms) -> None:
+        for name, value in values.items():
+            value = value.detach().float() / (1 if name.endswith("gradient") else self.accumulate)
+            value = torch.nan_to_num(value, 0.0, 0.0, 0.0)
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], index: int) -> None:
+        if (index + 1) % self.accumulate:
+            return
+        done = self.updates == self.steps
+        if self.updates % self.recipe.log_every == 0 or done:
+            self._flush(batch["total"])
+        if self.recipe.validate_every and (self.updates % self.recipe.validate_every == 0 or done):
+            self.validate(batch["total"])
+        asked = self.stop is not None and self.stop.agreed()
+        if asked or done or (self.recipe.save_every and self.updates % self.recipe.save_every == 0):
+            self.save()
+        if asked and not done:
+            self.stopped = self.trainer.should_stop = True
+
+    def save(self) -> None:
+        self.tick()
+        if self.checkpoints is not None and self.global_rank == 0:
+            self.checkpoints.save(self.updates, self.state())
+        self.pause()
+
+    # Logging
+
+    def waited(self, seconds: float) -> None:
+        """Called with what was spent waiting for data."""
+        self._wait += seconds
+
+    def tick(self) -> float:
+        """Seconds of training since the last mark, added to the stage's clock."""
+        now = time.monotonic()
+        passed, self._mark = now - self._mark, now
+        self.seconds += passed
+        return passed
+
+    def pause(self) -> None:
+        """Leave what happened since the last `_tick` out of the stage's clock."""
+        self._mark = time.monotonic()
+
+    def _flush(self, total: int) -> None:
+        """Means since the last flush, over ranks: the one wait for the device in `log_every` updates."""
+        names = sorted(self._sums)
+        values = torch.stack([self._sums[name] for name in names] + [self._skipped[0], self._skipped[1]])
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(values)
+            values /= dist.get_world_size()
+        *means, skipped, in_a_row = values.tolist()
+        passed = self.tick()
+        self.latest = {name: value / self._counted for name, value in zip(names, means, strict=True)}
+        self.latest |= {"skipped": skipped, "rate": self._players[0].built.param_groups[0]["lr"]}
+        pace = {"images/s": self._counted * total / max(passed, 1e-9), "data wait": self._wait / max(passed, 1e-9)}
+        self._sums, self._counted, self._wait = {}, 0, 0.0
+        self.publish(total, {**self.latest, **pace})
+        self.latest |= pace
+        if in_a_row >= self.recipe.patience:
+            raise Diverged(
+                f"{self.name} stage: {int(in_a_row)} updates in a row up to {self.updates} had a gradient that is not "
+                "finite; lower the learning rate, or look at the data. The last checkpoint is whole"
+            )
+
+    def publish(self, total: int, values: dict[str, float]) -> None:
+        """To the journal and every logger, against images seen."""
+        if self.global_rank != 0:
+            return
+        images = self.updates * total
+        if self.journal is not None:
+            self.journal.write(self.name, self.updates, images, self.seconds, values)
+        for sink in self.sinks:
+            sink.scalars(self.name, images, values)
+
+    @torch.no_grad()
+    def validate(self, total: int) -> dict[str, float]:
+        """Means over the held-out set with raw and with averaged weights, at fixed noise."""
+        self.tick()
+        module = self.averaged()
+        module.eval()
+        results = {f"val {name}": value for name, value in self._held_out().items()}
+        with self.average.applied():
+            results |= {f"val {name} (average)": value for name, value in self._held_out().items()}
+        module.train()
+        self.publish(total, results)
+        self.latest |= results
+        self.pause()
+        return results
+
+    def _held_out(self) -> dict[str, float]:
+        sums: dict[str, Tensor] = {}
+        for batch in self.trainer.datamodule.val_dataloader():
+            batch = self.trainer.strategy.batch_to_device(batch)
+            random = Random(self._key(), -1, batch["index"], batch["total"])
+            with self.trainer.precision_plugin.forward_context():
+                terms = self.validation_terms(batch, random)
+            for name, value in terms.items():
+                pair = torch.stack([value.double().nansum(), (~value.isnan()).double().sum()])
+                sums[name] = sums[name] + pair if name in sums else pair
+        names = sorted(sums)
+        pairs = torch.stack([sums[name] for name in names])
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(pairs)
+        return {name: s / max(n, 1) for name, (s, n) in zip(names, pairs.tolist(), strict=True)}

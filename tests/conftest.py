@@ -1,0 +1,27 @@
+"""Fixtures that all tests share; jaxtyping's shape annotations are checked at run time here and only here."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+install_import_hook("ldm", "beartype.beartype").install() if os.environ.get("LDM_TYPECHECK") else None
+
+import torch  # noqa: E402
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The real data for tests; see README."""
+    folder = Path(os.environ.get("LDM_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real data at {folder}; LDM_SHARED=DIR names the folder that holds data/")
+    return folder
