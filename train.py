@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.main import guarded
+from ldm.main import guarded, settable
 from ldm.stage.launch import handed_down
 
 
@@ -23,5 +23,6 @@ def run(config: dict) -> int:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = map(settable, sys.argv[1:])
     config = handed_down()
     sys.exit(main() if config is None else run(config))

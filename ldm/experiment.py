@@ -26,11 +26,10 @@ from ldm.data.module import DataModule
 from ldm.files import write_text
 from ldm.interop.pretrained import pretrained
 from ldm.model import PARTS, LatentModel, load_weights, write_weights
-from ldm.run import record
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation
-from ldm.run.report import write_report
+from ldm.run import record, report
 from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
 from ldm.run.store import Store, key_of
 from ldm.stage.first import First
@@ -222,7 +221,7 @@ class Experiment:
                 record.write(self.place.records, each)
 
     def _conclude(self) -> None:
-        write_report(self.place.path)
+        report.write(self.place.path)
         for row in record.table(record.read(self.place.records)):
             error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
             log.info("%-28s %10.4g%s  (n = %s)", row.metric, row.mean, error, row.n)

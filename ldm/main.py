@@ -53,7 +53,10 @@ def _speak() -> None:
         return
     root.setLevel(logging.INFO)
     rank = int(os.environ.get("LOCAL_RANK", 0))
-    handler = RichHandler(console=Console(stderr=False), show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a log file does not wrap
+    handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
     handler.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     root.addHandler(handler)
     for name in ("lightning", "lightning.pytorch", "httpx", "fsspec", "matplotlib", "PIL", "filelock"):
@@ -63,6 +66,7 @@ def _speak() -> None:
         (UserWarning, ".*does not have many workers.*"),
         (UserWarning, ".*Checkpoint directory.*"),
         (UserWarning, ".*GPU available but not used.*"),
+        (UserWarning, ".*module.* in eval mode.*"),
         (UserWarning, ".*val_dataloader.*"),
         (UserWarning, ".*validation_step.*"),
         (FutureWarning, ".*"),
@@ -76,3 +80,11 @@ def device_of(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def settable(argument: str) -> str:
+    """`first.clip=2` as `++first.clip=2`: defaults live in Python, so a config need not name a key for it to be set; a
+    misspelt one is found by the signature that it is bound to, with the nearest right one named."""
+    key, equals, _ = argument.partition("=")
+    dotted = equals and "." in key and key.replace(".", "_").isidentifier() and not key.startswith("hydra.")
+    return f"++{argument}" if dotted else argument

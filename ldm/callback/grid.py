@@ -1,13 +1,12 @@
 """Pictures of many images: a grid with the caption under each cell, and rows that belong together beside each other.
 
-Small images are enlarged by a whole number without smoothing, so that a pixel stays a pixel. A picture is saved as a PNG
-with a JSON file beside it that says what every cell is and where it lies, so that the report can take the cells out
+Small images are enlarged by a whole number without smoothing, so that a pixel stays a pixel. A picture is saved as a
+PNG with a JSON file beside it that says what every cell is and where it lies, so that the report can take the cells out
 again and set them as a page needs them, and so that captions can be searched.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Literal
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
+from ldm.files import write_json
 from ldm.metric.features import eight_bits
 from ldm.types import Image
 
@@ -60,7 +60,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _legible(text: str) -> str:
     """The text in letters that Pillow's own font has: accents dropped, `?` for the rest."""
     plain = unicodedata.normalize("NFKD", text).replace("\u2013", "-").replace("\u2014", "-")
-    return "".join(c if c.isascii() else "?" for c in plain if not unicodedata.combining(c))
+    return "".join(c if c.isascii() or c in "“”‘’" else "?" for c in plain if not unicodedata.combining(c))
 
 
 def _wrapped(text: str, width: int, lines: int = _LINES) -> list[str]:
@@ -191,5 +191,4 @@ def save(
     part = path.with_suffix(".part")
     grid.picture.save(part, format="PNG")
     os.replace(part, path)
-    part.write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(part, path.with_suffix(".json"))
+    write_json(path.with_suffix(".json"), facts)

@@ -40,18 +40,21 @@ class Bar(L.Callback):
         self._task = self._progress.add_task(f"{stage.name} stage", total=stage.steps, numbers="")
         self._progress.start()
 
-    def on_train_batch_end(self, trainer: L.Trainer, stage: Stage, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, stage: Stage, batch: Any, index: int) -> None:
+        self._show(trainer, stage)
+
+    def on_fit_end(self, trainer: L.Trainer, stage: Stage) -> None:
+        self._show(trainer, stage)
+        self._stop()
+
+    def _show(self, trainer: L.Trainer, stage: Stage) -> None:
         if trainer.global_rank != 0:
             return
-        fresh = stage.latest is not self._shown
-        self._shown = stage.latest
+        fresh, self._shown = stage.latest is not self._shown, stage.latest
         if self._progress is not None:
             self._progress.update(self._task, completed=stage.updates, numbers=numbers(stage.latest))
         elif fresh and stage.latest:
             log.info("%s stage %d/%d  %s", stage.name, stage.updates, stage.steps, numbers(stage.latest))
-
-    def on_fit_end(self, trainer: L.Trainer, stage: Stage) -> None:
-        self._stop()
 
     def on_exception(self, trainer: L.Trainer, stage: Stage, exception: BaseException) -> None:
         self._stop()

@@ -197,11 +197,12 @@ def _load(path: str, where: dict[str, Any], name: str | None, streaming: bool) -
 
 def _unreachable(path: str, error: Exception) -> ConnectionError:
     cache = datasets.config.HF_DATASETS_CACHE
-    offline = [f"{key}={os.environ[key]}" for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if key in os.environ]
+    set_ = [f"{key}={os.environ[key]}" for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if key in os.environ]
+    forbidden = f" ({', '.join(set_)} forbids asking)" if set_ else ""
     return ConnectionError(
-        f"the data set {path!r} is neither in the cache ({cache}; moved with HF_HOME or HF_DATASETS_CACHE) nor to "
-        f"be had from the hub{' (' + ', '.join(offline) + ' forbids asking)' if offline else ''}: {str(error).splitlines()[0]}. "
-        f"Check the name and the network, or give local files with data.root=DIR"
+        f"the data set {path!r} is neither in the cache ({cache}; moved with HF_HOME or HF_DATASETS_CACHE) nor to be "
+        f"had from the hub{forbidden}: {str(error).splitlines()[0]}. Check the name and the network, or give local "
+        f"files with data.root=DIR"
     )
 
 

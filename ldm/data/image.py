@@ -140,8 +140,8 @@ def _open(data: bytes, name: str, pixels: int, least: tuple[int, int] | None) ->
     if image.format == "PNG":
         _check_png(data, name)
     if image.format == "JPEG" and least is not None:
-        # The decoder can halve a photograph as it reads it; twice the size that is needed keeps the resize faithful.
-        side = 2 * max(least)
+        # The decoder can halve a photograph as it reads it; three times the needed size differs by a grey level.
+        side = 3 * max(least)
         scale = min(image.size) // side
         if scale > 1:
             image.draft(None, (image.width // scale, image.height // scale))
@@ -161,8 +161,8 @@ def decode(
 
     Arguments:
         data: PIL image, bytes, path, or uint8 array (h, w), (h, w, 1 | 3 | 4).
-        least: (height, width) that will be cut from it: a photograph may be read at a smaller scale of at least twice
-            that.
+        least: (height, width) that will be cut from it: a photograph may be read at a smaller scale of at least three
+            times that.
     """
     try:
         if isinstance(data, str | os.PathLike):

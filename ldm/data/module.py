@@ -22,11 +22,11 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
 from ldm.data import worker
-from ldm.data.batches import Batches, Position, micro_batch
+from ldm.data.batches import Batches, Position
 from ldm.data.caption import clean
 from ldm.data.image import MAX_BYTES, MAX_PIXELS, Transform
 from ldm.data.items import Items, Maker, OnError, StreamItems, collate
-from ldm.data.latent import LatentSource
+from ldm.data.latent import BadLatentsError, LatentSource
 from ldm.data.source import Source, digest
 from ldm.data.tally import Tally
 from ldm.types import Probability
@@ -42,7 +42,7 @@ class DataModule(L.LightningDataModule):
         train, val: where items come from.
         image_shape: (channels, height, width); channels 1, 3 or 4.
         batch_size: of the global batch: all ranks and accumulated micro-batches together.
-        val_batch_size: of one validation batch on one rank; by default batch_size shared among the ranks.
+        val_batch_size: of one validation batch on one rank; by default that of a training micro-batch.
         workers: processes that decode, for each rank; 0 decodes in the training process.
         seed: of order, captions, crops and mirrors.
         flip: mirror half of the training images; off by default, since it makes "at the left" untrue.
@@ -152,6 +152,8 @@ class DataModule(L.LightningDataModule):
             "train": LatentSource(self.sources["train"], train, self.latent_key("train", weights)),
             "val": LatentSource(self.sources["val"], val, self.latent_key("val", weights)),
         }
+        if self.transform.flip and not other.latents["train"].flips:
+            raise BadLatentsError(f"{train}: data.flip=true wants the mirrored latents too; build with flips=True")
         return other
 
     def latent_key(self, split: Split, weights: str) -> str:
@@ -184,10 +186,10 @@ class DataModule(L.LightningDataModule):
         items = Items(source, maker, self.on_error)
         return DataLoader(items, batch_sampler=batches, collate_fn=Collate(self.batch_size), **self._processes())
 
-    def val_loader(self, rank: int = 0, world: int = 1) -> DataLoader:
+    def val_loader(self, rank: int = 0, world: int = 1, accumulate: int = 1) -> DataLoader:
         """This rank's rows rank, rank + world, ... of the validation set, each once, in order."""
         source = self._source("val")
-        size = self.val_batch_size or micro_batch(self.batch_size, world, 1)
+        size = self.val_batch_size or max(1, self.batch_size // (world * accumulate))
         positions = [Position(index, -1, 0, index) for index in range(rank, len(source), world)]
         batches = [positions[i : i + size] for i in range(0, len(positions), size)]
         items = Items(source, self._maker("val", self.plain), self.on_error)
@@ -200,7 +202,8 @@ class DataModule(L.LightningDataModule):
         return self.loader(stage.updates, stage.steps, rank, world, stage.accumulate)
 
     def val_dataloader(self) -> DataLoader:
-        return self.val_loader(self.trainer.global_rank, self.trainer.world_size)
+        accumulate = self.trainer.lightning_module.accumulate
+        return self.val_loader(self.trainer.global_rank, self.trainer.world_size, accumulate)
 
     def _source(self, split: Split) -> Source:
         return self.sources[split] if self.latents is None else self.latents[split]
@@ -218,6 +221,7 @@ class DataModule(L.LightningDataModule):
             "persistent_workers": self.workers > 0,
             "worker_init_fn": worker.begin,
             "pin_memory": torch.cuda.is_available(),
+            "generator": torch.Generator().manual_seed(0),  # what it draws, nobody reads; the global one stays untouched
         }
 
 

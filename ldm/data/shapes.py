@@ -1,12 +1,12 @@
 """Shapes: a captioned data set that renders itself, so that every caption can be checked against its picture.
 
-One shape of one colour on a flat ground: "a small red circle at the top left on a white background". The five attributes are
-drawn from all their combinations; position, size, angle and colours are jittered within bounds at which the words
-stay true. An outline is a signed distance d (in pixels, negative inside), and a pixel's coverage is clip(1/2 - d, 0, 1),
-the box-filtered edge: exact for a straight edge along an axis, within a few per cent elsewhere.
+One shape of one colour on a flat ground: "a small red circle at the top left on a white background". The five
+attributes are drawn from all their combinations; position, size, angle and colours are jittered within bounds at which
+the words stay true. An outline is a signed distance d (in pixels, negative inside), and a pixel's coverage is
+clip(1/2 - d, 0, 1), the box-filtered edge: exact for a straight edge along an axis, within a few per cent elsewhere.
 
-About a tenth of the combinations is held out of `train` altogether, the same for every seed; `test` draws half of its images
-from them. So a model can be asked for what it has never seen: "red", "star" and "top left", but never all three.
+About a tenth of the combinations is held out of `train` altogether, the same for every seed; `test` draws half of its
+images from them. So a model can be asked for what it has never seen: "red", "star" and "top left", but never all three.
 Everything is a function of (seed, split, index) alone.
 """
 
@@ -17,14 +17,14 @@ import math
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from pydantic import PositiveInt
-from torch.utils.data import Dataset
 
+from ldm.data.source import Item, Source, digest
 from ldm.random import Random, seed_of
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -73,8 +73,8 @@ def parse(caption: str) -> dict[str, int]:
     if match is None:
         words = "; ".join(f"{name}: {', '.join(words)}" for name, words in ATTRIBUTES.items())
         raise ValueError(
-            f"cannot read the caption {caption!r}; wanted 'a SIZE COLOUR SHAPE at the PLACE on a BACKGROUND background' "
-            f"with {words}"
+            f"cannot read the caption {caption!r}; "
+            f"wanted 'a SIZE COLOUR SHAPE at the PLACE on a BACKGROUND background' with {words}"
         )
     return {name: words.index(match[name]) for name, words in ATTRIBUTES.items()}
 
@@ -139,11 +139,11 @@ def render(
     return np.clip(np.rint(back + cover * (front - back)), 0, 255).astype(np.uint8)
 
 
-class Shapes(Dataset):
+class Shapes(Source):
     """Rendered pictures with captions.
 
-    Item: image uint8 (size, size, 3); caption; label, an index into `LABELS` (colour and shape); the five attributes, each
-    an index into its words in `ATTRIBUTES`; unseen, whether `train` lacks this combination.
+    Item: image uint8 (size, size, 3); caption; label, an index into `LABELS` (colour and shape); the five attributes,
+    each an index into its words in `ATTRIBUTES`; unseen, whether `train` lacks this combination.
 
     Arguments:
         count: number of images; image i is the same for every count above i.
@@ -161,38 +161,60 @@ class Shapes(Dataset):
         if size < 16:
             raise ValueError(f"size: wanted at least 16 pixels, where shapes can still be told apart; got {size}")
         self.count, self.split, self.size, self.seed = count, split, size, seed
-        self._blocks: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._rendered: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self.count
 
-    def _block(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Attributes (1024, 5), unseen (1024,) and images of one block, rendered when first asked for, then kept."""
-        if number not in self._blocks:
-            rows = torch.arange(number * _BLOCK, min((number + 1) * _BLOCK, self.count))
-            random = Random(self.seed, 0, rows)
+    @property
+    def fingerprint(self) -> str:
+        """Of the arguments and of the first pictures, which a change of the renderer changes."""
+        words = (self.count, self.split, self.size, self.seed)
+        return digest([*map(str, words), Shapes(64, self.split, self.size, self.seed)._images(0).tobytes()])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return LABELS
+
+    def _random(self, number: int) -> Random:
+        rows = torch.arange(number * _BLOCK, min((number + 1) * _BLOCK, self.count))
+        return Random(self.seed, 0, rows)
+
+    def _attributes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Attributes (n, 5) and unseen (n,) of one block, drawn when first asked for, then kept."""
+        if number not in self._drawn:
+            random = self._random(number)
             choice = random.uniform(f"shapes/{self.split}/combination").double().numpy()
-            unseen = (rows.numpy() % 2 == 0) & (self.split == "test")
+            unseen = (random.rows.numpy() % 2 == 0) & (self.split == "test")
             held_out, seen = combinations(True), combinations(False)
             attributes = np.where(
                 unseen[:, None],
                 held_out[(choice * len(held_out)).astype(int)],
                 seen[(choice * len(seen)).astype(int)],
             )
-            jitter = 2 * random.uniform(f"shapes/{self.split}/jitter", (8,)).numpy() - 1
-            self._blocks[number] = attributes, unseen, render(attributes, jitter, self.size)
-        return self._blocks[number]
+            self._drawn[number] = attributes, unseen
+        return self._drawn[number]
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def _images(self, number: int) -> np.ndarray:
+        """Pictures of one block, rendered when first asked for, then kept."""
+        if number not in self._rendered:
+            jitter = 2 * self._random(number).uniform(f"shapes/{self.split}/jitter", (8,)).numpy() - 1
+            self._rendered[number] = render(self._attributes(number)[0], jitter, self.size)
+        return self._rendered[number]
+
+    def facts(self, index: int) -> Item:
+        number, row = self._locate(index)
+        attributes, unseen = self._attributes(number)
+        named = {name: int(value) for name, value in zip(ATTRIBUTES, attributes[row], strict=True)}
+        label = named["colour"] * len(ATTRIBUTES["shape"]) + named["shape"]
+        return {"caption": caption(named), "label": label, **named, "unseen": bool(unseen[row])}
+
+    def __getitem__(self, index: int) -> Item:
+        number, row = self._locate(index)
+        return {"image": self._images(number)[row], **self.facts(index)}
+
+    def _locate(self, index: int) -> tuple[int, int]:
         if not -self.count <= index < self.count:
             raise IndexError(f"index {index} of {self.count} shapes")
-        number, row = divmod(index % self.count, _BLOCK)
-        attributes, unseen, images = self._block(number)
-        named = {name: int(value) for name, value in zip(ATTRIBUTES, attributes[row], strict=True)}
-        return {
-            "image": images[row],
-            "caption": caption(named),
-            "label": named["colour"] * len(ATTRIBUTES["shape"]) + named["shape"],
-            **named,
-            "unseen": bool(unseen[row]),
-        }
+        return divmod(index % self.count, _BLOCK)

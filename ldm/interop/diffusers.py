@@ -47,7 +47,7 @@ def autoencoder_from_diffusers(source: str | Path, image_shape: tuple[int, int, 
     Arguments:
         image_shape: (c, h, w) to use it for; its own training size where not given.
     """
-    folder = _folder(source, "vae")
+    folder = find_folder(source, "vae")
     theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     autoencoder = build(autoencoder_node(theirs, image_shape), "autoencoder")
     _load(autoencoder, autoencoder_names(autoencoder), _read_weights(folder))
@@ -64,7 +64,7 @@ def unet_from_diffusers(source: str | Path, table: Table | None = None) -> UNet:
     Arguments:
         table: the schedule it was trained on; read from a pipeline's scheduler, else Stable Diffusion's.
     """
-    folder = _folder(source, "unet")
+    folder = find_folder(source, "unet")
     theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     scheduler = folder.parent / "scheduler" / "scheduler_config.json"
     if table is None and folder.name == "unet" and scheduler.exists():
@@ -136,7 +136,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     return {name: value.float() for file in sorted(files) for name, value in load_file(folder / file).items()}
 
 
-def _folder(source: str | Path, part: str) -> Path:
+def find_folder(source: str | Path, part: str) -> Path:
     """A local directory with a config.json, downloading a hub name's config and safetensors (and nothing else)."""
     folder = Path(source)
     if not folder.is_dir():

@@ -1,9 +1,9 @@
 """Do generated shapes show what their captions say? A classifier of the five attributes reads them.
 
-The reader is a small network trained within seconds on rendered images, where the truth is known, and measured on others
-of the test split; its own accuracy goes beside every number it gives. Its training images are blurred, shifted in colour
-and made noisy at random, so that it reads an autoencoder's soft edges as a person would, and no texture of the renderer.
-Agreement is the share of images read as captioned, with standard error sqrt(p (1 - p) / n).
+The reader is a small network trained within seconds on rendered images, where the truth is known, and measured on
+others of the test split; its own accuracy goes beside every number it gives. Its training images are blurred, shifted
+in colour and made noisy at random, so that it reads an autoencoder's soft edges as a person would, and no texture of
+the renderer. Agreement is the share of images read as captioned, with standard error sqrt(p (1 - p) / n).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class AttributeChecker(nn.Module):
         width: channels of the first layer.
     """
 
-    def __init__(self, size: PositiveInt = 32, width: PositiveInt = 32):
+    def __init__(self, size: PositiveInt = 32, width: PositiveInt = 40):
         super().__init__()
         if size % 4:
             raise ValueError(f"size: wanted a multiple of 4, got {size}")
@@ -98,7 +98,7 @@ def train_checker(
     seed: int = 0,
     device: torch.device | str = "cpu",
     size: PositiveInt = 32,
-    steps: NonNegativeInt = 350,
+    steps: NonNegativeInt = 500,
     batch_size: PositiveInt = 64,
     learning_rate: PositiveFloat = 2e-3,
     images: PositiveInt = 16384,
@@ -135,21 +135,20 @@ def train_checker(
 def accuracy(checker: AttributeChecker, seed: int = 0, images: PositiveInt = 2048) -> dict[str, float]:
     """A checker's accuracy on rendered images of the test split."""
     data = Shapes(images, "test", checker.size, seed)
-    captions, unseen = [], []
-    for i in range(images):
-        captions.append(data[i]["caption"])
-        unseen.append(data[i]["unseen"])
+    facts = [data.facts(i) for i in range(images)]
     device = next(checker.parameters()).device
-    result = agreement(checker, to_image(_tensors(data)[0]).to(device), captions)
+    result = agreement(checker, to_image(_tensors(data)[0]).to(device), [each["caption"] for each in facts])
     shares = {name: result[name]["share"] for name in (*ATTRIBUTES, "joint")}
-    return shares | {"unseen": result["joint"]["right"].cpu()[torch.tensor(unseen)].float().mean().item()}
+    return shares | {
+        "unseen": result["joint"]["right"].cpu()[torch.tensor([each["unseen"] for each in facts])].float().mean().item()
+    }
 
 
 def agreement(checker: AttributeChecker, images: Image, captions: Sequence[str]) -> dict[str, dict]:
     """How far images (n, 3, h, w) show what their captions say.
 
-    Returns, for each attribute and for "joint" (all five at once): share, standard_error, right (n,) bool, so that groups
-    of captions can be reported apart by `share_of(right[group])`. ValueError for a caption that is not of `shapes`.
+    Returns, for each attribute and for "joint" (all five at once): share, standard_error, right (n,) bool, so that
+    groups of captions can be reported apart by `share_of(right[group])`. ValueError for a caption not of `shapes`.
     """
     if len(images) != len(captions) or not captions:
         raise ValueError(f"wanted one caption for each image; got {len(images)} images and {len(captions)} captions")

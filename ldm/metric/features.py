@@ -19,6 +19,7 @@ channels and transparency composited on white.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -130,7 +131,7 @@ class RandomConv(FeatureNetwork):
         super().__init__()
         self.size = size
         widths = (3, *self.CHANNELS)
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(widths))
         for i, layer in enumerate(self.layers):
             random = Random(seed_of(seed, "random_conv"), i, torch.arange(layer.weight.shape[0]))
             bound = (6 / layer.weight[0].numel()) ** 0.5

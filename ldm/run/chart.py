@@ -1,8 +1,8 @@
 """Line charts as inline SVG: no library, no script, colours from the page's style so that they follow light and dark.
 
-A noisy curve is drawn twice: as it is, faint, and smoothed by an exponential average over about a twentieth of the
-points, with the bias of its start divided out (arXiv 1412.6980, section 3). The frame follows the smoothed curve and
-most of the raw one, so that one spike does not flatten the rest.
+A noisy curve is drawn twice: as it is, faint, and averaged under a Gaussian of about a twentieth of its length, to both
+sides, so that it does not lag as a running average would, and of medians of three, so that one outlier does not move
+it. The frame follows the smooth curve and most of the raw one, so that one spike does not flatten the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 220, 50, 10, 10, 26
-_POINTS, _WINDOW, _FEW, _LOG_RATIO = 400, 20, 12, 20.0
+_POINTS, _WINDOW, _FEW, _LOG_RATIO = 400, 20, 12, 8.0
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,20 @@ def thinned(points: Sequence[tuple[float, float]], most: int = _POINTS) -> list[
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The exponential average of a curve; a short one is left alone."""
+    """The Gaussian average of a curve's medians of three, over neighbours on both sides; a short one is left alone."""
     if len(points) < _FEW:
         return list(points)
-    keep, mean, weight, found = 1 - min(1.0, _WINDOW / len(points)), 0.0, 0.0, []
-    for x, y in points:
-        mean, weight = keep * mean + (1 - keep) * y, keep * weight + (1 - keep)
-        found.append((x, mean / weight))
+    values = [y for _, y in points]
+    calm = [sorted(values[max(0, i - 1) : i + 2])[1] for i in range(len(values))]
+    calm[0], calm[-1] = values[0], values[-1]
+    width = len(points) / _WINDOW / 4
+    reach = math.ceil(2.5 * width)
+    weights = [math.exp(-0.5 * (k / width) ** 2) for k in range(reach + 1)]
+    found = []
+    for i, (x, _) in enumerate(points):
+        near = range(max(0, i - reach), min(len(points), i + reach + 1))
+        total = sum(weights[abs(k - i)] for k in near)
+        found.append((x, sum(weights[abs(k - i)] * calm[k] for k in near) / total))
     return found
 
 
@@ -89,10 +96,10 @@ def _path(points: Sequence[tuple[float, float]], across, up) -> str:
     return " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
 
 
-def line_chart(title: str, lines: Sequence[Line], x_label: str = "images") -> str:
+def line_chart(title: str, lines: Sequence[Line], x_label: str = "images", from_zero: bool = False) -> str:
     """An SVG figure of one quantity over training; empty where nothing finite is to be drawn.
 
-    The y axis is logarithmic where all values are positive and the smoothed curve falls or rises twentyfold.
+    The y axis is logarithmic where all values are positive and the smoothed curve falls or rises eightfold.
     """
     curves = [(line, thinned(line.points)) for line in lines]
     curves = [(line, raw, smoothed(raw)) for line, raw in curves if raw]
@@ -100,8 +107,9 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "images") -> st
         return ""
     values = [y for _, raw, _ in curves for _, y in raw]
     smooth = [y for _, _, points in curves for _, y in points]
-    log = min(values) > 0 and max(smooth) / min(smooth) > _LOG_RATIO
+    log = not from_zero and min(values) > 0 and max(smooth) / min(smooth) > _LOG_RATIO
     low, high = _range(values, smooth, log)
+    low = min(low, 0.0) if from_zero else low
     end = max(raw[-1][0] for _, raw, _ in curves) or 1.0
     of = math.log10 if log else float
 

@@ -76,7 +76,8 @@ def gallery(picture: Picture, most: int = _MOST_CELLS) -> str:
         figures.append(f"<figure>{images}{caption}</figure>")
     titles = [title for title in picture.rows if title]
     order = f"From top to bottom: {', '.join(titles)}." if len(titles) > 1 else ""
-    lead = " ".join(part for part in (picture.title and picture.title.rstrip(".") + ".", order) if part)
+    title = picture.title[:1].upper() + picture.title[1:].rstrip(".") + "." if picture.title else ""
+    lead = " ".join(part for part in (title, order) if part)
     note = f'<p class="quiet">{escape(lead)}</p>' if lead else ""
     return f'{note}<div class="cells{" large" if large else ""}">{"".join(figures)}</div>'
 

@@ -25,7 +25,8 @@ small, .quiet { color: var(--quiet); font-size: .875rem; font-weight: 400; }
 code, pre { font: .8125rem/1.5 ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, monospace; }
 pre { margin: 0; padding: .8rem 1rem; background: var(--soft); border-radius: .4rem; white-space: pre-wrap;
   overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .9rem 1.5rem; margin: 1.4rem 0 0; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.4rem, 1fr)); gap: .9rem 1.5rem;
+  margin: 1.4rem 0 0; }
 dt { color: var(--quiet); font-size: .8125rem; } dd { margin: 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
@@ -34,16 +35,18 @@ th, td { padding: .5rem 1.2rem .5rem 0; border-bottom: 1px solid var(--line); ve
 th:last-child, td:last-child { padding-right: 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 td.value { font-weight: 600; } td.error { color: var(--quiet); } td.name { white-space: nowrap; }
-td.how { color: var(--quiet); font-size: .875rem; }
-.cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.25rem, 1fr)); gap: 1.1rem .8rem; }
-.cells.large { grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
+td.how { color: var(--quiet); font-size: .8125rem; padding-top: 1.1rem; }
+table.numbers { max-width: 40rem; }
+.cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.4rem, 1fr)); gap: 1.1rem .8rem; }
+.cells.large { grid-template-columns: repeat(auto-fill, minmax(min(13rem, 44%), 1fr)); }
 .cells figure, .strip figure { margin: 0; break-inside: avoid; }
 img { display: block; width: 100%; height: auto; border-radius: .25rem; box-shadow: 0 0 0 1px var(--line);
   background: #fff; }
 img + img { margin-top: .3rem; }
 img.small { image-rendering: pixelated; }
 .cells figcaption { margin-top: .4rem; font-size: .8125rem; line-height: 1.35; overflow-wrap: anywhere; }
-.strip { display: grid; grid-template-columns: 5.5rem 1fr; gap: .5rem .8rem; align-items: center; }
+.strip { display: grid; grid-template-columns: 6.2rem 1fr; gap: .5rem .8rem; align-items: center; }
+.strip span { white-space: nowrap; }
 .strip div { display: grid; grid-template-columns: repeat(8, 1fr); gap: .4rem; }
 .strip div img + img { margin-top: 0; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1.6rem 2rem; }
@@ -52,8 +55,8 @@ img.small { image-rendering: pixelated; }
   margin-bottom: .3rem; }
 .chart b { font-weight: 600; color: var(--ink); }
 .key { color: var(--quiet); margin-left: .9rem; white-space: nowrap; }
-.key::before { content: ""; display: inline-block; width: .9rem; height: 2px; margin-right: .4rem; vertical-align: .25em;
-  background: currentColor; }
+.key::before { content: ""; display: inline-block; width: .9rem; height: 2px; margin-right: .4rem;
+  vertical-align: .25em;  background: currentColor; }
 .key.a::before { background: var(--a); } .key.b::before { background: var(--b); }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--quiet); font-size: 11px; font-family: inherit; }

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from ldm.files import write_text
 from ldm.run.chart import Line, line_chart
 from ldm.run.gallery import development, gallery, pictures
 from ldm.run.page import facts, folded, page, section
@@ -33,7 +33,14 @@ _PLACE = ("stage", "step", "images", "seconds")
 _SPEED = ("images_per_second", "wait")
 _NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "fid": "FID", "kid": "KID", "bits_per_dim": "Bits per dimension"}
 _FAMILIES = {"fd_": "Fréchet distance", "kd_": "Kernel distance", "precision_": "Precision", "recall_": "Recall"}
-_HOW = ("split", "weights", "sampler", "steps", "evaluations", "guidance", "kind", "features")
+_HOW = ("split", "weights", "sampler", "steps", "evaluations", "guidance", "kind")
+_WORDS = {
+    "split": "{} split",
+    "weights": "weights {}",
+    "steps": "{} steps",
+    "evaluations": "{} network evaluations a sample",
+    "guidance": "guidance {}",
+}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -51,9 +58,8 @@ def write(directory: Path) -> Path:
     """Write `report.html` of a run directory in one move and return its path."""
     run = json.loads((directory / "run.json").read_text("utf-8")) if (directory / "run.json").is_file() else {}
     name = run.get("name") or directory.resolve().name
-    path, part = directory / "report.html", directory / "report.html.part"
-    part.write_text(page(name, "\n".join(_sections(directory, name, run))), encoding="utf-8")
-    os.replace(part, path)
+    path = directory / "report.html"
+    write_text(path, page(name, "\n".join(_sections(directory, name, run))))
     return path
 
 
@@ -103,7 +109,8 @@ def _title(metric: str) -> str:
     for prefix, title in _FAMILIES.items():
         if metric.startswith(prefix):
             return f"{title}, {metric.removeprefix(prefix)}"
-    return _NAMES.get(metric, metric)
+    words = metric.replace("_", " ")
+    return _NAMES.get(metric, words[:1].upper() + words[1:])
 
 
 def rounded(value: float, error: float | None) -> tuple[str, str]:
@@ -119,39 +126,38 @@ def rounded(value: float, error: float | None) -> tuple[str, str]:
 
 
 def _numbers(records: Sequence[Record]) -> str:
-    """The newest value of each metric under each setting; what all have in common stands below, once."""
+    """The newest value of each metric, under a line that says how it came about wherever that changes."""
     latest: dict[tuple, Record] = {}
     for record in records:
-        latest[tuple(getattr(record, name) for name in (*MUST_AGREE, *_HOW))] = record
-    if not latest:
-        return ""
-    rows = list(latest.values())
-    common = {k for k in _HOW[:-1] if len({getattr(r, k) for r in rows}) == 1 and len(rows) > 1}
-    lines = [
-        '<tr><th>Metric</th><th class="number">Value</th><th class="number">Standard error</th>'
-        '<th class="number">n</th><th>How</th></tr>'
-    ]
-    for r in rows:
-        value, error = rounded(r.value, r.standard_error)
-        how = _how(
-            r, [k for k in _HOW if k not in common and not (k == "features" and r.metric.endswith(str(r.features)))]
-        )
-        lines.append(
-            f'<tr><td class="name">{escape(_title(r.metric))}</td><td class="number value">{value}</td>'
-            f'<td class="number error">{"± " + error if error else ""}</td>'
-            f'<td class="number">{"" if r.n is None else f"{r.n:,}"}</td><td class="how">{escape(how)}</td></tr>'
-        )
-    note = _how(rows[0], [k for k in _HOW if k in common])
-    below = f'<p class="quiet" style="margin-top:.8rem">All: {escape(note)}.</p>' if note else ""
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>{below}'
+        key = tuple(getattr(record, name) for name in (*MUST_AGREE, *_HOW))
+        latest.pop(key, None)
+        latest[key] = record
+    groups: dict[str, list[Record]] = {}
+    for record in latest.values():
+        groups.setdefault(_how(record), []).append(record)
+    names = "".join(f'<th class="number">{name}</th>' for name in ("Value", "Standard error", "n"))
+    body = [f"<tr><th>Metric</th>{names}</tr>"]
+    for how, group in groups.items():
+        body += [f'<tr><td class="how" colspan="4">{escape(how)}</td></tr>'] if how else []
+        body += map(_number, group)
+    return f'<div class="wide"><table class="numbers">{"".join(body)}</table></div>' if latest else ""
 
 
-def _how(record: Record, names: Sequence[str]) -> str:
+def _number(record: Record) -> str:
+    value, error = rounded(record.value, record.standard_error)
+    n = "" if record.n is None else f"{record.n:,}"
+    return (
+        f'<tr><td class="name">{escape(_title(record.metric))}</td><td class="number value">{value}</td>'
+        f'<td class="number error">{"± " + error if error else ""}</td><td class="number">{n}</td></tr>'
+    )
+
+
+def _how(record: Record) -> str:
     words = []
-    for name in names:
+    for name in _HOW:
         value = getattr(record, name)
         if value is not None:
-            words.append(str(value) if isinstance(value, str) else f"{name} {value:g}")
+            words.append(_WORDS.get(name, "{}").format(value if isinstance(value, str) else f"{value:g}"))
     return ", ".join(words)
 
 
@@ -203,7 +209,7 @@ def _time(run: Mapping[str, Any], lines: Sequence[dict]) -> str:
     for stage, title in _STAGES.items():
         for name, label in zip(_SPEED, ("images per second", "share of time waiting for data"), strict=True):
             points = _series(lines, stage).get(name)
-            charts.append(line_chart(f"{title}, {label}", [Line("", points)]) if points else "")
+            charts.append(line_chart(f"{title}, {label}", [Line("", points)], from_zero=True) if points else "")
     return times + (f'<div class="charts" style="margin-top:1.6rem">{"".join(charts)}</div>' if any(charts) else "")
 
 

@@ -100,6 +100,8 @@ class Stage(L.LightningModule, ABC):
         if self.recipe.compile:
             for module in self.to_compile():
                 module.compile()
+        self.trained().train()
+        self._flushed = self.seconds
         self._mark = time.monotonic()
 
     def _resume(self) -> None:
@@ -224,15 +226,14 @@ class Stage(L.LightningModule, ABC):
         """Called with what was spent waiting for data."""
         self._wait += seconds
 
-    def tick(self) -> float:
-        """Seconds of training since the last mark, added to the stage's clock."""
+    def tick(self) -> None:
+        """Add the time since the last tick or pause to the stage's clock, which counts training alone."""
         now = time.monotonic()
-        passed, self._mark = now - self._mark, now
-        self.seconds += passed
-        return passed
+        self.seconds += now - self._mark
+        self._mark = now
 
     def pause(self) -> None:
-        """Leave what happened since the last `_tick` out of the stage's clock."""
+        """Leave what happened since the last tick (pictures, validation, saving) out of the stage's clock."""
         self._mark = time.monotonic()
 
     def _flush(self, total: int) -> None:
@@ -243,10 +244,11 @@ class Stage(L.LightningModule, ABC):
             dist.all_reduce(values)
             values /= dist.get_world_size()
         *means, skipped, in_a_row = values.tolist()
-        passed = self.tick()
+        self.tick()
+        passed, self._flushed = max(self.seconds - self._flushed, 1e-9), self.seconds
         self.latest = {name: value / self._counted for name, value in zip(names, means, strict=True)}
         self.latest |= {"skipped": skipped, "rate": self._players[0].built.param_groups[0]["lr"]}
-        pace = {"images/s": self._counted * total / max(passed, 1e-9), "data wait": self._wait / max(passed, 1e-9)}
+        pace = {"images/s": self._counted * total / passed, "data wait": self._wait / passed}
         self._sums, self._counted, self._wait = {}, 0, 0.0
         self.publish(total, {**self.latest, **pace})
         self.latest |= pace

@@ -1,0 +1,34 @@
+"""Conditioners: from a batch to what a sample is conditioned on.
+
+A conditioner holds a learnt 'no condition' beside its conditions; the prior trains it by dropping conditions (arXiv
+2207.12598, algorithm 1) and guidance asks for it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ldm.types import Context, ContextShape
+
+
+class Conditioner(nn.Module, ABC):
+    """
+    Attributes:
+        shape: what a backbone has to be able to read.
+        needs: the keys of a batch that are read.
+    """
+
+    shape: ContextShape
+    needs: tuple[str, ...]
+
+    @abstractmethod
+    def forward(self, batch: Mapping[str, Any]) -> Context:
+        """The context of a batch, its learnt null in `.empty`."""
+
+    @abstractmethod
+    def fit(self, captions: Iterable[str]) -> None:
+        """Learn from the training captions what has to be there before training; most have nothing to learn."""

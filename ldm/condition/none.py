@@ -1,0 +1,23 @@
+"""No condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ldm.condition.conditioner import Conditioner
+from ldm.types import Context, ContextShape
+
+
+class Unconditional(Conditioner):
+    needs = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shape = ContextShape()
+
+    def forward(self, batch: Mapping[str, Any]) -> Context:
+        return Context()
+
+    def fit(self, captions: Iterable[str]) -> None:
+        """Nothing to learn."""

@@ -1,0 +1,76 @@
+"""The loss of the first stage: reconstruction + KL + perceptual, and a critic's verdict (arXiv 2112.10752, appendix G).
+
+    likelihood(x, y; extra = perceptual_weight * d(x, y) * pixels) + kl_weight KL(q(z|x) || N(0, 1)) + commitment ... - lambda D(y)
+
+Likelihood and KL are both in nats, summed over numbers, averaged over images; so with the Gaussian likelihood, weight 1 and
+nothing else, this is the negative evidence bound of a VAE. The whole is divided by the numbers in an image, so that learning
+rates and clipping do not depend on its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from ldm.autoencoder.autoencoder import Reconstruction
+from ldm.loss.adversarial import Adversarial
+from ldm.loss.perceptual import Perceptual
+from ldm.loss.reconstruction import Likelihood
+from ldm.types import Image
+
+Terms = dict[str, Tensor]
+
+
+class FirstStageLoss(nn.Module):
+    """
+    Arguments:
+        likelihood: of the image given its reconstruction.
+        perceptual, adversarial: further terms; None leaves them out.
+    """
+
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        kl_weight: NonNegativeFloat = 1e-6,
+        perceptual: Perceptual | None = None,
+        perceptual_weight: NonNegativeFloat = 1.0,
+        adversarial: Adversarial | None = None,
+    ):
+        super().__init__()
+        self.likelihood, self.kl_weight = likelihood, kl_weight
+        self.perceptual, self.perceptual_weight, self.adversarial = perceptual, perceptual_weight, adversarial
+
+    def model_parameters(self) -> Iterator[nn.Parameter]:
+        """What is learnt with the autoencoder."""
+        return (p for p in self.likelihood.parameters() if p.requires_grad)
+
+    def critic_parameters(self) -> Iterator[nn.Parameter]:
+        return iter(()) if self.adversarial is None else self.adversarial.critic.parameters()
+
+    def generator(self, x: Image, made: Reconstruction, update: int, last_layer: nn.Parameter | None) -> tuple[Terms, Terms]:
+        """(terms whose sum the autoencoder minimises, values only logged) at a given update of the model."""
+        y, numbers = made.image.float(), x[0].numel()
+        logged: Terms = {"mse": (x - y.detach()).square().mean(), **made.numbers}
+        extra = None
+        if self.perceptual is not None:
+            distance = self.perceptual(x, y)
+            logged["perceptual"] = distance.detach().mean()
+            extra = self.perceptual_weight * numbers * distance
+        terms: Terms = {"reconstruction": self.likelihood(x, y, extra).mean() / numbers}
+        for name, value in made.terms.items():
+            terms[name] = value * (self.kl_weight if name == "kl" else 1.0) / numbers
+            logged[f"{name} (unweighted)"] = value.detach()
+        if self.adversarial is not None and update >= self.adversarial.start:
+            verdict, weight = self.adversarial.generator(y, terms["reconstruction"], last_layer)
+            terms["adversarial"] = weight * verdict
+            logged["adversarial weight"] = weight
+        return terms, logged
+
+    def critic(self, x: Image, y: Image, update: int) -> tuple[Terms, Terms]:
+        """The critic's terms and logged logits; no terms before it begins to learn."""
+        if self.adversarial is None or update < self.adversarial.critic_start:
+            return {}, {}
+        values = self.adversarial.critic_loss(x, y)
+        return {"critic": values["critic"]}, {"logits real": values["real"], "logits fake": values["fake"]}

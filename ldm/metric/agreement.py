@@ -1,0 +1,96 @@
+"""Agreement of generated shapes with their captions, as a metric of a run.
+
+`shows_<attribute>` and `shows_all` are shares of samples read as captioned; `..._unseen` of those whose combination was never
+trained on, `..._seen` of the others. The checker's own accuracy on real images stands beside them as `checker_accuracy`: where
+it is below 99 %, the run says that its readings are not to be trusted.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ldm.data.shapes import ATTRIBUTES, combinations, parse
+from ldm.metric.attributes import ENOUGH, AttributeChecker, accuracy, agreement, train_checker
+from ldm.metric.features import weights_hash
+from ldm.metric.gather import gather_rows
+from ldm.metric.measurement import Measurement
+from ldm.metric.metric import Examples, Metric
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (*ATTRIBUTES, "all")
+_CHECKED = 2048  # real images that the checker's accuracy is measured on
+
+
+class Agreement(Metric):
+    """
+    Arguments:
+        cache: a folder in which a trained checker is kept for the next run; None trains one each time.
+        seed: of the checker.
+    """
+
+    def __init__(self, cache: Path | None = None, seed: int = 0):
+        self.cache, self.seed = cache, seed
+        self._checker: AttributeChecker | None = None
+        self._right = [torch.zeros(0, len(COLUMNS) + 1)]
+
+    def add(self, examples: Examples) -> None:
+        if examples.generated is None:
+            return
+        if self._checker is None:
+            self._checker = self._ready(examples.generated.device, examples.generated.shape[-1])
+        found = agreement(self._checker, examples.generated, examples.captions)
+        right = [found["joint" if name == "all" else name]["right"].cpu().float() for name in COLUMNS]
+        unseen = torch.tensor([_unseen(caption) for caption in examples.captions]).float()
+        self._right.append(torch.stack([*right, unseen], dim=1))
+
+    def measure(self) -> list[Measurement]:
+        """The shares; none where nothing was generated."""
+        rows = gather_rows(torch.cat(self._right))
+        if self._checker is None:
+            return []
+        name, key = "attribute_checker", weights_hash(self._checker)
+        share = accuracy(self._checker, self.seed + 1, _CHECKED)["joint"]
+        if share < ENOUGH:
+            log.warning("the attribute checker reads only %.1f%% of real images right: do not trust its numbers", 100 * share)
+        found = [_share("checker_accuracy", share, _CHECKED, name, key)]
+        unseen = rows[:, -1] > 0
+        for i, column in enumerate(COLUMNS):
+            found.append(_share(f"shows_{column}", rows[:, i].mean().item(), len(rows), name, key))
+        for word, group in (("seen", ~unseen), ("unseen", unseen)):
+            if group.any():
+                found.append(_share(f"shows_all_{word}", rows[group, -2].mean().item(), int(group.sum()), name, key))
+        return found
+
+    def _ready(self, device: torch.device, size: int) -> AttributeChecker:
+        """The checker from the cache, or a new one."""
+        file = None if self.cache is None else Path(self.cache) / f"attribute-checker-{size}-{self.seed}.safetensors"
+        if file is not None and file.exists():
+            checker = AttributeChecker(size)
+            checker.load_state_dict(load_file(file))
+            return checker.to(device).eval()
+        log.info("training the attribute checker on rendered images")
+        checker, _ = train_checker(self.seed, device, size)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_name(f".{file.name}.tmp")
+            save_file({k: v.cpu().contiguous() for k, v in checker.state_dict().items()}, temporary)
+            temporary.replace(file)
+        return checker
+
+
+def _share(metric: str, share: float, n: int, features: str, key: str) -> Measurement:
+    error = math.sqrt(max(share * (1 - share), 0.0) / n)
+    return Measurement(metric=metric, value=share, standard_error=error, n=n, features=features, features_hash=key)
+
+
+def _unseen(caption: str) -> bool:
+    held_out: Tensor = torch.from_numpy(combinations(True))
+    wanted = torch.tensor([parse(caption)[name] for name in ATTRIBUTES])
+    return bool((held_out == wanted).all(1).any())

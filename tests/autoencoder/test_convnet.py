@@ -1,0 +1,59 @@
+from functools import partial
+
+import pytest
+import torch
+
+from ldm.autoencoder.convnet import Decoder, Encoder, Pixels
+from ldm.nn.norm import Group, Rms, Unnormalised
+from ldm.nn.resnet import Shuffle, Unshuffle
+
+CASES = {
+    "published": ({"mix": True}, {"mix": True}),
+    "rms": ({"norm": Rms}, {"norm": Rms}),
+    "none": ({"norm": Unnormalised, "middle_attention": False}, {"norm": Unnormalised, "middle_attention": False}),
+    "shuffles": ({"down": Unshuffle}, {"up": Shuffle}),
+    "patch": ({"patch": 2, "multipliers": (1,), "blocks": 0}, {"multipliers": (1, 2), "blocks": (1, 0)}),
+    "checkpointing": ({"checkpointing": True}, {"checkpointing": True}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("channels", [1, 4])
+def test_shapes_and_gradients(case, channels):
+    more, less = CASES[case]
+    common = {"width": 8, "multipliers": (1, 2), "norm": partial(Group, groups=4)}
+    encoder = Encoder(channels, 6, **(common | more))
+    decoder = Decoder(channels, 3, **(common | less))
+    assert encoder.factor == decoder.factor == 2
+    h = encoder(torch.randn(2, channels, 8, 12))
+    assert h.shape == (2, 6, 4, 6)
+    image = decoder(h[:, :3] + h[:, 3:])
+    assert image.shape == (2, channels, 8, 12)
+    image.square().sum().backward()
+    for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    assert decoder.last_layer.shape[0] == channels * decoder.patch**2
+
+
+def test_checkpointing_changes_no_gradient():
+    x, gradients = torch.randn(2, 3, 8, 8), []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        encoder = Encoder(3, 4, width=8, multipliers=(1, 2), checkpointing=checkpointing)
+        encoder(x).square().sum().backward()
+        gradients.append([p.grad for p in encoder.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_blocks_are_counted():
+    with pytest.raises(ValueError, match="one entry a level"):
+        Encoder(3, 4, width=8, multipliers=(1, 2), blocks=(1, 2, 3))
+
+
+def test_pixels_have_no_layers():
+    x = torch.randn(1, 2, 3, 3)
+    assert torch.equal(Pixels(2, 2)(x), x)
+    with pytest.raises(TypeError, match="nothing to train"):
+        _ = Pixels(2, 2).last_layer
+    with pytest.raises(ValueError, match="cannot become a latent of 4"):
+        Pixels(2, 4)

@@ -1,0 +1,344 @@
+"""Batches are functions of (seed, update): not of cuts, ranks, workers, or of what was read before."""
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+
+from ldm.build import build
+from ldm.data.module import DataModule
+from ldm.data.source import Stream, Subset
+from ldm.data.tally import TooManyBadError
+from tests.data.sources import Halves, Numbers
+
+
+def module(train=None, val=None, **options) -> DataModule:
+    options = {"image_shape": (3, 8, 8), "batch_size": 4, "workers": 0} | options
+    return DataModule(train or Numbers(33), val or Numbers(7), **options)
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k] for k in a
+    )
+
+
+def test_batch_is_as_promised():
+    (batch,) = module().loader(3, 4)
+    assert set(batch) == {"image", "caption", "label", "index", "row", "step", "total"}
+    assert batch["image"].shape == (4, 3, 8, 8) and batch["image"].dtype == torch.float32
+    assert batch["row"].tolist() == [0, 1, 2, 3] and batch["row"].dtype == torch.int64
+    assert batch["step"] == 3 and batch["total"] == 4
+    for i, index in enumerate(batch["index"].tolist()):
+        assert torch.allclose(batch["image"][i], torch.tensor(index / 127.5 - 1))
+        assert batch["label"][i] == index and batch["caption"][i].split()[0] == str(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_going_on_equals_going_through(workers):
+    data = module(workers=workers, flip=True, crop="random")
+    whole = list(module(flip=True, crop="random").loader(0, 12))
+    parts = [*data.loader(0, 5), *data.loader(5, 12)]
+    assert len(whole) == len(parts) == 12 and all(map(same, whole, parts))
+
+
+def test_ranks_share_the_global_batch():
+    whole = list(module().loader(0, 9))
+    ranks = [list(module().loader(0, 9, rank, 2, 2)) for rank in range(2)]
+    for k, batch in enumerate(whole):
+        parts = [part for rank in ranks for part in rank[2 * k : 2 * k + 2]]
+        assert torch.equal(torch.cat([p["image"] for p in parts]), batch["image"])
+        assert torch.cat([p["row"] for p in parts]).tolist() == [0, 1, 2, 3]
+        assert sum((p["caption"] for p in parts), []) == batch["caption"]
+        assert {p["step"] for p in parts} == {k} and {p["total"] for p in parts} == {4}
+
+
+def test_each_epoch_draws_one_of_the_captions():
+    data = module(Numbers(4))
+    drawn = Counter(c for batch in data.loader(0, 400) for c in batch["caption"])
+    assert len(drawn) == 20  # each of 4 x 5 about 80 times: 5 standard deviations are 40
+    assert min(drawn.values()) > 40 and max(drawn.values()) < 120
+
+
+def test_flips_are_half_and_off_by_default():
+    left = [float(x[0, 0, 0]) for batch in module(Halves(8), flip=True).loader(0, 100) for x in batch["image"]]
+    assert 140 < sum(v == 1 for v in left) < 260
+    assert all(float(x[0, 0, 0]) == -1 for batch in module(Halves(8)).loader(0, 20) for x in batch["image"])
+
+
+def test_validation_has_each_row_once():
+    for world in (1, 2, 3):
+        batches = [list(module().val_loader(rank, world)) for rank in range(world)]
+        rows = [r for rank in batches for b in rank for r in b["row"].tolist()]
+        assert sorted(rows) == list(range(7))
+        assert all(b["step"] == 0 and b["total"] == 7 for rank in batches for b in rank)
+
+
+def test_validation_is_the_same_each_time():
+    data = module(flip=True, crop="random")
+    assert all(map(same, data.val_loader(), data.val_loader()))
+
+
+def test_items_are_the_rows_asked_for():
+    batch = module(flip=True).items("val", [5, 0])
+    assert batch["index"].tolist() == [5, 0] and batch["caption"] == ["5 a", "0 a"] and batch["row"].tolist() == [0, 1]
+
+
+def test_captions_decode_nothing():
+    assert list(module(Numbers(2, bad=(0, 1))).captions()) == [f"{i} {c}" for i in range(2) for c in "abcde"]
+
+
+class Count(L.LightningModule):
+    """A stage that has done 3 of 5 updates."""
+
+    updates, steps, accumulate = 3, 5, 2
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.seen, self.rows = [], []
+
+    def training_step(self, batch, number):
+        self.seen.append((batch["step"], batch["row"].tolist()))
+
+    def validation_step(self, batch, number):
+        self.rows += batch["row"].tolist()
+
+    def configure_optimizers(self):
+        return None
+
+
+def test_under_a_trainer_the_stage_says_where(tmp_path):
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        default_root_dir=tmp_path,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        **options,
+    )
+    stage = Count()
+    trainer.fit(stage, datamodule=module())
+    assert stage.seen == [(3, [0, 1]), (3, [2, 3]), (4, [0, 1]), (4, [2, 3])]
+    assert sorted(stage.rows) == list(range(7))
+
+
+# Bad items
+
+
+def test_the_next_takes_a_bad_ones_place(tmp_path):
+    data = module(Numbers(1000, bad=(3, 4)), batch_size=1000)
+    data.bad_samples = tmp_path / "bad_samples.jsonl"
+    (batch,) = data.loader(0, 1)
+    assert Counter(batch["index"].tolist()) == Counter([i for i in range(1000) if i not in (3, 4)] + [5, 5])
+    assert data.counts() == {"train seen": 1000, "train bad": 2}
+    lines = [json.loads(line) for line in data.bad_samples.read_text().splitlines()]
+    assert {(line["index"], line["name"]) for line in lines} == {(3, "n3"), (4, "n4")}
+    assert all("not an image" in line["reason"] for line in lines)
+
+
+def test_a_drawn_one_takes_a_bad_ones_place():
+    data = [module(Numbers(1000, bad=(3, 4)), batch_size=1000, on_error="replace") for _ in range(2)]
+    (first,), (second,) = (list(d.loader(0, 1)) for d in data)
+    assert same(first, second)
+    extra = Counter(first["index"].tolist()) - Counter(range(1000))
+    assert sum(extra.values()) == 2 and not {3, 4, 5} & set(extra)
+
+
+def test_workers_report_bad_items(tmp_path):
+    data = module(Numbers(1000, bad=(3, 4)), batch_size=100, workers=2)
+    data.bad_samples = tmp_path / "bad_samples.jsonl"
+    assert same(*[next(iter(d.loader(0, 1))) for d in (data, module(Numbers(1000, bad=(3, 4)), batch_size=100))])
+    list(data.loader(0, 10))
+    assert data.counts() == {"train seen": 1000, "train bad": 2}
+    assert len(data.bad_samples.read_text().splitlines()) == 2
+
+
+def test_raise_stops_at_the_first():
+    with pytest.raises(ValueError, match="n3: not an image"):
+        list(module(Numbers(10, bad=(3,)), on_error="raise").loader(0, 10))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("count, bad", [(3, 3), (2000, 2000), (2000, 100)])
+def test_too_many_bad_ones_stop_the_run(workers, count, bad):
+    start = time.monotonic()
+    with pytest.raises(TooManyBadError, match="cannot be used, more than"):
+        list(module(Numbers(count, bad=tuple(range(bad))), workers=workers).loader(0, 500))
+    assert time.monotonic() - start < 30
+
+
+def test_garbage_that_is_allowed_still_ends():
+    with pytest.raises(TooManyBadError, match="no usable item"):
+        list(module(Numbers(50, bad=tuple(range(50))), max_bad=1.0).loader(0, 5))
+
+
+def test_validation_survives_a_bad_row():
+    rows = [r for b in module(val=Numbers(200, bad=(7,))).val_loader() for r in b["row"].tolist()]
+    assert rows == list(range(200))
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"root": Path("/no/such/folder")}, "no folder /no/such/folder"),
+        ({"image_shape": (2, 8, 8)}, "image_shape: wanted"),
+        ({"train": Numbers(0)}, "data.train: the source is empty"),
+    ],
+)
+def test_impossible_arguments(options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        module(**options) if "train" in options else DataModule(Numbers(3), Numbers(3), **{"image_shape": (3, 8, 8), "batch_size": 4} | options)
+
+
+def test_a_batch_that_cannot_be_shared():
+    with pytest.raises(ValueError, match="take 3 or 6"):
+        module().loader(0, 1, world=3)
+
+
+# Workers and signals
+
+
+class Slow(Numbers):
+    def __getitem__(self, index):
+        time.sleep(0.02)
+        return super().__getitem__(index)
+
+
+def test_workers_ignore_the_schedulers_signals_and_leave_with_their_parent():
+    loader = module(Slow(64), workers=2).loader(0, 20)
+    batches = iter(loader)
+    next(batches)
+    children = [w.pid for w in batches._workers]
+    sender = os.fork()
+    if sender == 0:  # SIGTERM from someone who is not the parent
+        for pid in children:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                os.kill(pid, number)
+        os._exit(0)
+    os.waitpid(sender, 0)
+    assert len(list(batches)) == 19
+    workers = batches._workers
+    for worker in workers:
+        worker.terminate()
+        worker.join(5)
+        assert not worker.is_alive()
+
+
+def test_a_killed_worker_is_an_error_and_not_a_hang():
+    batches = iter(module(Slow(64), workers=2).loader(0, 200))
+    next(batches)
+    os.kill(batches._workers[0].pid, signal.SIGKILL)
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="worker"):
+        list(batches)
+    assert time.monotonic() - start < 30
+
+
+# Streams
+
+
+class Line(Stream):
+    """The rows of a source in order, dealt out to the readers."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def rows(self, part, parts, epoch):
+        return (self.source[i] for i in range(part, len(self.source), parts))
+
+
+class Streamed(Numbers):
+    @property
+    def stream(self):
+        return Line(self)
+
+
+def test_a_stream_goes_on_where_it_stopped():
+    for workers in (0, 2):
+        whole = list(module(Streamed(33, bad=(5,)), workers=workers, max_bad=0.1).loader(0, 21))
+        data = module(Streamed(33, bad=(5,)), workers=workers, max_bad=0.1)
+        parts = [*data.loader(0, 9), *data.loader(9, 21)]
+        assert len(whole) == 21 and all(map(same, whole, parts))
+        assert [b["step"] for b in whole] == list(range(21))
+
+
+def test_a_streams_readers_share_the_rows():
+    labels = [
+        label
+        for rank in range(2)
+        for batch in module(Streamed(32), workers=2).loader(0, 8, rank, 2)
+        for label in batch["label"].tolist()
+    ]
+    assert Counter(labels) == Counter(range(32))
+
+
+def test_a_stream_of_garbage_stops():
+    with pytest.raises(TooManyBadError):
+        list(module(Streamed(100, bad=tuple(range(100)))).loader(0, 10))
+
+
+def test_a_stream_cannot_validate():
+    with pytest.raises(ValueError, match=r"data\.val"):
+        module(val=Streamed(3))
+
+
+def test_subset():
+    part = Subset(Numbers(10), [4, 2])
+    assert [part[i]["label"] for i in range(len(part))] == [4, 2]
+    assert part.fingerprint != Subset(Numbers(10), [2, 4]).fingerprint
+
+
+# The configs of conf/data, on real files
+
+
+def configured(name: str, root: Path | None, **changes) -> dict:
+    from omegaconf import OmegaConf
+
+    file = Path(__file__).parents[2] / "conf/data" / f"{name}.yaml"
+    config = OmegaConf.create({"seed": 0, "data": OmegaConf.load(file)})
+    if root is not None:
+        config.data.root = str(root)
+    config.data.workers = 0
+    for key, value in changes.items():
+        config.data[key] = value
+    return OmegaConf.to_container(config, resolve=True)["data"]
+
+
+@pytest.mark.parametrize(
+    "name, folder, items, classes",
+    [
+        ("shapes", None, 50_000, 28),
+        ("coco", "coco", 80, 0),
+        ("coco_small", "coco", 366, 0),
+        ("emoji", "noto_emoji", 3254, 0),
+        ("fashion_mnist", "fashion_mnist", 60_000, 10),
+        ("cifar10", "cifar10", 50_000, 10),
+        ("folder", "coco", 386, 3),
+    ],
+)
+def test_configs_on_real_data(name, folder, items, classes, shared, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    root = None if folder is None else shared / "data" / folder
+    data = build(configured(name, root))
+    shape = tuple(configured(name, root)["image_shape"])
+    batch = data.items("train", [0, 1])
+    assert batch["image"].shape == (2, *shape) and batch["image"].abs().max() <= 1
+    assert len(data.sources["train"]) == items and len(data.classes) in (classes, classes - 1)
+    assert next(iter(data.val_loader()))["image"].shape[1:] == shape
+
+
+def test_a_trainer_without_a_stage_is_not_needed():
+    assert SimpleNamespace(data=module()).data.fingerprint == module().fingerprint

@@ -1,0 +1,113 @@
+import pytest
+import torch
+from torch import nn
+
+from ldm.metric.features import (
+    FeaturesUnavailable,
+    FeaturesUnavailableWarning,
+    ModuleFeatures,
+    RandomConv,
+    available,
+    eight_bits,
+    weights_hash,
+)
+
+
+def test_eight_bits_are_what_is_shown():
+    x = torch.tensor([-1.0, -0.999, 0.0, 1.0, 7.0, float("nan"), -7.0, 0.5]).view(1, 1, 2, 4)
+    shown = eight_bits(x)
+    assert shown.shape == (1, 3, 2, 4) and shown.dtype == torch.uint8
+    assert shown[0, 0].flatten().tolist() == [0, 0, 128, 255, 255, 128, 0, 191]
+    assert torch.equal(shown[:, 0], shown[:, 2])
+
+
+def test_transparency_is_composited_on_white():
+    colour = torch.full((1, 3, 1, 3), -1.0)
+    alpha = torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3)
+    assert eight_bits(torch.cat([colour, alpha], 1))[0, 1, 0].tolist() == [255, 128, 0]
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 4, 4), (3, 4, 4), (1, 5, 4, 4)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="wanted images"):
+        eight_bits(torch.zeros(shape))
+
+
+def test_eight_bit_values_survive_the_round_trip():
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.equal(eight_bits(every / 127.5 - 1)[:, :1], every)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", [(32, 32), (17, 23), (64, 64)])
+def test_random_conv_takes_all_images(channels, size):
+    network = RandomConv()
+    features = network(torch.rand(3, channels, *size) * 2 - 1)
+    assert features.shape == (3, network.width) and features.dtype == torch.float32
+    assert torch.isfinite(features).all() and not features.requires_grad
+
+
+def test_random_conv_is_one_network():
+    assert RandomConv().weights_hash == RandomConv().weights_hash
+    hashes = {RandomConv(seed, size).weights_hash for seed in (0, 1) for size in (None, 32)}
+    assert len(hashes) == 4
+    # The weights are uniform numbers of 24 bits, scaled: no machine can come to another hash by rounding differently.
+    steps = (RandomConv().layers[0].weight / (6 / 48) ** 0.5 + 1) / 2 * 2**24
+    assert (steps - steps.round()).abs().max() <= 1
+
+
+def test_features_are_of_eight_bits_and_of_no_mode():
+    network, x = RandomConv(), torch.rand(2, 3, 16, 16) * 1.8 - 0.9
+    x = eight_bits(x) / 127.5 - 1
+    assert torch.equal(network(x), network(x + 1e-3))
+    assert not network.train().training
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network(x), network(x + 1e-3)) and network(x).dtype == torch.float32
+
+
+def test_features_tell_sets_apart():
+    network = RandomConv()
+    x = torch.rand(64, 3, 16, 16) * 2 - 1
+    spread = network(x).std(0).mean()
+    assert (network(x * 0.3).mean(0) - network(x).mean(0)).abs().mean() > spread
+
+
+def test_hash_sees_every_weight_and_setting():
+    module = nn.Linear(3, 2)
+    before = weights_hash(module)
+    assert weights_hash(module, 1) != before
+    with torch.no_grad():
+        module.bias[1] += 1e-6
+    assert weights_hash(module) != before
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def features(self, x):
+        return self.scale * x.mean((2, 3))
+
+
+def test_any_module_with_features():
+    network = ModuleFeatures(Reader(), "reader", 3)
+    assert network.name == "reader" and network.width == 3
+    assert torch.allclose(network(torch.ones(2, 1, 4, 4)), torch.full((2, 3), 2.0))
+
+
+def test_what_is_unavailable_is_left_out_with_a_warning():
+    def missing():
+        raise FeaturesUnavailable("no weights here")
+
+    with pytest.warns(FeaturesUnavailableWarning, match=r"no numbers of far: no weights here"):
+        found = available({"far": missing, "near": RandomConv})
+    assert [network.name for network in found] == ["random_conv"]
+
+
+def test_other_errors_are_not_swallowed():
+    def broken():
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        available({"broken": broken})
