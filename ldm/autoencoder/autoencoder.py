@@ -109,12 +109,12 @@ class Autoencoder(nn.Module):
         coded = self.bottleneck(self.encoder(x), noise)
         return Reconstruction(self.decoder(coded.z), coded.z, coded.posterior, coded.terms, coded.numbers)
 
-    def codes(self, x: Image) -> Int[Tensor, "b h w"]:
+    def codes(self, x: Image) -> Int[Tensor, "b lh lw"]:
         """The codes of an image, where the bottleneck is a vector quantiser."""
         self._check_size(tuple(x.shape[1:]))
         return self._quantiser().codes(self.encoder(x))
 
-    def decode_codes(self, codes: Int[Tensor, "b h w"]) -> Image:
+    def decode_codes(self, codes: Int[Tensor, "b lh lw"]) -> Image:
         """The image of codes, where the bottleneck is a vector quantiser."""
         return self.decoder(self._quantiser().lookup(codes))
 

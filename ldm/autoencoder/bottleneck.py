@@ -66,11 +66,11 @@ class Bottleneck(nn.Module, ABC):
     moments: int = 1
 
     @abstractmethod
-    def posterior(self, h: Float[Tensor, "b m h w"]) -> Posterior:
+    def posterior(self, h: Float[Tensor, "b m lh lw"]) -> Posterior:
         """q(z|x) from the encoder's output."""
 
     @abstractmethod
-    def forward(self, h: Float[Tensor, "b m h w"], noise: Latent) -> Coded:
+    def forward(self, h: Float[Tensor, "b m lh lw"], noise: Latent) -> Coded:
         """A latent to train with, its loss terms and numbers to log; `noise` is standard normal."""
 
     @abstractmethod
@@ -104,11 +104,11 @@ class Gaussian(Bottleneck):
         super().__init__()
         self.channels = channels
 
-    def posterior(self, h: Float[Tensor, "b m h w"]) -> Posterior:
+    def posterior(self, h: Float[Tensor, "b m lh lw"]) -> Posterior:
         mean, log_variance = h.float().chunk(2, dim=1)
         return Posterior(mean, torch.exp(0.5 * log_variance.clamp(-30, 20)))
 
-    def forward(self, h: Float[Tensor, "b m h w"], noise: Latent) -> Coded:
+    def forward(self, h: Float[Tensor, "b m lh lw"], noise: Latent) -> Coded:
         posterior = self.posterior(h)
         return Coded(posterior.sample(noise), posterior, terms={"kl": posterior.kl().mean()})
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from ldm.nn.attention import SpatialAttention
 from ldm.nn.norm import Group, Norm
 from ldm.nn.resnet import Downsample, Resample, ResBlock, Upsample
-from ldm.types import Image, Probability
+from ldm.types import Image, Latent, Probability
 
 Blocks: TypeAlias = NonNegativeInt | tuple[NonNegativeInt, ...]
 
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
         self.head = nn.Conv2d(now, latent, 3, padding=1)
         self.mix = nn.Conv2d(latent, latent, 1) if mix else nn.Identity()
 
-    def forward(self, x: Image) -> Float[Tensor, "b m h2 w2"]:
+    def forward(self, x: Image) -> Float[Tensor, "b m lh lw"]:
         x = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         return self.mix(self.head(F.silu(self.norm(self.trunk(x)))))
 
@@ -154,7 +154,7 @@ class Decoder(nn.Module):
         """The weight that makes the image, where an adaptive adversarial weight compares gradients."""
         return self.head.weight
 
-    def forward(self, z: Float[Tensor, "b c h w"]) -> Image:
+    def forward(self, z: Latent) -> Image:
         x = self.head(F.silu(self.norm(self.trunk(self.stem(self.mix(z))))))
         return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
 

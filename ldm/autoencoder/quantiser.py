@@ -54,7 +54,7 @@ class VectorQuantiser(Bottleneck):
         self.register_buffer("sums", torch.zeros(codes, channels))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
-    def codes(self, h: Latent) -> Int[Tensor, "b h w"]:
+    def codes(self, h: Latent) -> Int[Tensor, "b lh lw"]:
         """The index of the nearest code of every latent pixel."""
         rows = h.detach().float().movedim(1, -1)
         book = self.codebook.detach().float()
@@ -62,7 +62,7 @@ class VectorQuantiser(Bottleneck):
             distance = book.square().sum(1) - 2 * (rows @ book.T)
         return distance.argmin(-1)
 
-    def lookup(self, codes: Int[Tensor, "b h w"]) -> Latent:
+    def lookup(self, codes: Int[Tensor, "b lh lw"]) -> Latent:
         """The latent that codes stand for."""
         return F.embedding(codes, self.codebook).movedim(-1, 1)
 

@@ -69,7 +69,10 @@ def numbers(latest: dict[str, float]) -> str:
     """The numbers worth a line: pace, losses, and what went wrong if something did."""
     hidden = ("rate", "images/s", "data wait", "skipped")
     parts = [f"{latest['images/s']:.0f} images/s"] if "images/s" in latest else []
-    parts += [f"{k} {v:.4g}" for k, v in latest.items() if k not in hidden and not k.endswith("gradient")]
+    apart = ("gradient", "(unweighted)")
+    parts += [
+        f"{k} {v:.4g}" for k, v in latest.items() if k not in hidden and not k.endswith(apart) and "quarter" not in k
+    ]
     if latest.get("skipped"):
         parts.append(f"{latest['skipped']:.0f} updates skipped")
     return "  ".join(parts)

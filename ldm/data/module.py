@@ -220,6 +220,7 @@ class DataModule(L.LightningDataModule):
             "num_workers": self.workers,
             "persistent_workers": self.workers > 0,
             "worker_init_fn": worker.begin,
+            "multiprocessing_context": worker.context() if self.workers else None,
             "pin_memory": torch.cuda.is_available(),
             "generator": torch.Generator().manual_seed(0),  # what it draws, nobody reads; the global one stays untouched
         }

@@ -3,16 +3,23 @@
     critic     1/2 mean(max(0, 1 - D(x))) + 1/2 mean(max(0, 1 + D(y)))       (hinge)
     generator  -lambda mean(D(y)),  lambda = weight |grad_L rec| / (|grad_L gen| + 1e-4)
 
-with gradients at the decoder's last layer L, so that the critic pulls about as hard as the reconstruction does. The critic trains
-from update `critic_start` on and is heard by the generator from `start` on: first it learns, then it judges.
+with gradients at the decoder's last layer L, averaged over ranks, so that the critic pulls about as hard as the reconstruction
+does. The critic trains from update `critic_start` on and is heard by the generator from `start` on: first it learns, then it
+judges. Both count updates of the model, whatever the number of optimisers or micro-batches.
+
+Each side's loss moves that side alone, by itself and not by a trainer's care: the generator hears a critic whose
+parameters are detached, and the critic sees images that are.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from jaxtyping import Float
 from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ldm.types import Image
 
@@ -23,6 +30,7 @@ class Adversarial(nn.Module):
     """
     Arguments:
         critic: images (b, c, h, w) -> logits of any shape.
+        weight: of the generator's term, on top of the adaptive weight.
         start: update of the model from which the critic is heard; `critic_start` from which it learns, not later.
     """
 
@@ -30,28 +38,39 @@ class Adversarial(nn.Module):
         self, critic: nn.Module, weight: NonNegativeFloat = 0.5, start: NonNegativeInt = 5000, critic_start: NonNegativeInt = 4000
     ):
         super().__init__()
-        if critic_start > start:
+        if critic_start >= start:
             raise ValueError(
-                f"critic_start={critic_start} is after start={start}: an untrained critic would judge; "
-                "let the critic begin first"
+                f"critic_start={critic_start} is not before start={start}: an untrained critic would judge; "
+                "let the critic learn for some updates first"
             )
         self.critic, self.weight, self.start, self.critic_start = critic, weight, start, critic_start
 
-    def generator(self, y: Image, reconstruction: Tensor, last_layer: nn.Parameter) -> tuple[Tensor, Tensor]:
-        """The generator's term and its adaptive weight, for the reconstruction term (a scalar) of the same pass."""
-        term = -self.critic(y).float().mean()
+    def generator(self, y: Image, reconstruction: Float[Tensor, ""], last_layer: nn.Parameter) -> tuple[Tensor, Tensor]:
+        """The generator's term and its weight, for the reconstruction term (a scalar) of the same pass."""
+        frozen = {name: p.detach() for name, p in self.critic.named_parameters()}
+        term = -functional_call(self.critic, frozen, (y,)).float().mean()
         return term, self.weight * adaptive_weight(reconstruction, term, last_layer)
 
     def critic_loss(self, x: Image, y: Image) -> dict[str, Tensor]:
-        """The hinge loss and the mean logits of real and reconstructed patches; `y` is detached here once more."""
-        real, fake = self.critic(x).float(), self.critic(y.detach()).float()
+        """The hinge loss `critic`, and the mean logits of `real` and reconstructed (`fake`) patches."""
+        real, fake = self.critic(torch.cat([x, y.detach()]).detach()).float().chunk(2)
         hinge = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
-        return {"critic": hinge, "real": real.mean(), "fake": fake.mean()}
+        return {"critic": hinge, "real": real.detach().mean(), "fake": fake.detach().mean()}
 
 
-def adaptive_weight(reconstruction: Tensor, term: Tensor, last_layer: nn.Parameter) -> Tensor:
-    """|grad reconstruction| / (|grad term| + 1e-4) at the last layer, at most 1e4, no gradient; 0 where not finite."""
+def adaptive_weight(
+    reconstruction: Float[Tensor, ""], term: Float[Tensor, ""], last_layer: nn.Parameter
+) -> Float[Tensor, ""]:
+    """|grad reconstruction| / (|grad term| + 1e-4) at the last layer, at most 1e4, no gradient; 0 where not finite.
+
+    The gradients are those of the global batch, so that every rank weighs alike and their number does not matter.
+    """
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (heard,) = torch.autograd.grad(term, last_layer, retain_graph=True)
-    ratio = wanted.float().norm() / (heard.float().norm() + 1e-4)
-    return ratio.nan_to_num(0.0, posinf=CLAMP).clamp(0, CLAMP).detach()
+    both = torch.stack([wanted, heard]).float()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(both)
+        both = both / dist.get_world_size()
+    wanted, heard = both.flatten(1).norm(dim=1)
+    ratio = wanted / (heard + 1e-4)
+    return ratio.nan_to_num(0.0, posinf=CLAMP).clamp(0, CLAMP)

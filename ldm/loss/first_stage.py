@@ -9,18 +9,35 @@ rates and clipping do not depend on its size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from ldm.autoencoder.autoencoder import Reconstruction
 from ldm.loss.adversarial import Adversarial
 from ldm.loss.perceptual import Perceptual
 from ldm.loss.reconstruction import Likelihood
 from ldm.types import Image
 
 Terms = dict[str, Tensor]
+
+
+class Made(Protocol):
+    """One training pass of an autoencoder, as `ldm.autoencoder.Autoencoder.forward` returns it.
+
+    terms: what the bottleneck wants minimised, per image: summed over the latent, mean over the batch, `kl` unweighted.
+    numbers: for the log only.
+    """
+
+    @property
+    def image(self) -> Image: ...
+
+    @property
+    def terms(self) -> Mapping[str, Tensor]: ...
+
+    @property
+    def numbers(self) -> Mapping[str, Tensor]: ...
 
 
 class FirstStageLoss(nn.Module):
@@ -49,10 +66,15 @@ class FirstStageLoss(nn.Module):
     def critic_parameters(self) -> Iterator[nn.Parameter]:
         return iter(()) if self.adversarial is None else self.adversarial.critic.parameters()
 
-    def generator(self, x: Image, made: Reconstruction, update: int, last_layer: nn.Parameter | None) -> tuple[Terms, Terms]:
-        """(terms whose sum the autoencoder minimises, values only logged) at a given update of the model."""
+    def generator(self, x: Image, made: Made, update: int, last_layer: nn.Parameter) -> tuple[Terms, Terms]:
+        """(terms whose sum the autoencoder minimises, values only logged) at a given update of the model.
+
+        Arguments:
+            last_layer: the decoder's weight at which gradients are compared; read only once the critic is heard.
+        """
         y, numbers = made.image.float(), x[0].numel()
         logged: Terms = {"mse": (x - y.detach()).square().mean(), **made.numbers}
+        logged["log variance"] = self.likelihood.log_variance.detach()
         extra = None
         if self.perceptual is not None:
             distance = self.perceptual(x, y)

@@ -1,139 +1,64 @@
-"""Distances of images in the features of a frozen network.
+"""How different two images look: distances beyond that of pixels.
 
-LPIPS (arXiv 1801.03924, equation 1): unit-normalised features of several layers, squared differences, channels weighted by
-learnt numbers, averaged over space, summed over layers. `FeatureDistance` is the same without the learnt weights, over any
-torchvision network, for where the calibrated networks cannot be had.
+`LaplacianPyramid` needs no network: band-pass images of an octave each (Burt and Adelson 1983), compared absolutely and weighted
+4^j so that coarse bands, which have fewer pixels, count alike (arXiv 1707.05776, section 3; there as a loss for generators).
+Distances in the features of a frozen network are in `ldm.loss.features`.
 
-Gradients flow through the network to the image; its weights are frozen, and no part of any checkpoint: they are held outside the
-module tree, since they are named by where they came from and never change.
+A distance d(x, y) has gradients for y, the reconstruction, through whatever network it holds. That network is frozen, in evaluation
+mode; it is held outside the module tree, so it is no part of a checkpoint, an average, a count of
+parameters or DDP's broadcasts: it is named by where it came from, and never changes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import PositiveInt
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ldm.types import Image
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 class Perceptual(nn.Module, ABC):
-    """forward(x, y) -> (b,), how different two images (b, 1 | 3, h, w) in [-1, 1] look; 0 for equal ones."""
-
-    def __init__(self, network: nn.Module, smallest: int):
-        super().__init__()
-        self._network = [network.eval().requires_grad_(False)]
-        self.smallest = smallest
-
-    def forward(self, x: Image, y: Image) -> Float[Tensor, " b"]:
-        network = self._network[0].to(x.device)
-        return self._distance(network, self._prepared(x), self._prepared(y))
-
-    def _prepared(self, x: Image) -> Image:
-        if x.shape[1] not in (1, 3):
-            raise ValueError(f"a perceptual loss sees images of 1 or 3 channels, got {x.shape[1]}; take loss=kl for others")
-        x = x.expand(-1, 3, -1, -1)
-        short = min(x.shape[-2:])
-        if short >= self.smallest:
-            return x
-        return F.interpolate(x, scale_factor=self.smallest / short, mode="bilinear", align_corners=False)
+    """How different images look; 0 for equal ones."""
 
     @abstractmethod
-    def _distance(self, network: nn.Module, x: Image, y: Image) -> Float[Tensor, " b"]: ...
+    def forward(self, x: Image, y: Image) -> Float[Tensor, " b"]:
+        """(b,) distances of images (b, c, h, w) in [-1, 1], float32, with gradients for y."""
 
 
-class LPIPS(Perceptual):
-    """LPIPS as torchmetrics has it, with its learnt layer weights.
-
-    Arguments:
-        network: which; `vgg` is customary as a loss.
-        backbone: torchvision's ImageNet weights of it from a local file; None downloads them (torch's hub cache).
-    """
-
-    def __init__(self, network: Literal["vgg", "alex", "squeeze"] = "vgg", backbone: Path | None = None):
-        from torchmetrics.functional.image.lpips import _NoTrainLpips
-
-        try:
-            lpips = _NoTrainLpips(net=network, pnet_rand=backbone is not None)
-        except OSError as error:  # URLError is one
-            raise OSError(
-                f"LPIPS could not download its {network} backbone ({error}); give loss.perceptual.backbone=FILE, or take "
-                "loss=kl, which needs no network"
-            ) from error
-        if backbone is not None:
-            _load_slices(lpips.net, _weights(backbone), backbone)
-        super().__init__(lpips, smallest=32)
-
-    def _distance(self, network: nn.Module, x: Image, y: Image) -> Float[Tensor, " b"]:
-        return network(x, y).flatten()
-
-
-class FeatureDistance(Perceptual):
-    """Unit-normalised features of several layers of a torchvision network with local weights, compared squared.
+class LaplacianPyramid(Perceptual):
+    """Mean absolute differences of Laplacian bands, for any channels: edges and flat colours alike, no download.
 
     Arguments:
-        architecture: torchvision's name, as `squeezenet1_1`.
-        weights: safetensors or a state dict; the classifier may be missing.
-        layers: names of the layers compared, as `torchvision.models.feature_extraction.get_graph_node_names` lists.
-        flip180: turn images by 180 degrees first, as weights brought from TensorFlow can need.
-        smallest: smaller images are enlarged to this side.
+        bands: octaves at most; fewer where the image is small. The rest, a small picture, counts as one more.
     """
 
-    def __init__(
-        self,
-        architecture: str,
-        weights: Path,
-        layers: tuple[str, ...],
-        flip180: bool = False,
-        smallest: PositiveInt = 32,
-    ):
-        import torchvision.models
-        from torchvision.models.feature_extraction import create_feature_extractor
+    def __init__(self, bands: PositiveInt = 4):
+        super().__init__()
+        self.bands = bands
+        line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+        self.register_buffer("kernel", torch.outer(line, line)[None, None], persistent=False)
 
-        network = torchvision.models.get_model(architecture, weights=None)
-        known = network.state_dict()
-        found = _weights(weights)
-        missing = [name for name in known if name not in found and not name.startswith(("classifier", "fc", "head"))]
-        if missing:
-            raise ValueError(f"{weights} lacks {len(missing)} tensors of {architecture}, as {missing[:3]}")
-        network.load_state_dict({k: v.float() for k, v in found.items() if k in known}, strict=False)
-        super().__init__(create_feature_extractor(network.eval(), list(layers)), smallest)
-        self.flip180 = flip180
+    def forward(self, x: Image, y: Image) -> Float[Tensor, " b"]:
+        # Bands are linear in the image: those of the difference are the differences of the bands.
+        rest = (x.float() - y.float()).flatten(0, 1)[:, None]
+        total = rest.new_zeros(len(x))
+        for band in range(self.bands):
+            if min(rest.shape[-2:]) < 4:
+                break
+            smooth = self._smooth(rest)
+            total = total + self._size(rest - smooth, len(x))
+            rest = smooth[..., ::2, ::2]
+        return total + self._size(rest, len(x))
 
-    def _distance(self, network: nn.Module, x: Image, y: Image) -> Float[Tensor, " b"]:
-        both = (torch.cat([x, y]) + 1) / 2
-        mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (_MEAN, _STD))
-        both = (both - mean) / std
-        features = network(both.flip(2, 3) if self.flip180 else both)
-        total = torch.zeros(len(x), device=x.device)
-        for layer in features.values():
-            one, other = F.normalize(layer.float(), dim=1, eps=1e-6).chunk(2)
-            total = total + (one - other).square().sum(1).mean((1, 2))
-        return total
+    def _smooth(self, x: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
+        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), self.kernel)
 
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _load_slices(net: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """torchvision's `features.N` into torchmetrics' slices, whose names end in the same N."""
-    state = net.state_dict()
-    renamed = {name: "features." + name.split(".", 2 if name.startswith("slices.") else 1)[-1] for name in state}
-    missing = [wanted for wanted in renamed.values() if wanted not in weights]
-    if missing:
-        raise ValueError(f"{path} lacks {missing[:3]}: it is not torchvision's network of that name")
-    net.load_state_dict({name: weights[wanted] for name, wanted in renamed.items()})
+    @staticmethod
+    def _size(band: Float[Tensor, "n 1 h w"], examples: int) -> Float[Tensor, " b"]:
+        # A mean is the sum times 4^j / pixels.
+        return band.abs().view(examples, -1).mean(1)

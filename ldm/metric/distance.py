@@ -26,7 +26,6 @@ from pydantic import PositiveInt
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from ldm.metric.features import FeatureNetwork, available, eight_bits
 from ldm.metric.gather import gather_rows, image_hashes, set_hash
@@ -112,6 +111,8 @@ class _Given(nn.Module):
 
 def frechet_distance(generated: Float[Tensor, "n d"], reference: Float[Tensor, "m d"]) -> float:
     """The Fréchet distance of two sets of features, at least two each."""
+    from torchmetrics.image.fid import FrechetInceptionDistance  # here, because it takes seconds to import
+
     metric = FrechetInceptionDistance(_Given(generated.shape[1]), sync_on_compute=False)
     centre = reference.double().mean(0)  # the distance does not see a common shift; sums of squares lose digits to it
     for features, real in ((generated, False), (reference, True)):

@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Int, UInt8
 from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 def gather_rows(rows: Tensor) -> Tensor:
     """The rows (n, ...) of all ranks, on the CPU; each rank may bring another number, none included."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not (dist.is_available() and dist.is_initialized()):
         return rows.cpu()
-    nccl = torch.distributed.get_backend() == "nccl"
-    device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
-    return torch.cat(gather_all_tensors(rows.contiguous().to(device))).cpu()
+    nccl = dist.get_backend() == "nccl"
+    rows = rows.to(torch.device("cuda", torch.cuda.current_device()) if nccl else "cpu")
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    most = max(int(n) for n in counts)
+    filled = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    parts = [torch.empty_like(filled) for _ in counts]
+    dist.all_gather(parts, filled)
+    return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)]).cpu()
 
 
 def image_hashes(images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, " b"]:

@@ -10,7 +10,6 @@ image given back without any error counts as 100 dB, where infinity would swallo
 from __future__ import annotations
 
 import torch
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from ldm.metric.features import eight_bits
 from ldm.metric.gather import gather_rows, image_hashes, set_hash
@@ -29,6 +28,9 @@ class ReconstructionQuality(Metric):
         self._hashes = [torch.zeros(0, dtype=torch.int64)]
 
     def add(self, examples: Examples) -> None:
+        # Here, because it takes seconds to import.
+        from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
         original, reconstruction = examples.real, examples.reconstruction
         if original.shape != reconstruction.shape:
             raise ValueError(f"a reconstruction of {tuple(original.shape)} came as {tuple(reconstruction.shape)}")

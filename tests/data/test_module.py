@@ -3,10 +3,10 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -21,7 +21,7 @@ from tests.data.sources import Halves, Numbers
 
 def module(train=None, val=None, **options) -> DataModule:
     options = {"image_shape": (3, 8, 8), "batch_size": 4, "workers": 0} | options
-    return DataModule(train or Numbers(33), val or Numbers(7), **options)
+    return DataModule(Numbers(33) if train is None else train, Numbers(7) if val is None else val, **options)
 
 
 def same(a: dict, b: dict) -> bool:
@@ -157,8 +157,8 @@ def test_a_drawn_one_takes_a_bad_ones_place():
 def test_workers_report_bad_items(tmp_path):
     data = module(Numbers(1000, bad=(3, 4)), batch_size=100, workers=2)
     data.bad_samples = tmp_path / "bad_samples.jsonl"
-    assert same(*[next(iter(d.loader(0, 1))) for d in (data, module(Numbers(1000, bad=(3, 4)), batch_size=100))])
-    list(data.loader(0, 10))
+    alone = module(Numbers(1000, bad=(3, 4)), batch_size=100).loader(0, 10)
+    assert all(map(same, data.loader(0, 10), alone))
     assert data.counts() == {"train seen": 1000, "train bad": 2}
     assert len(data.bad_samples.read_text().splitlines()) == 2
 
@@ -168,12 +168,22 @@ def test_raise_stops_at_the_first():
         list(module(Numbers(10, bad=(3,)), on_error="raise").loader(0, 10))
 
 
+def drained(loader) -> list:
+    """All batches; the workers gone also after an error (whose traceback would else keep them)."""
+    batches = iter(loader)
+    try:
+        return list(batches)
+    finally:
+        if loader.num_workers:
+            batches._shutdown_workers()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("count, bad", [(3, 3), (2000, 2000), (2000, 100)])
 def test_too_many_bad_ones_stop_the_run(workers, count, bad):
     start = time.monotonic()
     with pytest.raises(TooManyBadError, match="cannot be used, more than"):
-        list(module(Numbers(count, bad=tuple(range(bad))), workers=workers).loader(0, 500))
+        drained(module(Numbers(count, bad=tuple(range(bad))), workers=workers).loader(0, 500))
     assert time.monotonic() - start < 30
 
 
@@ -200,7 +210,7 @@ def test_validation_survives_a_bad_row():
 )
 def test_impossible_arguments(options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        module(**options) if "train" in options else DataModule(Numbers(3), Numbers(3), **{"image_shape": (3, 8, 8), "batch_size": 4} | options)
+        module(**options)
 
 
 def test_a_batch_that_cannot_be_shared():
@@ -220,15 +230,10 @@ class Slow(Numbers):
 def test_workers_ignore_the_schedulers_signals_and_leave_with_their_parent():
     loader = module(Slow(64), workers=2).loader(0, 20)
     batches = iter(loader)
-    next(batches)
-    children = [w.pid for w in batches._workers]
-    sender = os.fork()
-    if sender == 0:  # SIGTERM from someone who is not the parent
-        for pid in children:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-                os.kill(pid, number)
-        os._exit(0)
-    os.waitpid(sender, 0)
+    children = [str(w.pid) for w in batches._workers]
+    subprocess.run(["kill", "-TERM", *children], check=True)  # from someone who is not the parent
+    subprocess.run(["kill", "-INT", *children], check=True)
+    subprocess.run(["kill", "-USR1", *children], check=True)
     assert len(list(batches)) == 19
     workers = batches._workers
     for worker in workers:
@@ -243,7 +248,10 @@ def test_a_killed_worker_is_an_error_and_not_a_hang():
     os.kill(batches._workers[0].pid, signal.SIGKILL)
     start = time.monotonic()
     with pytest.raises(RuntimeError, match="worker"):
-        list(batches)
+        try:
+            list(batches)
+        finally:
+            batches._shutdown_workers()
     assert time.monotonic() - start < 30
 
 
@@ -338,7 +346,3 @@ def test_configs_on_real_data(name, folder, items, classes, shared, tmp_path, mo
     assert batch["image"].shape == (2, *shape) and batch["image"].abs().max() <= 1
     assert len(data.sources["train"]) == items and len(data.classes) in (classes, classes - 1)
     assert next(iter(data.val_loader()))["image"].shape[1:] == shape
-
-
-def test_a_trainer_without_a_stage_is_not_needed():
-    assert SimpleNamespace(data=module()).data.fingerprint == module().fingerprint

@@ -13,6 +13,7 @@ from ldm.metric import distance
 from ldm.metric.distance import Distances, FeatureCollector, FeatureSet, distances, frechet_distance, kernel_distance
 from ldm.metric.features import FeaturesUnavailable, FeaturesUnavailableWarning, ModuleFeatures, RandomConv
 from ldm.metric.metric import Examples
+from tests.metric import ranks
 
 
 def exact_gaussian(n, mean, deviations, seed):
@@ -157,21 +158,9 @@ def test_a_reference_set_is_kept(tmp_path):
     assert (loaded.images_hash, loaded.network, loaded.network_hash) == (kept.images_hash, kept.network, kept.network_hash)
 
 
-def images_of_all():
-    return torch.rand(23, 3, 16, 16, generator=torch.Generator().manual_seed(5)) * 2 - 1
-
-
-def gather_on(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    share = images_of_all()[:17] if rank == 0 else images_of_all()[17:]
-    collected(RandomConv(), share).save(f"{folder}/{rank}.safetensors")
-    torch.distributed.destroy_process_group()
-
-
 def test_two_ranks_see_one_set(tmp_path):
-    processes.spawn(gather_on, (str(tmp_path),), nprocs=2)
-    alone = collected(RandomConv(), images_of_all())
+    processes.spawn(ranks.gather, (str(tmp_path),), nprocs=2)
+    alone = collected(RandomConv(), ranks.images())
     for rank in range(2):
         together = FeatureSet.load(tmp_path / f"{rank}.safetensors")
         assert together.images_hash == alone.images_hash

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from ldm.metric.distance import frechet_distance
 from ldm.metric.features import (
     FeaturesUnavailable,
     FeaturesUnavailableWarning,
@@ -66,10 +67,14 @@ def test_features_are_of_eight_bits_and_of_no_mode():
 
 
 def test_features_tell_sets_apart():
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.rand(600, 3, 4, 4) * 2 - 1, size=16, mode="bilinear")
+    one, other = smooth[:300], smooth[300:]
     network = RandomConv()
-    x = torch.rand(64, 3, 16, 16) * 2 - 1
-    spread = network(x).std(0).mean()
-    assert (network(x * 0.3).mean(0) - network(x).mean(0)).abs().mean() > spread
+    nothing = frechet_distance(network(one), network(other))
+    blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(other, 4), size=16, mode="bilinear")
+    for changed in (other + 0.2 * torch.randn_like(other), blurred, other.mean(1, keepdim=True), other * 0.7):
+        assert frechet_distance(network(one), network(changed)) > 1.5 * nothing
 
 
 def test_hash_sees_every_weight_and_setting():
