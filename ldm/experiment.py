@@ -8,7 +8,11 @@ priors trains one autoencoder.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import datetime
 import logging
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +27,17 @@ from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
 from ldm.callback.sink import Guarded
 from ldm.data.module import DataModule
-from ldm.files import write_text
+from ldm.files import write_json, write_text
 from ldm.interop.pretrained import pretrained
-from ldm.model import PARTS, LatentModel, load_weights, write_weights
+from ldm.main import device_of
+from ldm.model import PARTS, LatentModel, Weights, load_weights, write_weights
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
-from ldm.run.evaluation import Evaluation
+from ldm.run.evaluation import Evaluation, code_version, device_name
 from ldm.run import record, report
 from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
 from ldm.run.store import Store, key_of
+from ldm.sampling import configure
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics
 from ldm.stage.launch import agree, rank, ranks
@@ -118,7 +124,27 @@ class Experiment:
         for part in PARTS:
             count = sum(p.numel() for p in getattr(self.model, part).parameters())
             log.info("%-11s %8.3f M parameters", part, count / 1e6)
+        self._tell("training")
         log.info("images %s, latents %s", self.model.autoencoder.image_shape, self.model.autoencoder.latent_shape)
+
+    def _tell(self, status: str) -> None:
+        """`run.json`: the facts that the report begins with."""
+        seconds = {row["stage"]: row["seconds"] for row in Journal(self.place.metrics).rows()}
+        sources = self.data.sources
+        facts = {
+            "name": self.place.path.name,
+            "experiment": self.config["experiment"],
+            "command": shlex.join(["python", *sys.argv]),
+            "status": status,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "device": device_name(self._trainer().strategy.root_device),
+            "code_version": code_version(),
+            "seed": self.seed,
+            "data": f"{len(sources['train']):,} images to train, {len(sources['val']):,} held out",
+            "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
+            "parameters": {part: sum(p.numel() for p in getattr(self.model, part).parameters()) for part in PARTS},
+        }
+        write_json(self.place.path / "run.json", facts)
 
     # First stage
 
@@ -160,13 +186,11 @@ class Experiment:
         if self.config["cache_latents"]:
             self.data = cached(autoencoder, self.data, self.store)
         autoencoder.set_statistics(*statistics(autoencoder, self.data))
-        self.images_seen = 0
         if self.config.get("second"):
             self.model.condition.fit(self.data.captions())
             if any(p.requires_grad for p in self.model.prior.parameters()):
                 stage = Second(self.model, build(self.config["second"], "second"), self.seed)
                 self._fit(stage)
-                self.images_seen = stage.updates * self.data.batch_size
                 agree(lambda: self.model.save(self.place.model, self.config, "raw"))
                 stage.average.keep()
         agree(lambda: self.model.save(self.place.model, self.config))
@@ -213,7 +237,7 @@ class Experiment:
             "data": self.data.fingerprint,
             "seed": self.seed,
             "weights": "averaged",
-            "images_seen": self.images_seen,
+            "images_seen": Journal(self.place.metrics).images_seen("second"),
         }
         records = evaluation(model, self.data, list(metrics.values()), facts, generate=bool(self.config.get("second")))
         if rank() == 0:
@@ -221,8 +245,47 @@ class Experiment:
                 record.write(self.place.records, each)
 
     def _conclude(self) -> None:
+        self._tell("finished")
         report.write(self.place.path)
-        for row in record.table(record.read(self.place.records)):
-            error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
-            log.info("%-28s %10.4g%s  (n = %s)", row.metric, row.mean, error, row.n)
+        _print(record.read(self.place.records))
         log.info("everything is in %s; look at %s", self.place.path, self.place.report)
+
+
+def measure_again(
+    run: str,
+    samples: int | None,
+    guidance: float | None,
+    steps: int | None,
+    seed: int,
+    weights: Weights,
+    device: str,
+) -> None:
+    """Add records of a finished run, measured with other settings, and write its report anew."""
+    place = RunDirectory(Path(run))
+    file = place.path / "config.yaml"
+    if not file.exists():
+        raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    model = LatentModel.load(place.path, weights, device_of(device))
+    configure(model, guidance, steps)
+    evaluation: Evaluation = build(config["evaluation"] | {"seed": seed}, "evaluation")
+    if samples is not None:
+        evaluation = dataclasses.replace(evaluation, samples=samples)
+    data: DataModule = build(config["data"], "data")
+    images_seen = Journal(place.metrics).images_seen("second")
+    facts = {
+        **{"run": place.path.name, "experiment": config["experiment"], "data": data.fingerprint, "seed": config["seed"]},
+        **{"weights": "averaged" if weights == "average" else "raw", "images_seen": images_seen},
+    }
+    metrics = build(config["metric"] or {}, "metric")
+    records = evaluation(model, data, list(metrics.values()), facts, generate=bool(config.get("second")))
+    for each in records:
+        record.write(place.records, each)
+    report.write(place.path)
+    _print(records)
+
+
+def _print(records: list[record.Record]) -> None:
+    for row in record.table(records):
+        error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
+        log.info("%-28s %10.4g%s  (n = %s)", row.metric, row.mean, error, row.n)

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 Image: TypeAlias = Float[Tensor, "b c h w"]
-Latent: TypeAlias = Float[Tensor, "b c h w"]
+Latent: TypeAlias = Float[Tensor, "b z lh lw"]
 Time: TypeAlias = Float[Tensor, " b"]
 
 Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]

@@ -9,11 +9,11 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
-install_import_hook("ldm", "beartype.beartype").install() if os.environ.get("LDM_TYPECHECK") else None
+hook = install_import_hook("ldm", "beartype.beartype")
 
 import torch  # noqa: E402
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 ROOT = Path(__file__).parents[1]
 

@@ -67,8 +67,8 @@ class Bar(L.Callback):
 
 def numbers(latest: dict[str, float]) -> str:
     """The numbers worth a line: pace, losses, and what went wrong if something did."""
-    hidden = ("rate", "images/s", "data wait", "skipped")
-    parts = [f"{latest['images/s']:.0f} images/s"] if "images/s" in latest else []
+    hidden = ("rate", "images_per_second", "wait", "skipped")
+    parts = [f"{latest['images_per_second']:.0f} images/s"] if "images_per_second" in latest else []
     apart = ("gradient", "(unweighted)")
     parts += [
         f"{k} {v:.4g}" for k, v in latest.items() if k not in hidden and not k.endswith(apart) and "quarter" not in k

@@ -32,3 +32,19 @@ class Conditioner(nn.Module, ABC):
     @abstractmethod
     def fit(self, captions: Iterable[str]) -> None:
         """Learn from the training captions what has to be there before training; most have nothing to learn."""
+
+
+def captions_of(batch: Mapping[str, Any]) -> list[str]:
+    """The batch's captions, without spaces about them; KeyError where it has none."""
+    captions = batch.get("caption")
+    if captions is None:
+        raise KeyError(
+            f"this condition reads batch['caption'] and the batch has only {', '.join(batch) or 'nothing'}: "
+            "take data with captions, or condition=label or none"
+        )
+    return [caption.strip() for caption in captions]
+
+
+def rounded_up(count: int, most: int, step: int = 16) -> int:
+    """The next multiple of `step`, at most `most`: few lengths of token rows, so that little is compiled anew."""
+    return min(-(-count // step) * step, most)

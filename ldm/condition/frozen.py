@@ -1,21 +1,29 @@
 """Captions by a frozen, pretrained text encoder: CLIP (arXiv 2103.00020) or T5 (arXiv 1910.10683), by `transformers`.
 
 The encoder's last hidden states are the tokens, brought to `width` by a learnt linear map. Captions repeat every epoch, so
-their embeddings are kept. The frozen weights are not part of the model's state: they are named by `source`.
+their hidden states are kept: in memory, and on the disk for other runs if asked. They are kept in float16, and on the CPU each
+caption is read alone, so what is kept does not depend on the batch that it first came in, and a run that goes on computes what an
+uninterrupted one would have; on a GPU that holds up to rounding, or exactly with what is on the disk.
+
+The frozen weights are not part of the model's state: they are named by `source` and `revision`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import xxhash
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from ldm.condition.conditioner import Conditioner
+from ldm.condition.conditioner import Conditioner, captions_of, rounded_up
+from ldm.condition.memory import Disk, Memory
 from ldm.types import Context, ContextShape
+
+log = logging.getLogger(__name__)
 
 
 class Frozen(Conditioner):
@@ -23,64 +31,118 @@ class Frozen(Conditioner):
     Arguments:
         source: a directory or a hub name, as `openai/clip-vit-large-patch14` or `google-t5/t5-small`.
         width: of the tokens handed to the backbone.
-        length: tokens of a caption at most; the rest of a longer one is cut off.
-        keep: captions whose embeddings are kept in memory.
+        length: tokens of a caption at most; the rest of a longer one is cut off, and counted.
+        keep: captions whose hidden states are kept in memory (about 20 kB each).
+        on_disk: keep all of them in the user's cache directory, too, under the hash of the encoder's weights.
+        revision: of a hub name.
+
+    Raises:
+        ImportError: transformers is missing. OSError: nothing at `source`. ValueError: it is no CLIP or T5.
     """
 
     needs = ("caption",)
 
-    def __init__(self, source: str, width: PositiveInt = 256, length: PositiveInt = 77, keep: PositiveInt = 20_000):
+    def __init__(
+        self,
+        source: str,
+        width: PositiveInt = 256,
+        length: PositiveInt = 77,
+        keep: PositiveInt = 20_000,
+        on_disk: bool = False,
+        revision: str | None = None,
+    ):
         super().__init__()
-        try:
-            import transformers
-        except ImportError as error:
-            raise ImportError("condition=clip and t5 need transformers: pip install 'ldm[clip]'") from error
-        kind = transformers.AutoConfig.from_pretrained(source).model_type
-        kinds = {
-            "clip": transformers.CLIPTextModel,
-            "clip_text_model": transformers.CLIPTextModel,
-            "t5": transformers.T5EncoderModel,
-        }
-        if kind not in kinds:
-            raise ValueError(f"{source} is a {kind}; a text encoder here is one of {', '.join(kinds)}")
-        encoder = kinds[kind].from_pretrained(source, use_safetensors=True).eval().requires_grad_(False)
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        encoder, self._tokenizer = _pretrained(source, revision)
         # In a list, the encoder is no submodule: neither trained, averaged nor saved.
-        self._encoder = [encoder]
-        hidden = getattr(encoder.config, "d_model", None) or encoder.config.hidden_size
-        self.length, self.keep, self.shape = length, keep, ContextShape(tokens=width)
-        self.project = nn.Linear(hidden, width)
+        self._encoder = [encoder.float().eval().requires_grad_(False)]
+        self.length, self.shape = length, ContextShape(tokens=width)
+        self.project = nn.Linear(encoder.config.hidden_size, width)
         self.empty = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self.truncated = 0
+        self._hidden: Memory[Tensor] = Memory(keep)
+        self._disk = Disk(f"{_hash(encoder)}-{length}") if on_disk else None
 
     def fit(self, captions: Iterable[str]) -> None:
         """Nothing to learn."""
 
-    @torch.no_grad()
-    def _embed(self, captions: list[str]) -> None:
-        encoder = self._encoder[0].to(self.empty.device)
-        words = self._tokenizer(captions, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
-        words = {name: words[name].to(self.empty.device) for name in ("input_ids", "attention_mask")}
-        with torch.autocast(self.empty.device.type, enabled=False):
-            hidden = encoder(**words).last_hidden_state
-        for caption, states, mask in zip(captions, hidden, words["attention_mask"].bool(), strict=True):
-            self._kept[caption] = states[mask].cpu()
-
     def forward(self, batch: Mapping[str, Any]) -> Context:
-        """tokens (b, n, width) with n the longest caption's; an empty caption is 'no condition'."""
-        captions = batch.get("caption")
-        if captions is None:
-            raise KeyError("condition=clip and t5 need batch['caption']; this data has none: take condition=label or none")
-        missing = [caption for caption in dict.fromkeys(captions) if caption not in self._kept]
-        if missing:
-            self._embed(missing)
-        rows = [self._kept[caption] for caption in captions]
-        while len(self._kept) > self.keep:
-            self._kept.popitem(last=False)
-        hidden = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.empty.device)
-        n, lengths = hidden.shape[1], torch.tensor([len(row) for row in rows], device=hidden.device)
-        places = torch.arange(n, device=hidden.device)[None]
+        """tokens (b, n, width), n the longest caption's rounded up to 16; an empty caption is 'no condition'."""
+        captions, device = captions_of(batch), self.empty.device
+        rows = self._hidden.recall(captions, self._read)
+        lengths = torch.tensor([len(row) for row in rows])
+        n = rounded_up(int(lengths.max()), self.length)
+        hidden = torch.zeros(len(rows), n, self.project.in_features, dtype=torch.float16)
+        for i, row in enumerate(rows):
+            hidden[i, : len(row)] = row
+        places = torch.arange(n, device=device)[None]
         empty = Context(tokens=self.empty.expand(1, n, -1), mask=places == 0)
-        context = Context(tokens=self.project(hidden), mask=places < lengths[:, None], empty=empty)
-        given = torch.tensor([float(caption != "") for caption in captions], device=hidden.device)
-        return context.drop(1.0, given)
+        tokens = self.project(hidden.to(device).to(self.project.weight.dtype))
+        context = Context(tokens=tokens, mask=places < lengths.to(device)[:, None], empty=empty)
+        return context.drop(1.0, torch.tensor([float(caption != "") for caption in captions]).to(device))
+
+    def _read(self, captions: list[str]) -> list[Tensor]:
+        """The hidden states (tokens, hidden) of captions, from the disk where they are."""
+        width = self.project.in_features
+        bits = {} if self._disk is None else self._disk.read(captions)
+        found = {c: torch.frombuffer(bytearray(b), dtype=torch.float16).view(-1, width) for c, b in bits.items()}
+        new = [caption for caption in captions if caption not in found]
+        size = 1 if self.empty.device.type == "cpu" else 64
+        for start in range(0, len(new), size):
+            some = new[start : start + size]
+            found |= zip(some, self._embed(some), strict=True)
+        if self._disk is not None and new:
+            self._disk.write({caption: found[caption].numpy().tobytes() for caption in new})
+        return [found[caption] for caption in captions]
+
+    @torch.no_grad()
+    def _embed(self, captions: list[str]) -> list[Tensor]:
+        device = self.empty.device
+        self._count(captions)
+        words = self._tokenizer(captions, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
+        mask = words["attention_mask"]
+        encoder = self._encoder[0].to(device)
+        with torch.autocast(device.type, enabled=False):
+            hidden = encoder(input_ids=words["input_ids"].to(device), attention_mask=mask.to(device)).last_hidden_state
+        return [states[used] for states, used in zip(hidden.half().cpu(), mask.bool(), strict=True)]
+
+    def _count(self, captions: list[str]) -> None:
+        for caption, ids in zip(captions, self._tokenizer(captions, verbose=False)["input_ids"], strict=True):
+            if len(ids) > self.length:
+                self.truncated += 1
+                if self.truncated in (1, 10, 100, 1000, 10_000, 100_000):
+                    what = f"a caption of {len(ids)} tokens is cut to {self.length} (number {self.truncated})"
+                    log.warning("%s, raise condition.length if the encoder has the positions: %.60s...", what, caption)
+
+
+def _pretrained(source: str, revision: str | None) -> tuple[nn.Module, Any]:
+    """The text encoder and its tokenizer, from safetensors; no code that comes with them is run."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError("condition=clip and t5 need transformers: pip install 'ldm[clip]'") from error
+    kinds = {
+        "clip": transformers.CLIPTextModel,
+        "clip_text_model": transformers.CLIPTextModel,
+        "t5": transformers.T5EncoderModel,
+    }
+    given = {"revision": revision or "main", "trust_remote_code": False}
+    try:
+        kind = transformers.AutoConfig.from_pretrained(source, **given).model_type
+        if kind not in kinds:
+            raise ValueError(f"{source} is a {kind}; a text encoder here is one of {', '.join(kinds)}")
+        encoder = kinds[kind].from_pretrained(source, revision=given["revision"], use_safetensors=True)
+        return encoder, transformers.AutoTokenizer.from_pretrained(source, **given)
+    except OSError as error:
+        raise OSError(
+            f"condition.source={source} is not a directory with a text encoder (config, safetensors, tokenizer) and could not "
+            f"be taken from the hub or its cache: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _hash(module: nn.Module) -> str:
+    """Of every weight's name and bytes."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}")
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

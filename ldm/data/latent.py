@@ -181,8 +181,15 @@ def _rows(number: int, shard: int, items: int, batch_size: int) -> list[list[Pos
 
 
 def _load(items: Items, batches: list[list[Position]], workers: int) -> DataLoader:
-    begin = worker.begin if workers else None
-    return DataLoader(items, batch_sampler=batches, collate_fn=_collate, num_workers=workers, worker_init_fn=begin)
+    return DataLoader(
+        items,
+        batch_sampler=batches,
+        collate_fn=_collate,
+        num_workers=workers,
+        worker_init_fn=worker.begin,
+        multiprocessing_context=worker.context() if workers else None,
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def _collate(examples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ldm.random import seed_of
 from ldm.types import Image
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_CLASSIFIERS = ("classifier", "fc", "head")  # torchvision's names of what comes after the features
 _RECTIFIERS = nn.ReLU | nn.ReLU6 | nn.LeakyReLU | nn.ELU | nn.SiLU | nn.Hardswish | nn.Hardtanh
 
 
@@ -149,10 +150,12 @@ class FeatureDistance(_Compared):
         if not layers:
             raise ValueError("layers is empty; name at least one, as features.4")
         network = get_model(architecture, weights=None).eval()
-        missing, unknown = network.load_state_dict(read_tensors(weights), strict=False)
-        missing = [name for name in missing if not name.startswith(("classifier", "fc", "head"))]
-        if missing or unknown:
-            raise ValueError(f"{weights} is not {architecture}: missing {missing[:3]}, unknown {unknown[:3]}")
+        own = {name: value for name, value in network.state_dict().items() if not name.startswith(_CLASSIFIERS)}
+        state = {name: value for name, value in read_tensors(weights).items() if not name.startswith(_CLASSIFIERS)}
+        wrong = sorted(own.keys() ^ state.keys()) + [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
+        if wrong:
+            raise ValueError(f"{weights} is not {architecture}: {len(wrong)} tensors differ, as {wrong[:3]}")
+        network.load_state_dict(state, strict=False)
         for module in network.modules():
             if isinstance(module, _RECTIFIERS):
                 module.inplace = False  # or it would overwrite the layer before it, which may be compared

@@ -21,7 +21,6 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -98,16 +97,14 @@ class Journal:
         whole = [line for line in lines if line.endswith("}")]
         return [json.loads(line) for line in whole]
 
-    def rewind(self, stage: str, step: int) -> float:
-        """Drop rows of `stage` after `step`; the seconds that the stage had taken by then."""
-        rows = self.rows()
-        kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
-        if len(kept) < len(rows) or self.path.exists():
-            self._rewrite(kept)
-        return max([row["seconds"] for row in kept if row["stage"] == stage], default=0.0)
+    def images_seen(self, stage: str) -> int:
+        """Images that a stage was trained on."""
+        return max((row["images"] for row in self.rows() if row["stage"] == stage), default=0)
 
-    def _rewrite(self, rows: Iterable[dict]) -> None:
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+    def rewind(self, stage: str, step: int) -> None:
+        """Drop rows of `stage` after `step`, and a line that was torn."""
+        kept = [row for row in self.rows() if row["stage"] != stage or row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, stage: str, step: int, images: int, seconds: float, values: dict[str, float]) -> None:
         row = {"stage": stage, "step": step, "images": images, "seconds": round(seconds, 3), **values}

@@ -248,7 +248,7 @@ class Stage(L.LightningModule, ABC):
         passed, self._flushed = max(self.seconds - self._flushed, 1e-9), self.seconds
         self.latest = {name: value / self._counted for name, value in zip(names, means, strict=True)}
         self.latest |= {"skipped": skipped, "rate": self._players[0].built.param_groups[0]["lr"]}
-        pace = {"images/s": self._counted * total / passed, "data wait": self._wait / passed}
+        pace = {"images_per_second": self._counted * total / passed, "wait": self._wait / passed}
         self._sums, self._counted, self._wait = {}, 0, 0.0
         self.publish(total, {**self.latest, **pace})
         self.latest |= pace

@@ -234,7 +234,7 @@ def test_workers_ignore_the_schedulers_signals_and_leave_with_their_parent():
     subprocess.run(["kill", "-TERM", *children], check=True)  # from someone who is not the parent
     subprocess.run(["kill", "-INT", *children], check=True)
     subprocess.run(["kill", "-USR1", *children], check=True)
-    assert len(list(batches)) == 19
+    assert len(list(batches)) == 20
     workers = batches._workers
     for worker in workers:
         worker.terminate()

@@ -1,18 +1,21 @@
 import math
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
 import torch.multiprocessing as processes
+import yaml
 from torch import nn
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
+from ldm.build import build
 from ldm.metric import distance
 from ldm.metric.distance import Distances, FeatureCollector, FeatureSet, distances, frechet_distance, kernel_distance
 from ldm.metric.features import FeaturesUnavailable, FeaturesUnavailableWarning, ModuleFeatures, RandomConv
-from ldm.metric.metric import Examples
+from ldm.metric.metric import Examples, Metric
 from tests.metric import ranks
 
 
@@ -155,7 +158,11 @@ def test_a_reference_set_is_kept(tmp_path):
     kept.save(tmp_path / "reference.safetensors")
     loaded = FeatureSet.load(tmp_path / "reference.safetensors")
     assert torch.equal(loaded.features, kept.features)
-    assert (loaded.images_hash, loaded.network, loaded.network_hash) == (kept.images_hash, kept.network, kept.network_hash)
+    assert (loaded.images_hash, loaded.network, loaded.network_hash) == (
+        kept.images_hash,
+        kept.network,
+        kept.network_hash,
+    )
 
 
 def test_two_ranks_see_one_set(tmp_path):
@@ -196,3 +203,11 @@ def test_nothing_generated_is_nothing_measured():
     metric = Distances({"never": never})
     metric.add(examples(generated=False))
     assert metric.measure() == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "conf/metric").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_config_builds(path):
+    metrics = build(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert metrics and all(isinstance(metric, Metric) for metric in metrics.values())

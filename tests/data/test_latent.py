@@ -1,0 +1,179 @@
+"""The cache equals encoding anew; interrupted it comes out the same to the byte; what does not belong is refused."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldm.data.latent import BadLatentsError, LatentSource, build, finish
+from ldm.data.module import DataModule
+from tests.data.sources import Halves, Numbers
+
+
+def encode(x):
+    """Not symmetric: mean keeps the left column pair, deviation the right one."""
+    return x[:, :, ::2, :2].clone(), x[:, :, ::2, -2:].abs() + 0.5
+
+
+def module(train=None, **options) -> DataModule:
+    options = {"image_shape": (3, 8, 8), "batch_size": 5, "workers": 0} | options
+    return DataModule(train or Numbers(33), Numbers(7), **options)
+
+
+def made(data: DataModule, path: Path, split="train", flips=False, **options) -> Path:
+    options = {"shard": 8, "batch_size": 3, "dtype": "float32"} | options
+    build(encode, data.latent_items(split), path / split, data.latent_key(split, "w"), flips, **options)
+    return path / split
+
+
+def hashes(path: Path) -> dict[str, str]:
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(path.iterdir())}
+
+
+def test_cached_batches_equal_encoded_ones(tmp_path):
+    plain = module(Halves(33), flip=True)
+    cached = plain.with_latents(made(plain, tmp_path, flips=True), made(plain, tmp_path, "val"), "w")
+    mirrored = 0
+    for image, latent in zip(plain.loader(0, 14), cached.loader(0, 14), strict=True):
+        mean, std = encode(image["image"])
+        assert torch.equal(latent["mean"], mean) and torch.equal(latent["std"], std)
+        assert "image" not in latent and latent["caption"] == image["caption"]
+        assert all(torch.equal(latent[k], image[k]) for k in ("label", "index", "row")) and latent["step"] == image["step"]
+        mirrored += int((image["image"][:, 0, 0, 0] == 1).sum())
+    assert 0 < mirrored < 70
+    for image, latent in zip(plain.val_loader(), cached.val_loader(), strict=True):
+        assert torch.equal(latent["mean"], encode(image["image"])[0])
+    assert "image" in cached.items("val", [0]) and cached.latents["train"].shape == (3, 4, 2)
+
+
+def test_workers_and_half_precision(tmp_path):
+    plain = module(workers=2)
+    cached = plain.with_latents(made(plain, tmp_path, dtype="float16", workers=2), made(plain, tmp_path, "val"), "w")
+    for image, latent in zip(plain.loader(0, 7), cached.loader(0, 7), strict=True):
+        assert latent["mean"].dtype == torch.float32
+        assert torch.allclose(latent["mean"], encode(image["image"])[0], atol=1e-3)
+
+
+def test_ranks_share_the_work(tmp_path):
+    data = module()
+    alone = made(data, tmp_path / "alone")
+    for rank in (1, 0):
+        shared = made(data, tmp_path / "shared", rank=rank, world=2)
+        assert len(list(shared.glob("*.safetensors"))) == {1: 2, 0: 5}[rank]
+    finish(shared)
+    assert hashes(shared) == hashes(alone)
+
+
+def test_a_finish_too_early(tmp_path):
+    with pytest.raises(BadLatentsError, match="2 of 5 shards are not there"):
+        finish(made(module(), tmp_path, rank=0, world=2))
+
+
+def test_a_bad_image_keeps_its_stand_ins_caption(tmp_path):
+    data = module(Numbers(33, bad=(4,)), max_bad=0.1)
+    cached = data.with_latents(made(data, tmp_path), made(data, tmp_path, "val"), "w")
+    assert cached.latents["train"][4]["label"] == 5
+    assert torch.equal(torch.as_tensor(cached.latents["train"][4]["mean"]), torch.as_tensor(cached.latents["train"][5]["mean"]))
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from tests.data.test_latent import encode, module
+from ldm.data.latent import build
+data = module()
+def slow(x):
+    time.sleep(0.01)
+    return encode(x)
+print("go", flush=True)
+build(slow, data.latent_items("train"), Path(sys.argv[1]), data.latent_key("train", "w"), shard=8, batch_size=3, dtype="float32")
+"""
+
+
+def test_killed_builds_end_the_same(tmp_path):
+    """Row R23. Each kill comes a little later; between them the builds make progress or not."""
+    whole = made(module(), tmp_path)
+    part = tmp_path / "part"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    for delay in (0.03, 0.06):
+        process = subprocess.Popen([sys.executable, "-c", SLOW, str(part)], env=environment, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert not (part / "manifest.json").exists()
+    data = module()
+    build(encode, data.latent_items("train"), part, data.latent_key("train", "w"), shard=8, batch_size=3, dtype="float32")
+    assert hashes(part) == hashes(whole)
+
+
+def test_a_shard_that_is_there_is_not_made_again(tmp_path):
+    data = module()
+    path = made(data, tmp_path)
+    before = {f: f.stat().st_mtime_ns for f in path.glob("*.safetensors")}
+    (path / "latents-00002.safetensors").unlink()
+    made(data, tmp_path)
+    after = {f: f.stat().st_mtime_ns for f in path.glob("*.safetensors")}
+    assert [f.name for f in before if before[f] != after[f]] == ["latents-00002.safetensors"]
+
+
+def test_of_other_weights_items_or_transform(tmp_path):
+    data = module()
+    train, val = made(data, tmp_path), made(data, tmp_path, "val")
+    for other, weights in ((data, "x"), (module(Numbers(34)), "w"), (module(image_shape=(1, 8, 8)), "w")):
+        with pytest.raises(BadLatentsError, match="another first stage, data set or transform"):
+            other.with_latents(train, val, weights)
+        with pytest.raises(BadLatentsError, match="of another build"):
+            build(encode, other.latent_items("train"), train, other.latent_key("train", weights), shard=8)
+
+
+def test_mirrored_latents_are_wanted_where_images_are_mirrored(tmp_path):
+    data = module(flip=True)
+    with pytest.raises(BadLatentsError, match="mirrored"):
+        data.with_latents(made(data, tmp_path), made(data, tmp_path, "val"), "w")
+
+
+def test_damage_is_named(tmp_path):
+    data = module()
+    path = made(data, tmp_path)
+    shard, key = path / "latents-00001.safetensors", data.latent_key("train", "w")
+    content = shard.read_bytes()
+    for damaged in (content[:-1], b"", content[:200] + bytes([content[200] ^ 1]) + content[201:]):
+        shard.write_bytes(damaged)
+        with pytest.raises(BadLatentsError, match=r"latents-00001\.safetensors: damaged"):
+            LatentSource(Numbers(33), path, key)
+    shard.unlink()
+    with pytest.raises(BadLatentsError, match=r"latents-00001\.safetensors"):
+        LatentSource(Numbers(33), path, key)
+    shard.write_bytes(content)
+    manifest = path / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text[: len(text) // 2])
+    with pytest.raises(BadLatentsError, match=r"manifest\.json: damaged"):
+        LatentSource(Numbers(33), path, key)
+    manifest.write_text(json.dumps(json.loads(text) | {"version": 99}))
+    with pytest.raises(BadLatentsError, match="version 99"):
+        LatentSource(Numbers(33), path, key)
+    manifest.unlink()
+    with pytest.raises(BadLatentsError, match="not finished"):
+        LatentSource(Numbers(33), path, key)
+
+
+@pytest.mark.parametrize("value, dtype", [(float("nan"), "float32"), (1e5, "float16")])
+def test_latents_that_are_not_finite(tmp_path, value, dtype):
+    data = module()
+    with pytest.raises(BadLatentsError, match=r"mean of items \[0, 1, 2\] is not finite"):
+        build(lambda x: (x * 0 + value, x), data.latent_items("train"), tmp_path, "k", dtype=dtype, batch_size=3)
+
+
+def test_random_crops_have_no_latents():
+    with pytest.raises(ValueError, match=r"data\.crop=centre"):
+        module(crop="random").latent_key("train", "w")

@@ -1,0 +1,183 @@
+import base64
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy
+import PIL.Image
+import pytest
+import torch
+
+from ldm.callback.grid import beside, save
+from ldm.metric.features import eight_bits
+from ldm.run import record
+from ldm.run.chart import Line, line_chart, short, smoothed, thinned, ticks
+from ldm.run.report import duration, rounded, write
+
+EVIL = '<script src="x">a & b</script>'
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order and gathers text and attributes."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.text, self.attributes, self.tags = [], "", [], set()
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def images(n=6, size=16):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(size)) * 2 - 1
+
+
+@pytest.fixture
+def run(tmp_path):
+    captions = [EVIL, *(f"caption {i}" for i in range(1, 6))]
+    for step in (10, 30, 20):
+        grid = beside([("generated", images()), ("real", -images())], captions)
+        save(grid, tmp_path / f"samples/{step}.png", "samples", "second", step, step * 8, title=f"at step {step}")
+    grid = beside([("original", images(3, 128)), ("reconstruction", images(3, 128))])
+    save(grid, tmp_path / "samples/r.png", "reconstructions", "first", 10, 80)
+    for value in (27.0, 28.431):
+        record.write(
+            tmp_path / "records.jsonl",
+            record.Record(metric="psnr", value=value, standard_error=0.0612, n=512, split="test"),
+        )
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for step in range(1, 200):
+            values = {"loss": 1 / step, "lr": 1e-3, "images_per_second": 100.0, "wait": math.nan if step == 3 else 0.1}
+            values |= {"val_loss": 1 / step + 0.01} if step % 20 == 0 else {}
+            file.write(
+                json.dumps({"stage": "second", "step": step, "images": step * 8, "seconds": 1.0, **values}) + "\n"
+            )
+        file.write('{"stage": "sec')
+    (tmp_path / "run.json").write_text(json.dumps({"name": EVIL, "seed": 0, "seconds": {"total": 3700}}))
+    (tmp_path / "config.yaml").write_text(f"a: {EVIL}\n")
+    (tmp_path / "bad_samples.jsonl").write_text('{"reason": "truncated"}\n{"reason": "truncated"}\n')
+    return tmp_path
+
+
+def test_the_page_is_whole_and_alone(run):
+    path = write(run)
+    html = path.read_text(encoding="utf-8")
+    page = Page(html)
+    assert "script" not in page.tags and EVIL in page.text
+    for tag, name, value in page.attributes:
+        if name in ("src", "href"):
+            assert value.startswith("data:image/"), (tag, name)
+    assert "url(" not in html and "@import" not in html and "http" not in re.sub(r'src="data:[^"]*"', "", html)
+    assert path.stat().st_size < 500_000
+
+
+def test_it_holds_what_the_run_holds(run):
+    text = Page(write(run).read_text(encoding="utf-8")).text
+    for wanted in (
+        "28.431",
+        "± 0.061",
+        "512",
+        "PSNR",
+        "caption 5",
+        "From top to bottom: generated, real.",
+        "2 refused",
+    ):
+        assert wanted in text
+    for wanted in ("1 h 01 min", "At step 30.", "160 images", "validation", "Other quantities", "config.yaml"):
+        assert wanted in text
+    assert "27.0" not in text  # measured again since
+
+
+def test_small_images_keep_every_pixel(run):
+    page = Page(write(run).read_text(encoding="utf-8"))
+    sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    decoded = PIL.Image.open(io.BytesIO(base64.b64decode(sources[1].split(",")[1])))
+    wanted = eight_bits(-images())[0].permute(1, 2, 0).numpy()
+    assert (numpy.array(decoded.convert("RGB")) == wanted).all()
+    alternatives = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
+    assert alternatives[3] == "real, caption 1"
+
+
+def test_an_empty_directory_has_a_report(tmp_path):
+    assert tmp_path.name in Page(write(tmp_path).read_text()).text
+
+
+def test_a_picture_that_is_not_finished_is_left_out(run):
+    (run / "samples/30.png").unlink()
+    (run / "samples/40.png").write_bytes(b"half")
+    assert "At step 20." in Page(write(run).read_text()).text
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "wanted"),
+    [
+        (28.4312, 0.0612, ("28.431", "0.061")),
+        (0.98123, 0.006, ("0.9812", "0.0060")),
+        (1234.5, 67.8, ("1234", "68")),
+        (3.14159, None, ("3.142", "")),
+        (1.0, 0.0, ("1", "0")),
+        (2e-9, 3e-10, ("2e-09", "3e-10")),
+        (math.nan, 0.1, ("nan", "")),
+        (5.0, math.nan, ("5", "")),
+    ],
+)
+def test_a_number_is_rounded_by_its_error(value, error, wanted):
+    assert rounded(value, error) == wanted
+
+
+def test_times_are_read_at_a_glance():
+    assert [duration(s) for s in (3, 12.34, 59.9, 200, 3720)] == [
+        "3 s",
+        "12.3 s",
+        "1 min 00 s",
+        "3 min 20 s",
+        "1 h 02 min",
+    ]
+
+
+def test_ticks_are_round_and_inside():
+    for low, high in ((0, 1), (-3, 7), (0.013, 0.0141), (0, 384_000), (1e-9, 3e-9)):
+        found = ticks(low, high)
+        assert 2 <= len(found) <= 9 and low - 1e-12 <= found[0] and found[-1] <= high * (1 + 1e-9)
+    assert ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1.0] and ticks(2, 2) == [2]
+    assert [short(v) for v in (0, 1500, 2e6, 0.05, 384_000)] == ["0", "1.5k", "2M", "0.05", "384k"]
+
+
+def test_smoothing_neither_lags_nor_follows_an_outlier():
+    line = [(float(x), 3.0 * x) for x in range(100)]
+    inner = smoothed(line)[20:-20]
+    assert all(y == pytest.approx(3 * x) for x, y in inner)
+    spiked = [(float(x), 100.0 if x == 50 else 1.0) for x in range(100)]
+    assert all(y == pytest.approx(1) for _, y in smoothed(spiked))
+    assert smoothed(line[:5]) == line[:5]
+
+
+def test_thinning_averages_and_leaves_out_what_is_not_finite():
+    points = [(float(i), float(i % 2)) for i in range(1000)] + [(1000.0, math.nan)]
+    thin = thinned(points, 100)
+    assert len(thin) == 100 and all(y == 0.5 for _, y in thin) and thin[0][0] == 4.5
+    assert line_chart("a", [Line("b", [(0.0, math.nan)])]) == ""
+
+
+@pytest.mark.parametrize("points", [[(8.0, 1.0)], [(0.0, 0.0)], [(8.0, 2.0), (16.0, 2.0)], [(8.0, -1.0), (9.0, 1e9)]])
+def test_odd_curves_are_drawn(points):
+    svg = line_chart("a", [Line("b", points)])
+    coordinates = [float(n) for pair in re.findall(r'points="([^"]*)"', svg) for n in re.split("[ ,]", pair)]
+    assert "nan" not in svg and all(-10 <= c <= 460 for c in coordinates)
+    Page(svg)
