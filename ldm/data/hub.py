@@ -8,8 +8,9 @@ are shared out among ranks and workers, and rows are shuffled in a buffer.
 from __future__ import annotations
 
 import os
+import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -120,7 +121,7 @@ class Hub(Source):
 
     @property
     def stream(self) -> Stream | None:
-        return HubStream(self) if self._streaming else None
+        return HubStream(self._data, self._item, self._name, self._buffer) if self._streaming else None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -146,21 +147,38 @@ class Hub(Source):
 
 
 class HubStream(Stream):
-    """The rows of a streamed `Hub` in shuffled order."""
+    """The rows of a streamed `Hub`: its files in a drawn order, the rows of a reader mixed in a buffer."""
 
-    def __init__(self, hub: Hub):
-        self.hub = hub
+    def __init__(self, data: Any, item: Callable[[dict[str, Any], str], Item], name: str, buffer: int):
+        self.data, self.item, self.name, self.buffer = data, item, name, buffer
 
-    def rows(self, part: int, parts: int, epoch: int) -> Iterator[Item]:
-        data = self.hub._data
-        whole_files = data.num_shards >= parts
-        if whole_files:
-            data = data.shard(parts, part, contiguous=False)
-        data = data.shuffle(seed=seed_of("stream", epoch) % 2**32, buffer_size=self.hub._buffer)
-        # By batches, since plain iteration would share the files out among data workers a second time.
-        rows = ({key: values[0] for key, values in batch.items()} for batch in data.iter(1))
-        for number, row in enumerate(rows if whole_files else islice(rows, part, None, parts)):
-            yield self.hub._item(row, f"{self.hub._name} epoch {epoch} reader {part} row {number}")
+    def rows(self, part: int, parts: int, seed: int) -> Iterator[Item]:
+        files = self.data.num_shards
+        order = random.Random(seed).sample(range(files), files)
+        shared = files < parts
+        rows = islice(self._read(order), part, None, parts) if shared else self._read(order[part::parts])
+        for number, row in enumerate(_mixed(rows, self.buffer, random.Random(seed_of(seed, part)))):
+            yield self.item(row, f"{self.name} reader {part} of {parts}, row {number}")
+
+    def _read(self, files: list[int]) -> Iterator[dict[str, Any]]:
+        for file in files:
+            # By batches, since plain iteration would share the files out among data workers a second time.
+            for batch in self.data.shard(self.data.num_shards, file).iter(1):
+                yield {column: values[0] for column, values in batch.items()}
+
+
+def _mixed(rows: Iterator[Any], size: int, draw: random.Random) -> Iterator[Any]:
+    """Each row waits in a buffer until it is drawn."""
+    buffer: list[Any] = []
+    for row in rows:
+        if len(buffer) < size:
+            buffer.append(row)
+            continue
+        at = draw.randrange(size)
+        yield buffer[at]
+        buffer[at] = row
+    draw.shuffle(buffer)
+    yield from buffer
 
 
 def _where(

@@ -124,7 +124,7 @@ class StreamItems(IterableDataset):
         number = part
         for epoch in itertools.count():
             first = number
-            for item in self.stream.rows(part, parts, epoch):
+            for item in self.stream.rows(part, parts, seed_of(self.maker.seed, "stream", epoch)):
                 yield epoch, number, item
                 number += parts
             if number == first:

@@ -222,7 +222,9 @@ class DataModule(L.LightningDataModule):
             "worker_init_fn": worker.begin,
             "multiprocessing_context": worker.context() if self.workers else None,
             "pin_memory": torch.cuda.is_available(),
-            "generator": torch.Generator().manual_seed(0),  # what it draws, nobody reads; the global one stays untouched
+            "generator": torch.Generator().manual_seed(
+                0
+            ),  # what it draws, nobody reads; the global one stays untouched
         }
 
 

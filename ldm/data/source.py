@@ -59,8 +59,8 @@ class Stream(ABC):
     """Items in order, for a source too large to be addressed."""
 
     @abstractmethod
-    def rows(self, part: int, parts: int, epoch: int) -> Iterator[Item]:
-        """The items of one of `parts` disjoint readers in one pass."""
+    def rows(self, part: int, parts: int, seed: int) -> Iterator[Item]:
+        """The items of one of `parts` disjoint readers in one pass, in an order that `seed` decides."""
 
 
 class Subset(Source):

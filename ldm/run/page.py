@@ -75,8 +75,10 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   .strip { grid-template-columns: 1fr; gap: .2rem; } .strip div { margin-bottom: .8rem; }
   dl { grid-template-columns: 1fr 1fr; } th, td { padding-right: .8rem; } td.name { white-space: normal; } }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --quiet: #555; --line: #ccc; --soft: #f5f5f5;
-  --a: #2f6fb5; --b: #c8662b; } body { padding: 0; max-width: none; font-size: 10pt; } h2 { break-after: avoid; }
-  @page { margin: 16mm; } }
+  --a: #2f6fb5; --b: #c8662b; } html { font-size: 72%; }
+  body { padding: 0; max-width: none; } h2 { break-after: avoid; }
+  .cells { grid-template-columns: repeat(8, 1fr); } .cells.large { grid-template-columns: repeat(4, 1fr); }
+  .charts { grid-template-columns: 1fr 1fr; } @page { margin: 16mm; } }
 """
 
 

@@ -45,7 +45,9 @@ def test_holding_out_splits_the_whole(root):
 
 
 def test_missing_layout_says_what_is_expected(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"root/train2017/\*\.jpg and root/annotations/captions_train2017\.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"root/train2017/\*\.jpg and root/annotations/captions_train2017\.json"
+    ):
         Coco(tmp_path)
 
 
@@ -57,7 +59,9 @@ def test_damaged_annotations_are_named(root):
 
 def test_annotation_without_photograph(root, caplog):
     (root / "train2017/000000000002.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 5 annotated photographs are not there, more than max_absent=0\.01"):
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 5 annotated photographs are not there, more than max_absent=0\.01"
+    ):
         Coco(root)
     with caplog.at_level(logging.WARNING):
         source = Coco(root, max_absent=0.2)

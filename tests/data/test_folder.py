@@ -45,7 +45,11 @@ def test_nothing_there(tmp_path):
 
 def test_holding_out(root):
     parts = [Folder(root, every=2, held_out=held_out) for held_out in (False, True)]
-    assert sorted(part[i]["name"] for part in parts for i in range(len(part))) == ["cat/a.png", "cat/deep/c.png", "dog/b.PNG"]
+    assert sorted(part[i]["name"] for part in parts for i in range(len(part))) == [
+        "cat/a.png",
+        "cat/deep/c.png",
+        "dog/b.PNG",
+    ]
     assert all(part.classes == ("cat", "dog") for part in parts)
 
 

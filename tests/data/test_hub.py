@@ -1,8 +1,10 @@
 """Sources of every kind that `datasets` reads, all local."""
 
+import io
 import json
 import tarfile
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -25,17 +27,25 @@ def parquet(folder, values, name="train.parquet", **columns):
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["even", "odd"])}
     rows = {"image": [{"bytes": png(v) if v >= 0 else b"<html>", "path": None} for v in values]}
     rows |= {"label": [abs(v) % 2 for v in values], "text": [f"number {v}" for v in values]} | columns
-    features |= {k: datasets.Value("string" if isinstance(rows[k][0], str) else "int64") for k in rows.keys() - features}
+    features |= {
+        k: datasets.Value("string" if isinstance(rows[k][0], str) else "int64") for k in rows.keys() - features
+    }
     datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(folder / name)
     return folder
 
 
 def grey(item):
-    return int(np.asarray(Image.open(__import__("io").BytesIO(item["image"])))[0, 0, 0])
+    return int(np.asarray(Image.open(io.BytesIO(item["image"])))[0, 0, 0])
 
 
 def test_local_parquet(tmp_path):
-    source = Hub("ignored/name", root=parquet(tmp_path / "d", range(5)), files="train.parquet", label="label", caption=("caption", "text"))
+    source = Hub(
+        "ignored/name",
+        root=parquet(tmp_path / "d", range(5)),
+        files="train.parquet",
+        label="label",
+        caption=("caption", "text"),
+    )
     assert len(source) == 5 and source.classes == ("even", "odd")
     assert grey(source[3]) == 3 and source[3]["label"] == 1 and source[3]["caption"] == "number 3"
     assert source.facts(3) == {k: v for k, v in source[3].items() if k != "image"}
@@ -62,15 +72,19 @@ def test_folder_of_images(tmp_path):
         Image.new("RGB", (8, 8), (value,) * 3).save(tmp_path / "set/train" / kind / "x.png")
     source = Hub(root=tmp_path / "set", label="label")
     assert source.classes == ("cat", "dog")
-    assert DataModule(source, source, (3, 8, 8), 2, workers=0).items("train", [1])["image"].mean() == pytest.approx(2 / 127.5 - 1)
+    assert DataModule(source, source, (3, 8, 8), 2, workers=0).items("train", [1])["image"].mean() == pytest.approx(
+        2 / 127.5 - 1
+    )
 
 
 def tar(path, values):
-    import io
-
     with tarfile.open(path, "w") as file:
         for value in values:
-            for ending, content in (("png", png(value)), ("txt", f"number {value}".encode()), ("json", json.dumps({"v": value}).encode())):
+            for ending, content in (
+                ("png", png(value)),
+                ("txt", f"number {value}".encode()),
+                ("json", json.dumps({"v": value}).encode()),
+            ):
                 entry = tarfile.TarInfo(f"{value:04d}.{ending}")
                 entry.size = len(content)
                 file.addfile(entry, io.BytesIO(content))
@@ -81,7 +95,9 @@ def test_webdataset(tmp_path, streaming):
     for k in range(2):
         tar(tmp_path / f"train-{k}.tar", range(8 * k, 8 * k + 8))
     source = Hub(root=tmp_path, files="train-*.tar", builder="webdataset", caption="txt", streaming=streaming)
-    data = DataModule(source, Hub(root=tmp_path, files="train-0.tar", builder="webdataset", caption="txt"), (3, 8, 8), 16, workers=0)
+    data = DataModule(
+        source, Hub(root=tmp_path, files="train-0.tar", builder="webdataset", caption="txt"), (3, 8, 8), 16, workers=0
+    )
     (batch,) = data.loader(0, 1)
     values = ((batch["image"][:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
     assert sorted(values) == list(range(16)) and batch["caption"] == [f"number {v}" for v in values]
@@ -125,16 +141,22 @@ def test_fingerprint_is_of_the_content(tmp_path):
 
 def test_no_network_is_said_clearly(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConnectionError, match=r"nobody/nothing.*cache.*HF_HUB_OFFLINE=1 forbids asking.*data\.root=DIR"):
+    with pytest.raises(
+        ConnectionError, match=r"nobody/nothing.*cache.*HF_HUB_OFFLINE=1 forbids asking.*data\.root=DIR"
+    ):
         Hub("nobody/nothing")
 
 
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        ({"root": "gone", "files": "x"}, FileNotFoundError, "no folder gone"),
-        ({"root": "d", "files": "test.parquet"}, FileNotFoundError, r"no file test\.parquet below it"),
-        ({"root": "d", "files": "*.parquet", "caption": "words"}, ValueError, "no column words for the caption; there are image"),
+        ({"root": Path("gone"), "files": "x"}, FileNotFoundError, "no folder gone"),
+        ({"root": Path("d"), "files": "test.parquet"}, FileNotFoundError, r"no file test\.parquet below it"),
+        (
+            {"root": Path("d"), "files": "*.parquet", "caption": "words"},
+            ValueError,
+            "no column words for the caption; there are image",
+        ),
         ({}, ValueError, "neither is given"),
     ],
 )

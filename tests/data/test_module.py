@@ -56,7 +56,7 @@ def test_ranks_share_the_global_batch():
         parts = [part for rank in ranks for part in rank[2 * k : 2 * k + 2]]
         assert torch.equal(torch.cat([p["image"] for p in parts]), batch["image"])
         assert torch.cat([p["row"] for p in parts]).tolist() == [0, 1, 2, 3]
-        assert sum((p["caption"] for p in parts), []) == batch["caption"]
+        assert [c for p in parts for c in p["caption"]] == batch["caption"]
         assert {p["step"] for p in parts} == {k} and {p["total"] for p in parts} == {4}
 
 
@@ -264,7 +264,7 @@ class Line(Stream):
     def __init__(self, source):
         self.source = source
 
-    def rows(self, part, parts, epoch):
+    def rows(self, part, parts, seed):
         return (self.source[i] for i in range(part, len(self.source), parts))
 
 

@@ -11,11 +11,11 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from ldm.build import build
+from ldm.build import check
 from ldm.metric import distance
 from ldm.metric.distance import Distances, FeatureCollector, FeatureSet, distances, frechet_distance, kernel_distance
 from ldm.metric.features import FeaturesUnavailable, FeaturesUnavailableWarning, ModuleFeatures, RandomConv
-from ldm.metric.metric import Examples, Metric
+from ldm.metric.metric import Examples
 from tests.metric import ranks
 
 
@@ -208,6 +208,8 @@ def test_nothing_generated_is_nothing_measured():
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parents[2] / "conf/metric").glob("*.yaml")), ids=lambda p: p.stem
 )
-def test_every_config_builds(path):
-    metrics = build(yaml.safe_load(path.read_text(encoding="utf-8")))
-    assert metrics and all(isinstance(metric, Metric) for metric in metrics.values())
+def test_every_config_fits(path):
+    """Nodes alone; test_conf composes whole runs."""
+    node = yaml.safe_load(path.read_text(encoding="utf-8").replace("???", "PATH"))
+    node.pop("defaults", None)
+    check(node)
