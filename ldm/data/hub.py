@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -247,7 +247,7 @@ def _lengths(images: pa.ChunkedArray) -> Any:
     return pc.binary_length(images) if pa.types.is_binary(images.type) or pa.types.is_string(images.type) else images
 
 
-def _groups(keys: list[Any]) -> list[list[int]]:
+def _groups(keys: Iterable[Any]) -> list[list[int]]:
     rows: dict[Any, list[int]] = defaultdict(list)
     for i, key in enumerate(keys):
         rows[key].append(i)

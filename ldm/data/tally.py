@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,23 +38,31 @@ class Tally:
 
     def __init__(self, items: int, split: str, max_bad: float, file: Path | None = None):
         self.state = torch.zeros(items, dtype=torch.uint8).share_memory_()
+        self._bytes = self.state.numpy()  # the same memory, ten times faster to touch one byte of
         self.split, self.max_bad, self.file = split, max_bad, file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_bytes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bytes = self.state.numpy()
 
     def good(self, index: int, problem: str | None = None, name: str = "") -> None:
         """The item can be used; `problem` is its caption's, if any."""
         code = 0 if problem is None else 1 + PROBLEMS.index(problem)
         state = _SEEN + _PROBLEM * code
         slot = index % len(self.state)
-        if problem not in (None, "missing") and int(self.state[slot]) != state:
+        if problem not in (None, "missing") and int(self._bytes[slot]) != state:
             self._write(index, name, "caption", problem)
-        self.state[slot] = state
+        self._bytes[slot] = state
 
     def bad(self, index: int, name: str, reason: str) -> None:
         """The item cannot be used; TooManyBadError where that is one too many."""
         slot = index % len(self.state)
-        if int(self.state[slot]) != _SEEN + _BAD:
+        if int(self._bytes[slot]) != _SEEN + _BAD:
             self._write(index, name, "image", reason)
-        self.state[slot] = _SEEN + _BAD
+        self._bytes[slot] = _SEEN + _BAD
         seen, bad = self.seen, self.unusable
         if bad > self.max_bad * max(seen, min(len(self.state), _ENOUGH)):
             raise TooManyBadError(

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 
 import pytest
 
@@ -45,6 +46,14 @@ def test_a_small_set_is_judged_as_a_whole(items, allowed):
         tally.bad(i, "x", "garbage")
     with pytest.raises(TooManyBadError):
         tally.bad(allowed, "x", "garbage")
+
+
+def test_another_process_counts_into_the_same_memory():
+    tally = Tally(10, "train", 1.0)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        pool.apply(tally.good, (3,))
+    assert tally.counts() == {"seen": 1, "bad": 0}
 
 
 def test_each_bad_item_is_listed_once(tmp_path):

@@ -1,0 +1,158 @@
+import math
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ldm.loss.adversarial import Adversarial
+from ldm.loss.first_stage import FirstStageLoss
+from ldm.loss.perceptual import LaplacianPyramid
+from ldm.loss.reconstruction import Blend, Gaussian, Laplace
+from ldm.nn.patchgan import PatchGAN
+
+
+@dataclass
+class Pass:
+    image: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Decoder(nn.Module):
+    """y = last(x), with a layer before so that there are other weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x):
+        return self.last(self.first(x))
+
+
+@pytest.fixture
+def x():
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def adversarial_loss(start=20, critic_start=10):
+    torch.manual_seed(0)
+    critic = PatchGAN(width=8, layers=1)
+    return FirstStageLoss(Laplace(), perceptual=LaplacianPyramid(), adversarial=Adversarial(critic, 0.5, start, critic_start))
+
+
+def test_with_the_gaussian_and_weight_one_it_is_the_negative_evidence_bound(x):
+    y, kl = x + 0.1, torch.tensor(7.0)
+    terms, logged = FirstStageLoss(Gaussian(log_variance=-1.0), kl_weight=1.0).generator(x, Pass(y, {"kl": kl}), 0, None)
+    log_p = torch.distributions.Normal(y, math.exp(-0.5)).log_prob(x).flatten(1).sum(1).mean()
+    torch.testing.assert_close(sum(terms.values()) * x[0].numel(), kl - log_p)
+    assert logged["kl (unweighted)"] == 7
+
+
+def test_the_published_objective_but_for_one_constant(x):
+    # CompVis, LPIPSWithDiscriminator: nll = sum((|x - y| + w p) / exp(v) + v) / b; nll + 1e-6 kl + d_weight g_loss
+    decoder, loss = Decoder(), adversarial_loss()
+    loss.likelihood, loss.perceptual_weight = Blend(square=0.0, log_variance=-0.7), 0.3
+    y, kl, n = decoder(x), torch.tensor(50.0), x[0].numel()
+    p = loss.perceptual(x, y)[:, None, None, None]
+    nll = (((x - y).abs() + 0.3 * p) / math.exp(-0.7) - 0.7).sum() / len(x)
+    g_loss = -loss.adversarial.critic(y).mean()
+    a, b = (torch.autograd.grad(v, decoder.last.weight, retain_graph=True)[0].norm() for v in (nll / n, g_loss))
+    expected = (nll + 1e-6 * kl) / n + 0.5 * a / (b + 1e-4) * g_loss
+    terms, _ = loss.generator(x, Pass(y, {"kl": kl}), 20, decoder.last.weight)
+    torch.testing.assert_close(sum(terms.values()), expected)
+
+
+def test_the_terms_of_a_bottleneck_are_added_and_its_numbers_logged(x):
+    made = Pass(x, {"commitment": torch.tensor(3.0), "codebook": torch.tensor(5.0)}, {"usage": torch.tensor(0.5)})
+    terms, logged = FirstStageLoss(Gaussian()).generator(x, made, 0, None)
+    assert terms["commitment"] * x[0].numel() == 3 and terms["codebook"] * x[0].numel() == 5
+    assert logged["usage"] == 0.5 and not set(terms) & set(logged)
+
+
+def test_the_perceptual_term_trains_the_autoencoder(x):
+    decoder = Decoder()
+    with_it, without = FirstStageLoss(Gaussian(), perceptual=LaplacianPyramid()), FirstStageLoss(Gaussian())
+    gradients = []
+    for loss in (with_it, without):
+        decoder.zero_grad()
+        sum(loss.generator(x, Pass(decoder(x)), 0, decoder.last.weight)[0].values()).backward()
+        gradients.append(decoder.first.weight.grad.clone())
+    assert not torch.allclose(*gradients, rtol=1e-2)
+
+
+def test_the_critic_learns_before_it_is_heard_and_both_count_updates(x):
+    decoder, loss = Decoder(), adversarial_loss(start=20, critic_start=10)
+    heard, learns = [], []
+    for update in range(30):
+        made = Pass(decoder(x))
+        terms, _ = loss.generator(x, made, update, decoder.last.weight)
+        heard.append("adversarial" in terms)
+        learns.append(bool(loss.critic(x, made.image.detach(), update)[0]))
+    assert learns == [False] * 10 + [True] * 20
+    assert heard == [False] * 20 + [True] * 10
+
+
+def test_each_side_moves_its_own_parameters_only(x):
+    decoder, loss = Decoder(), adversarial_loss(start=1, critic_start=0)
+    model = [*decoder.parameters(), *loss.model_parameters()]
+    critic = list(loss.critic_parameters())
+    assert not {id(p) for p in model} & {id(p) for p in critic}
+    made = Pass(decoder(x))
+    sum(loss.generator(x, made, 1, decoder.last.weight)[0].values()).backward()
+    assert all(p.grad is not None for p in model) and all(p.grad is None for p in critic)
+    before = [p.grad.clone() for p in model]
+    sum(loss.critic(x, made.image, 1)[0].values()).backward()  # not even detached by its caller
+    assert all(p.grad is not None for p in critic)
+    assert all(torch.equal(p.grad, g) for p, g in zip(model, before, strict=True))
+
+
+def test_without_a_critic_there_is_one_side(x):
+    loss = FirstStageLoss(Gaussian())
+    assert not list(loss.critic_parameters()) and loss.critic(x, x, 10**6) == ({}, {})
+    assert [p.shape for p in loss.model_parameters()] == [()]
+
+
+def test_a_frozen_spread_is_not_trained():
+    assert not list(FirstStageLoss(Gaussian(learnt=False)).model_parameters())
+
+
+def test_only_what_is_learnt_is_saved():
+    names = set(adversarial_loss().state_dict())
+    assert names and all(name.startswith(("likelihood.", "adversarial.critic.")) for name in names)
+
+
+def test_an_autoencoder_of_the_house_fits_its_protocol(x):
+    from functools import partial
+
+    from ldm.autoencoder.autoencoder import Autoencoder
+    from ldm.autoencoder.bottleneck import Gaussian as GaussianBottleneck
+    from ldm.autoencoder.convnet import Decoder, Encoder
+
+    parts = {"width": 8, "multipliers": (1, 1), "blocks": 1, "middle_attention": False}
+    autoencoder = Autoencoder((3, 16, 16), partial(Encoder, **parts), partial(Decoder, **parts), GaussianBottleneck(2))
+    made = autoencoder(x, torch.randn(2, 2, 8, 8))
+    terms, _ = adversarial_loss(1, 0).generator(x, made, 1, autoencoder.last_layer)
+    assert set(terms) == {"reconstruction", "kl", "adversarial"}
+    sum(terms.values()).backward()
+    assert all(p.grad.isfinite().all() for p in autoencoder.parameters() if p.requires_grad)
+
+
+def test_every_config_composes_and_builds(tmp_path):
+    import torchvision
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+    from safetensors.torch import save_file
+
+    from ldm.build import build, check
+    from tests.pieces import CONF
+
+    save_file(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "w.safetensors")
+    offline = {"kl_features": [f"loss.perceptual.weights={tmp_path / 'w.safetensors'}"]}
+    for file in sorted((CONF / "loss").glob("*.yaml")):
+        with initialize_config_dir(str(CONF), version_base=None):
+            config = compose("config", [f"loss={file.stem}", "data=shapes", *offline.get(file.stem, [])])
+        node = OmegaConf.to_container(config.loss, resolve=True)
+        check(node, "loss")
+        if "lpips" not in file.stem:  # those download
+            assert isinstance(build(node, "loss"), FirstStageLoss)
