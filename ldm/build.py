@@ -15,6 +15,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import pkgutil
 import types
 import typing
 from collections.abc import Mapping
@@ -22,7 +23,9 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-ALLOWED = ("ldm", "torch.optim", "torchmetrics", "lightning.pytorch")
+# Of Lightning what a trainer is made of; its command line would build whatever its arguments name.
+_LIGHTNING = tuple(f"lightning.pytorch.{name}" for name in ("trainer", "strategies", "plugins", "profilers"))
+ALLOWED = ("ldm", "torch.optim", "torchmetrics", *_LIGHTNING)
 
 Config = dict[str, Any]
 
@@ -40,35 +43,50 @@ def _within(name: str, allowed: tuple[str, ...]) -> bool:
 
 
 def resolve(path: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED) -> type:
-    """The class that a `_target_` names; ConfigError where it is not one of the allowed packages'."""
+    """The class that a `_target_` names; ConfigError where it is not one of the allowed packages'.
+
+    The path leads through modules by their own names, so that nothing is reached by way of another module's imports,
+    and nothing is imported that does not stand on it.
+    """
+    spot = f"{where}._target_"
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
-        raise ConfigError(f"{where}._target_: wanted the dotted path of a class, got {path!r}")
+        raise ConfigError(f"{spot}: wanted the dotted path of a class, got {path!r}")
     if not _within(path, allowed):
-        raise ConfigError(f"{where}._target_: {path} is not allowed; a config may build only from {', '.join(allowed)}")
-    parts = path.split(".")
-    found: Any = importlib.import_module(parts[0])
-    for i, part in enumerate(parts[1:], start=2):
-        # getattr first would find a module that another one imported; only packages of the list are imported.
-        if isinstance(found, types.ModuleType) and not hasattr(found, part) and _within(found.__name__, allowed[:1]):
-            prefix = ".".join(parts[:i])
-            try:
-                importlib.import_module(prefix)
-            except ModuleNotFoundError as error:
-                if error.name != prefix:
-                    raise ConfigError(f"{where}._target_: {path} needs the package {error.name}") from error
-                near = difflib.get_close_matches(part, _names(found), 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ConfigError(f"{where}._target_: no {part} in {found.__name__}{hint}") from error
-        elif isinstance(found, types.ModuleType) and not hasattr(found, part):
-            importlib.import_module(".".join(parts[:i]))
-        found = getattr(found, part)
+        raise ConfigError(f"{spot}: {path} is not allowed; a config may build only from {', '.join(allowed)}")
+    *modules, name = path.split(".")
+    module = importlib.import_module(modules[0])
+    for i in range(1, len(modules)):
+        module = _submodule(module, modules[i], path, spot)
+    found = vars(module).get(name)
+    if found is None:
+        raise ConfigError(f"{spot}: no {name} in {module.__name__}{_nearest(name, module)}")
     if not inspect.isclass(found) or not _within(found.__module__, allowed):
-        raise ConfigError(f"{where}._target_: {path} is not a class of {', '.join(allowed)}")
+        raise ConfigError(f"{spot}: {path} is not a class of {', '.join(allowed)}")
     return found
 
 
-def _names(module: types.ModuleType) -> list[str]:
-    return [name for name in vars(module) if not name.startswith("_")]
+def _submodule(module: types.ModuleType, part: str, path: str, spot: str) -> types.ModuleType:
+    name = f"{module.__name__}.{part}"
+    try:
+        found = importlib.import_module(name) if part in _modules(module) else vars(module).get(part)
+    except ImportError as error:
+        raise ConfigError(f"{spot}: {path} needs the package {error.name}, which is not installed") from error
+    if found is None:
+        raise ConfigError(f"{spot}: no {part} in {module.__name__}{_nearest(part, module)}")
+    if not isinstance(found, types.ModuleType) or found.__name__ != name:
+        raise ConfigError(f"{spot}: {path} does not lead to a class through modules alone; name it where it is defined")
+    return found
+
+
+def _modules(module: types.ModuleType) -> set[str]:
+    """The names of a package's modules, imported or not."""
+    return {each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))}
+
+
+def _nearest(name: str, module: types.ModuleType) -> str:
+    own = [each for each, value in vars(module).items() if inspect.isclass(value)]
+    near = difflib.get_close_matches(name, {*own, *_modules(module)}, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _annotations(target: type) -> dict[str, Any]:
@@ -158,13 +176,19 @@ def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: tuple[str,
             arguments[key] = _plain(value, annotation, spot)
             continue
         check(value, spot, allowed=allowed)
-        wanted = _classes(annotation)
-        if is_node(value) and not value.get("_partial_") and wanted:
-            kind = resolve(value["_target_"], spot, allowed)
-            if not issubclass(kind, tuple(wanted)):
-                names = " or ".join(c.__name__ for c in wanted)
-                raise ConfigError(f"{spot}: {target.__name__} wants a {names} here, got {value['_target_']}")
+        if is_node(value):
+            _fits(value, annotation, spot, target, allowed)
     return target, arguments
+
+
+def _fits(node: Mapping, annotation: Any, spot: str, target: type, allowed: tuple[str, ...]) -> None:
+    """ConfigError where what the node builds is not of the class that the annotation wants."""
+    wanted = tuple(_classes(annotation))
+    kind = functools.partial if node.get("_partial_") else resolve(node["_target_"], spot, allowed)
+    if not wanted or issubclass(kind, wanted):
+        return
+    names, waits = " or ".join(c.__name__ for c in wanted), " with _partial_" if node.get("_partial_") else ""
+    raise ConfigError(f"{spot}: {target.__name__} wants a {names} here, got {node['_target_']}{waits}")
 
 
 def build(config: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED, **given: Any) -> Any:

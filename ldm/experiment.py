@@ -198,7 +198,7 @@ class Experiment:
     # Training of either
 
     def _trainer(self, *callbacks: L.Callback) -> L.Trainer:
-        node = {"_target_": "lightning.pytorch.Trainer", **self.config["trainer"]}
+        node = {"_target_": "lightning.pytorch.trainer.Trainer", **self.config["trainer"]}
         return build(
             node,
             "trainer",

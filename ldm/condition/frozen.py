@@ -60,7 +60,7 @@ class Frozen(Conditioner):
         self.empty = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.truncated = 0
         self._hidden: Memory[Tensor] = Memory(keep)
-        self._disk = Disk(f"{_hash(encoder)}-{length}") if on_disk else None
+        self._disk = Disk(f"{_hash(encoder, self._tokenizer.get_vocab())}-{length}") if on_disk else None
 
     def fit(self, captions: Iterable[str]) -> None:
         """Nothing to learn."""
@@ -139,10 +139,10 @@ def _pretrained(source: str, revision: str | None) -> tuple[nn.Module, Any]:
         ) from error
 
 
-def _hash(module: nn.Module) -> str:
-    """Of every weight's name and bytes."""
-    digest = xxhash.xxh3_128()
+def _hash(module: nn.Module, words: Mapping[str, int]) -> str:
+    """Of every weight's name and bytes, and of the vocabulary that indexes them."""
+    digest = xxhash.xxh3_128(repr(sorted(words.items())).encode())
     for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}")
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -31,7 +31,7 @@ class Memory(Generic[T]):
         """The result of each caption; `compute` is asked once for those that are not kept, each of them once."""
         missing = [caption for caption in dict.fromkeys(captions) if caption not in self._kept]
         if missing:
-            self._kept.update(zip(missing, compute(missing), strict=True))
+            self._kept.update(zip(missing, list(compute(missing)), strict=True))  # all of them or none
         found = []
         for caption in captions:
             self._kept.move_to_end(caption)

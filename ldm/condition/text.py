@@ -93,7 +93,9 @@ class Text(Conditioner):
 
         tokenizer.train_from_iterator(written(), trainer)
         if not count:
-            raise ValueError("no training image has a caption, so there is nothing to condition on: take condition=none")
+            raise ValueError(
+                "no training image has a caption, so there is nothing to condition on: take condition=none"
+            )
         self._tokenizer = tokenizer
         self._ids.clear()
         log.info("%d tokens learnt from %d captions", tokenizer.get_vocab_size() + OURS, count)

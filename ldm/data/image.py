@@ -196,7 +196,7 @@ def decode(
 
 @dataclass(frozen=True)
 class Transform:
-    """Decode, crop, resize, flip.
+    """Decode, crop, resize; and whether to mirror.
 
     Arguments:
         image_shape: (channels, height, width); channels 1 (grey), 3 (RGB) or 4 (RGBA).
@@ -217,10 +217,8 @@ class Transform:
                 f"positive sides; got {self.image_shape}"
             )
 
-    def __call__(
-        self, data: Any, place: float = 0.5, mirror: bool = False, name: str = ""
-    ) -> UInt8[np.ndarray, "h w c"]:
-        """The pixels. `place` in [0, 1) says where along the longer side a random crop lies."""
+    def __call__(self, data: Any, place: float = 0.5, name: str = "") -> UInt8[np.ndarray, "h w c"]:
+        """The pixels, not yet mirrored. `place` in [0, 1) says where along the longer side a random crop lies."""
         channels, height, width = self.image_shape
         image = decode(data, channels, name, (height, width), self.max_pixels, self.max_bytes)
         if image.size != (width, height):
@@ -230,8 +228,6 @@ class Transform:
             left, top = place * spare[0], place * spare[1]
             box = (left, top, min(left + width * scale, image.width), min(top + height * scale, image.height))
             image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-        if mirror and self.flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.asarray(image)
         return pixels[..., None] if channels == 1 else pixels
 

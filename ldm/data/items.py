@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, IterableDataset
 from ldm.data.batches import Position, micro_batch
 from ldm.data.caption import clean
 from ldm.data.image import BadImageError, Transform, to_float
+from ldm.data.pixels import Pixels
 from ldm.data.source import Item, Source, Stream
 from ldm.data.tally import Tally, TooManyBadError
 from ldm.random import seed_of
@@ -32,8 +33,14 @@ _TRIES = 1000
 class Maker:
     """One example from one item; BadImageError where it cannot be made."""
 
-    def __init__(self, transform: Transform, seed: int, tally: Tally):
-        self.transform, self.seed, self.tally = transform, seed, tally
+    def __init__(self, transform: Transform, seed: int, tally: Tally, pixels: Pixels | None = None):
+        self.transform, self.seed, self.tally, self.pixels = transform, seed, tally, pixels
+
+    def item(self, source: Source, index: int) -> Item:
+        """The item, its image from memory where it is kept there."""
+        if self.pixels is not None and index in self.pixels:
+            return source.facts(index) | {"image": self.pixels[index]}
+        return source[index]
 
     def example(self, item: Item, index: int, epoch: int) -> dict[str, Any]:
         """`pixels` uint8 (h, w, c), or `mean` and `std` (c, h, w); `caption`; `label`; `index`. Epoch -1 changes
@@ -51,7 +58,10 @@ class Maker:
             suffix = "_mirrored" if mirror else ""
             example |= {key: item[key + suffix] for key in ("mean", "std")}
         else:
-            example["pixels"] = self.transform(item["image"], place, mirror, name or f"item {index}")
+            pixels = self.transform(item["image"], place, name or f"item {index}")
+            if self.pixels is not None and index not in self.pixels:
+                self.pixels[index] = pixels
+            example["pixels"] = pixels[:, ::-1] if mirror else pixels
         self.tally.good(index, problem, name)
         return example
 
@@ -78,7 +88,7 @@ class Items(Dataset):
     def __getitem__(self, position: Position) -> dict[str, Any]:
         for index in self._stand_ins(position.index):
             try:
-                example = self.maker.example(self.source[index], index, position.epoch)
+                example = self.maker.example(self.maker.item(self.source, index), index, position.epoch)
             except BadImageError as error:
                 if self.on_error == "raise":
                     raise

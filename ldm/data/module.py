@@ -27,6 +27,7 @@ from ldm.data.caption import clean
 from ldm.data.image import MAX_BYTES, MAX_PIXELS, Transform
 from ldm.data.items import Items, Maker, OnError, StreamItems, collate
 from ldm.data.latent import BadLatentsError, LatentSource
+from ldm.data.pixels import Pixels
 from ldm.data.source import Source, digest
 from ldm.data.tally import Tally
 from ldm.types import Probability
@@ -50,6 +51,7 @@ class DataModule(L.LightningDataModule):
         on_error: what to do about an image that cannot be used: `raise`; `skip` to the next; `replace` by one drawn
             at random.
         max_bad: the share of bad images above which the run stops.
+        cache: keep decoded images in memory that a rank's workers share: a byte for each pixel and channel.
         max_pixels, max_bytes: an image above either is bad, unopened.
         root: the folder that the sources are in, for configs to refer to; looked at only to say early that it is not
             there.
@@ -68,6 +70,7 @@ class DataModule(L.LightningDataModule):
         crop: Literal["centre", "random"] = "centre",
         on_error: OnError = "skip",
         max_bad: Probability = 0.01,
+        cache: bool = False,
         max_pixels: PositiveInt = MAX_PIXELS,
         max_bytes: PositiveInt = MAX_BYTES,
         root: Path | None = None,
@@ -77,6 +80,10 @@ class DataModule(L.LightningDataModule):
             raise FileNotFoundError(f"data.root: no folder {root}; give the one that holds the data set")
         if val.stream is not None:
             raise ValueError("data.val: validation is read by row, each once; give a source without streaming")
+        if cache and (crop == "random" or train.stream is not None):
+            raise ValueError(
+                "data.cache=true keeps one picture of each row; it wants data.crop=centre and no streaming"
+            )
         for split, source in (("train", train), ("val", val)):
             if source.stream is None and len(source) == 0:
                 raise ValueError(f"data.{split}: the source is empty")
@@ -88,6 +95,9 @@ class DataModule(L.LightningDataModule):
         self.plain = Transform(self.image_shape, "centre", False, max_pixels, max_bytes)
         self.bad_samples: Path | None = None
         self._tallies: dict[Split, Tally] = {}
+        self._pixels: dict[Split, Pixels] = {}
+        if cache:
+            self._pixels = {split: Pixels(len(source), self.image_shape) for split, source in self.sources.items()}
 
     # What the rest of a run asks
 
@@ -144,10 +154,11 @@ class DataModule(L.LightningDataModule):
             self.transform.crop,
             self.on_error,
             self.max_bad,
+            False,
             self.transform.max_pixels,
             self.transform.max_bytes,
         )
-        other.bad_samples = self.bad_samples
+        other.bad_samples, other._pixels = self.bad_samples, self._pixels
         other.latents = {
             "train": LatentSource(self.sources["train"], train, self.latent_key("train", weights)),
             "val": LatentSource(self.sources["val"], val, self.latent_key("val", weights)),
@@ -213,7 +224,7 @@ class DataModule(L.LightningDataModule):
             source = self.sources[split]
             count = len(source) if source.stream is None else _RECENT
             self._tallies[split] = Tally(count, split, self.max_bad, self.bad_samples)
-        return Maker(transform, self.seed, self._tallies[split])
+        return Maker(transform, self.seed, self._tallies[split], self._pixels.get(split))
 
     def _processes(self) -> dict[str, Any]:
         return {

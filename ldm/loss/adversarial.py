@@ -35,7 +35,11 @@ class Adversarial(nn.Module):
     """
 
     def __init__(
-        self, critic: nn.Module, weight: NonNegativeFloat = 0.5, start: NonNegativeInt = 5000, critic_start: NonNegativeInt = 4000
+        self,
+        critic: nn.Module,
+        weight: NonNegativeFloat = 0.5,
+        start: NonNegativeInt = 5000,
+        critic_start: NonNegativeInt = 4000,
     ):
         super().__init__()
         if critic_start >= start:

@@ -49,15 +49,15 @@ class NetworkDistance(Perceptual):
             self.network.to(x.device)
         return self._distance(self._prepared(x), self._prepared(y))
 
-    def _prepared(self, x: Image) -> Image:
+    def _prepared(self, x: Image) -> Float[Tensor, "b 3 h2 w2"]:
         x, short = rgb(x.float()), min(x.shape[-2:])
         if short >= self.smallest:
             return x
         return F.interpolate(x, scale_factor=self.smallest / short, mode="bilinear", align_corners=False)
 
     @abstractmethod
-    def _distance(self, x: Image, y: Image) -> Float[Tensor, " b"]:
-        """For images (b, 3, h, w)."""
+    def _distance(self, x: Float[Tensor, "b 3 h w"], y: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        """Of images large enough."""
 
 
 def rgb(x: Image) -> Float[Tensor, "b 3 h w"]:
@@ -92,7 +92,7 @@ class LPIPS(NetworkDistance):
         _load_slices(lpips.net, state, str(backbone or network))
         super().__init__(lpips, smallest=32)
 
-    def _distance(self, x: Image, y: Image) -> Float[Tensor, " b"]:
+    def _distance(self, x: Float[Tensor, "b 3 h w"], y: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         return self.network(x, y).flatten()
 
 
@@ -101,7 +101,7 @@ class _Compared(NetworkDistance):
 
     flip180 = False
 
-    def _distance(self, x: Image, y: Image) -> Float[Tensor, " b"]:
+    def _distance(self, x: Float[Tensor, "b 3 h w"], y: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         total = torch.zeros(len(x), device=x.device)
         # One after the other: x wants no gradient, so nothing of it is kept for the backward pass.
         for one, other in zip(self._features(x), self._features(y), strict=True):
@@ -152,7 +152,9 @@ class FeatureDistance(_Compared):
         network = get_model(architecture, weights=None).eval()
         own = {name: value for name, value in network.state_dict().items() if not name.startswith(_CLASSIFIERS)}
         state = {name: value for name, value in read_tensors(weights).items() if not name.startswith(_CLASSIFIERS)}
-        wrong = sorted(own.keys() ^ state.keys()) + [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
+        wrong = sorted(own.keys() ^ state.keys()) + [
+            n for n in own.keys() & state.keys() if own[n].shape != state[n].shape
+        ]
         if wrong:
             raise ValueError(f"{weights} is not {architecture}: {len(wrong)} tensors differ, as {wrong[:3]}")
         network.load_state_dict(state, strict=False)
@@ -224,5 +226,7 @@ def _load_slices(net: nn.Module, weights: dict[str, Tensor], source: str) -> Non
     renamed = {name: "features." + name.split(".", 2 if name.startswith("slices.") else 1)[-1] for name in state}
     wrong = [w for name, w in renamed.items() if w not in weights or weights[w].shape != state[name].shape]
     if wrong:
-        raise ValueError(f"{source} lacks {wrong[:3]} as LPIPS wants them: it is not torchvision's network of that name")
+        raise ValueError(
+            f"{source} lacks {wrong[:3]} as LPIPS wants them: it is not torchvision's network of that name"
+        )
     net.load_state_dict({name: weights[wanted] for name, wanted in renamed.items()})

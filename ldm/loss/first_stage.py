@@ -10,7 +10,7 @@ rates and clipping do not depend on its size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from ldm.types import Image
 Terms = dict[str, Tensor]
 
 
+@runtime_checkable
+@runtime_checkable
 class Made(Protocol):
     """One training pass of an autoencoder, as `ldm.autoencoder.Autoencoder.forward` returns it.
 
@@ -66,7 +68,7 @@ class FirstStageLoss(nn.Module):
     def critic_parameters(self) -> Iterator[nn.Parameter]:
         return iter(()) if self.adversarial is None else self.adversarial.critic.parameters()
 
-    def generator(self, x: Image, made: Made, update: int, last_layer: nn.Parameter) -> tuple[Terms, Terms]:
+    def generator(self, x: Image, made: Made, update: int, last_layer: nn.Parameter | None) -> tuple[Terms, Terms]:
         """(terms whose sum the autoencoder minimises, values only logged) at a given update of the model.
 
         Arguments:

@@ -103,7 +103,7 @@ class FeatureNetwork(nn.Module, ABC):
         self.eval().requires_grad_(False)
 
 
-def standardized(pixels: UInt8[Tensor, "b 3 h w"], size: int | None) -> Image:
+def standardized(pixels: UInt8[Tensor, "b 3 h w"], size: int | None) -> Float[Tensor, "b 3 H W"]:
     """8-bit images with ImageNet's mean and deviation, resized with antialiasing to a square of side `size`, if any."""
     x = pixels.float() / 255
     if size is not None and x.shape[-2:] != (size, size):

@@ -18,7 +18,7 @@ _POINTS, _WINDOW, _FEW, _LOG_RATIO = 400, 20, 12, 8.0
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: label, points (x ascending), and the class of its stroke, `a` (first) or `b` (second)."""
+    """A curve: label, points (x ascending), and the class of its stroke: `a`, `b` or `c`."""
 
     label: str
     points: Sequence[tuple[float, float]]
@@ -66,7 +66,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     if not high > low:
         return [low]
     raw = (high - low) / max(count - 1, 1)
-    power = 10 ** math.floor(math.log10(raw))
+    power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
@@ -109,7 +109,7 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "images", from_
     smooth = [y for _, _, points in curves for _, y in points]
     log = not from_zero and min(values) > 0 and max(smooth) / min(smooth) > _LOG_RATIO
     low, high = _range(values, smooth, log)
-    low = min(low, 0.0) if from_zero else low
+    low = 0.0 if from_zero else low
     end = max(raw[-1][0] for _, raw, _ in curves) or 1.0
     of = math.log10 if log else float
 
@@ -142,7 +142,7 @@ def _frame(end: float, heights: Sequence[float], across, up, x_label: str) -> li
     for y in heights:
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>')
         parts.append(f'<text x="{_LEFT - 7}" y="{up(y) + 3.5:.1f}" text-anchor="end">{short(y)}</text>')
-    along = ticks(0, end, 5)
+    along = ticks(0.0, end, 5)
     for x in along:
         label = f"{short(x)} {x_label}" if x == along[-1] else short(x)
         anchor = "end" if x == along[-1] and across(x) > right - 40 else "middle"

@@ -92,5 +92,5 @@ def development(found: Sequence[Picture]) -> str:
     for picture in chosen:
         sheet = PIL.Image.open(picture.path).convert("RGB")
         images = "".join(_inline(sheet, item[0], picture.scale) for item in picture.items()[:_ACROSS])
-        strips.append(f'<span class="quiet">{short(picture.images)} images</span><div>{images}</div>')
+        strips.append(f'<span class="quiet">{short(float(picture.images))} images</span><div>{images}</div>')
     return f'<div class="strip">{"".join(strips)}</div>'

@@ -6,9 +6,9 @@ from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fdfdfc; --ink: #22262b; --quiet: #6a7179; --line: #e3e5e8; --soft: #f4f5f6;
-  --a: #2f6fb5; --b: #c8662b; --good: #2c7a4b; --bad: #b3372f; }
+  --a: #2f6fb5; --b: #c8662b; --c: #4d8f5b; --bad: #b3372f; }
 @media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #dfe3e6; --quiet: #949ca4; --line: #2c3136;
-  --soft: #1d2125; --a: #74aee8; --b: #e69a62; --good: #6fc394; --bad: #ef8a80; } }
+  --soft: #1d2125; --a: #74aee8; --b: #e69a62; --c: #7fc590; --bad: #ef8a80; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0 auto; padding: 3.5rem 1.25rem 4rem; max-width: 64rem; background: var(--paper); color: var(--ink);
@@ -21,7 +21,7 @@ h3 { font-size: 1rem; font-weight: 600; margin: 1.8rem 0 .6rem; }
 p { margin: 0 0 .8rem; max-width: 44rem; }
 small, .quiet { color: var(--quiet); font-size: .875rem; font-weight: 400; }
 .lead { color: var(--quiet); margin: 0 0 1.6rem; }
-.bad { color: var(--bad); } .good { color: var(--good); }
+.bad { color: var(--bad); }
 code, pre { font: .8125rem/1.5 ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, monospace; }
 pre { margin: 0; padding: .8rem 1rem; background: var(--soft); border-radius: .4rem; white-space: pre-wrap;
   overflow-wrap: anywhere; }
@@ -49,7 +49,7 @@ img.small { image-rendering: pixelated; }
 .strip span { white-space: nowrap; }
 .strip div { display: grid; grid-template-columns: repeat(8, 1fr); gap: .4rem; }
 .strip div img + img { margin-top: 0; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1.6rem 2rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1.6rem 2rem; }
 .chart { margin: 0; break-inside: avoid; max-width: 40rem; }
 .chart figcaption { display: flex; justify-content: space-between; gap: 1rem; flex-wrap: wrap; font-size: .875rem;
   margin-bottom: .3rem; }
@@ -58,12 +58,13 @@ img.small { image-rendering: pixelated; }
 .key::before { content: ""; display: inline-block; width: .9rem; height: 2px; margin-right: .4rem;
   vertical-align: .25em;  background: currentColor; }
 .key.a::before { background: var(--a); } .key.b::before { background: var(--b); }
+.key.c::before { background: var(--c); }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--quiet); font-size: 11px; font-family: inherit; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .axis { stroke: var(--quiet); stroke-width: 1; opacity: .6; }
 svg polyline { fill: none; stroke-linejoin: round; stroke-width: 1.8; }
-svg .a { stroke: var(--a); } svg .b { stroke: var(--b); }
-svg .dot.a { fill: var(--a); } svg .dot.b { fill: var(--b); }
+svg .a { stroke: var(--a); } svg .b { stroke: var(--b); } svg .c { stroke: var(--c); }
+svg .dot.a { fill: var(--a); } svg .dot.b { fill: var(--b); } svg .dot.c { fill: var(--c); }
 svg polyline.raw { stroke-width: 1; opacity: .28; }
 details { margin-top: 1.6rem; }
 summary { cursor: pointer; color: var(--quiet); } summary:hover { color: var(--ink); }
@@ -75,7 +76,7 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   .strip { grid-template-columns: 1fr; gap: .2rem; } .strip div { margin-bottom: .8rem; }
   dl { grid-template-columns: 1fr 1fr; } th, td { padding-right: .8rem; } td.name { white-space: normal; } }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --quiet: #555; --line: #ccc; --soft: #f5f5f5;
-  --a: #2f6fb5; --b: #c8662b; } html { font-size: 72%; }
+  --a: #2f6fb5; --b: #c8662b; --c: #4d8f5b; } html { font-size: 72%; }
   body { padding: 0; max-width: none; } h2 { break-after: avoid; }
   .cells { grid-template-columns: repeat(8, 1fr); } .cells.large { grid-template-columns: repeat(4, 1fr); }
   .charts { grid-template-columns: 1fr 1fr; } @page { margin: 16mm; } }

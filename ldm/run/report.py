@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -31,6 +32,7 @@ from ldm.run.record import MUST_AGREE, Record, read
 _STAGES = {"first": "First stage", "second": "Second stage"}
 _PLACE = ("stage", "step", "images", "seconds")
 _SPEED = ("images_per_second", "wait")
+_ASIDE = re.compile(r"\b(rate|lr|skipped)\b|grad")
 _NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "fid": "FID", "kid": "KID", "bits_per_dim": "Bits per dimension"}
 _FAMILIES = {"fd_": "Fréchet distance", "kd_": "Kernel distance", "precision_": "Precision", "recall_": "Recall"}
 _HOW = ("split", "weights", "sampler", "steps", "evaluations", "guidance", "kind")
@@ -87,7 +89,7 @@ def _sections(directory: Path, name: str, run: Mapping[str, Any]) -> list[str]:
 
 def _head(name: str, run: Mapping[str, Any]) -> str:
     lead = ", ".join(str(run[key]) for key in ("experiment", "status") if run.get(key))
-    parameters = ", ".join(f"{_count(n)} {part}" for part, n in run.get("parameters", {}).items())
+    parameters = ", ".join(f"{_count(float(n))} {part}" for part, n in run.get("parameters", {}).items())
     date = str(run.get("date", "")).replace("T", " ")[:16]
     pairs = {
         "Date": date,
@@ -172,27 +174,29 @@ def _series(lines: Sequence[dict], stage: str) -> dict[str, list[tuple[float, fl
     return found
 
 
-def _training(name: str) -> str | None:
-    """The curve that a validation curve belongs to: `val_loss` and `val/loss` to `loss`; None for a training curve."""
-    for prefix in ("val_", "val/"):
-        if name.startswith(prefix):
-            return name.removeprefix(prefix)
-    return name.replace("/val/", "/") if "/val/" in name else None
+def _curve(name: str) -> tuple[str, int]:
+    """The quantity that a name is of, and 0 for training, 1 for validation, 2 for it with averaged weights."""
+    base = re.sub(r"(^|/)val[ _/]", r"\1", name)
+    if base == name:
+        return name, 0
+    averaged = re.sub(r"[ _/]?\(?averaged?\)?$", "", base)
+    return averaged, 1 if averaged == base else 2
 
 
 def _curves(lines: Sequence[dict], stage: str) -> str:
-    """Losses and what was validated, and folded away all else."""
-    series = {name: points for name, points in _series(lines, stage).items() if name not in _SPEED}
-    validation = {_training(name): points for name, points in series.items() if _training(name) is not None}
-    shown, rest = [], []
-    for name in dict.fromkeys(_training(name) or name for name in series):
-        pair = (("training", series.get(name, []), "a"), ("validation", validation.get(name, []), "b"))
-        chart = line_chart(name, [Line(*curve) for curve in pair if curve[1]])
-        (shown if name in validation or "loss" in name else rest).append(chart)
-    if not shown:
-        shown, rest = rest, []
-    charts = f'<div class="charts">{"".join(shown)}</div>' if any(shown) else ""
-    return charts + (folded("Other quantities", f'<div class="charts">{"".join(rest)}</div>') if any(rest) else "")
+    """A chart for each quantity, training and validation together; what only the optimiser cares for is folded away."""
+    quantities: dict[str, list[Line]] = {}
+    for name, points in _series(lines, stage).items():
+        if name not in _SPEED:
+            base, kind = _curve(name)
+            label = ("training", "validation", "validation, averaged weights")[kind]
+            quantities.setdefault(base, []).append(Line(label, points, "abc"[kind]))
+    order = sorted(quantities, key=lambda name: name != "loss")
+    charts = {name: line_chart(name, sorted(quantities[name], key=lambda line: line.stroke)) for name in order}
+    shown = "".join(chart for name, chart in charts.items() if not _ASIDE.search(name))
+    rest = "".join(chart for name, chart in charts.items() if _ASIDE.search(name))
+    other = folded("Rates and gradients", f'<div class="charts">{rest}</div>') if rest else ""
+    return (f'<div class="charts">{shown}</div>' if shown else "") + other
 
 
 def duration(seconds: float) -> str:
@@ -204,7 +208,9 @@ def duration(seconds: float) -> str:
 
 
 def _time(run: Mapping[str, Any], lines: Sequence[dict]) -> str:
-    times = facts({name.capitalize(): duration(value) for name, value in run.get("seconds", {}).items()})
+    times = facts(
+        {name.capitalize(): duration(float(value)) for name, value in run.get("seconds", {}).items() if value}
+    )
     charts = []
     for stage, title in _STAGES.items():
         for name, label in zip(_SPEED, ("images per second", "share of time waiting for data"), strict=True):

@@ -10,11 +10,11 @@ global step counts twice, and its resume loses the position within an epoch.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
@@ -161,7 +161,7 @@ class Stage(L.LightningModule, ABC):
         shared: dict[str, Any] = {}
         moved = []
         for player in self._players:
-            with alone(player, self._players), nullcontext() if last else self._unsynchronised():
+            with alone(player, self._players), contextlib.nullcontext() if last else self._unsynchronised():
                 terms, values = player.loss(batch, random, shared)
                 if not terms:
                     continue
@@ -172,8 +172,9 @@ class Stage(L.LightningModule, ABC):
         if last:
             self._update(moved)
 
-    def _unsynchronised(self):
-        return self.trainer.strategy.block_backward_sync()
+    def _unsynchronised(self) -> contextlib.AbstractContextManager:
+        """Gradients of a micro-batch that is not the last stay on their rank."""
+        return self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else contextlib.nullcontext()
 
     def _key(self) -> int:
         return seed_of(self.seed, self.name)

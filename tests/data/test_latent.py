@@ -118,6 +118,18 @@ def test_killed_builds_end_the_same(tmp_path, delays):
     assert hashes(part) == hashes(whole)
 
 
+def test_a_full_disk_leaves_no_half_shard(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            made(module(), tmp_path)
+    assert not list((tmp_path / "train").glob("*.safetensors"))
+    assert hashes(made(module(), tmp_path)) == hashes(made(module(), tmp_path / "other"))
+
+
 def test_a_shard_that_is_there_is_not_made_again(tmp_path):
     data = module()
     path = made(data, tmp_path)

@@ -91,6 +91,33 @@ def test_items_are_the_rows_asked_for():
     assert batch["index"].tolist() == [5, 0] and batch["caption"] == ["5 a", "0 a"] and batch["row"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 8, 8), (4, 6, 10)])
+def test_cache_changes_nothing_but_the_reading(shape, workers):
+    read = []
+
+    class Told(Halves):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+        def facts(self, index):
+            return {key: value for key, value in super().__getitem__(index).items() if key != "image"}
+
+    options = {"image_shape": shape, "flip": True, "max_bad": 0.1}
+    train = Told(33, bad=(4,))
+    cached = module(train, workers=workers, cache=True, **options)
+    assert all(map(same, module(Halves(33, bad=(4,)), **options).loader(0, 30), cached.loader(0, 30)))
+    read.clear()
+    cached.items("train", list(range(33)))
+    assert set(read) == {4}
+
+
+def test_cache_of_random_crops():
+    with pytest.raises(ValueError, match=r"data\.cache=true"):
+        module(cache=True, crop="random")
+
+
 def test_captions_decode_nothing():
     assert list(module(Numbers(2, bad=(0, 1))).captions()) == [f"{i} {c}" for i in range(2) for c in "abcde"]
 

@@ -126,8 +126,6 @@ def test_colours_are_far_from_each_other_and_from_every_ground():
     assert len(LABELS) == len(set(LABELS)) == len(_COLOURS) * len(ATTRIBUTES["shape"])
 
 
-def test_arguments_are_checked():
-    with pytest.raises(ValueError, match="wanted train or test, got 'val'"):
-        Shapes(4, "val")
+def test_a_picture_too_small_to_tell_shapes_apart_is_refused():
     with pytest.raises(ValueError, match="at least 16 pixels"):
         Shapes(4, "train", size=8)

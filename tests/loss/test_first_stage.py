@@ -38,12 +38,16 @@ def x():
 def adversarial_loss(start=20, critic_start=10):
     torch.manual_seed(0)
     critic = PatchGAN(width=8, layers=1)
-    return FirstStageLoss(Laplace(), perceptual=LaplacianPyramid(), adversarial=Adversarial(critic, 0.5, start, critic_start))
+    return FirstStageLoss(
+        Laplace(), perceptual=LaplacianPyramid(), adversarial=Adversarial(critic, 0.5, start, critic_start)
+    )
 
 
 def test_with_the_gaussian_and_weight_one_it_is_the_negative_evidence_bound(x):
     y, kl = x + 0.1, torch.tensor(7.0)
-    terms, logged = FirstStageLoss(Gaussian(log_variance=-1.0), kl_weight=1.0).generator(x, Pass(y, {"kl": kl}), 0, None)
+    terms, logged = FirstStageLoss(Gaussian(log_variance=-1.0), kl_weight=1.0).generator(
+        x, Pass(y, {"kl": kl}), 0, None
+    )
     log_p = torch.distributions.Normal(y, math.exp(-0.5)).log_prob(x).flatten(1).sum(1).mean()
     torch.testing.assert_close(sum(terms.values()) * x[0].numel(), kl - log_p)
     assert logged["kl (unweighted)"] == 7

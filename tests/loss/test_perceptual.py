@@ -104,7 +104,9 @@ def test_the_pyramid_sees_colour_and_edges_and_takes_any_channels():
 
 BACKBONES = {
     "alex": lambda: torchvision.models.alexnet().features,
-    "vgg": lambda: vgg.make_layers(vgg.cfgs["D"], batch_norm=False),  # without the 100 million weights of its classifier
+    "vgg": lambda: vgg.make_layers(
+        vgg.cfgs["D"], batch_norm=False
+    ),  # without the 100 million weights of its classifier
     "squeeze": lambda: torchvision.models.squeezenet1_1().features,
 }
 

@@ -28,7 +28,7 @@ def test_transparency_is_composited_on_white():
     assert eight_bits(torch.cat([colour, alpha], 1))[0, 1, 0].tolist() == [255, 128, 0]
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 4, 4), (3, 4, 4), (1, 5, 4, 4)])
+@pytest.mark.parametrize("shape", [(1, 2, 4, 4), (1, 5, 4, 4)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="wanted images"):
         eight_bits(torch.zeros(shape))

@@ -17,7 +17,12 @@ def test_sees_patches_of_the_stated_side(layers, patch):
 
 @pytest.mark.parametrize("layers, side, expected", [(1, 8, 2), (2, 32, 6), (3, 32, 2), (3, 64, 6)])
 def test_one_logit_a_patch(layers, side, expected):
-    assert PatchGAN(channels=1, width=8, layers=layers)(torch.randn(2, 1, side, side)).shape == (2, 1, expected, expected)
+    assert PatchGAN(channels=1, width=8, layers=layers)(torch.randn(2, 1, side, side)).shape == (
+        2,
+        1,
+        expected,
+        expected,
+    )
 
 
 def test_too_small_an_image_is_refused_with_the_reason():

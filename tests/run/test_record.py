@@ -99,13 +99,13 @@ def test_a_record_is_a_measurement_in_its_run():
     "field", ["metric", "n", "features", "features_hash", "reference_hash", "rounded", "kind", "data"]
 )
 def test_what_must_agree(field):
-    other = replace(FULL, **{field: 0 if field in ("n", "rounded") else "other"}, seed=5, value=1.0, sampler="ddpm")
+    other = replace(FULL, **{field: {"n": 0, "rounded": False}.get(field, "other")}, seed=5, value=1.0, sampler="ddpm")
     assert comparable(FULL, other) == [field]
     assert comparable(FULL, replace(FULL, seed=5, sampler="ddpm")) == []
 
 
 def test_seeds_are_averaged():
-    runs = [replace(FULL, run=f"r{s}", seed=s, value=v, seconds=s) for s, v in enumerate([1.0, 2.0, 6.0])]
+    runs = [replace(FULL, run=f"r{s}", seed=s, value=v, seconds=float(s)) for s, v in enumerate([1.0, 2.0, 6.0])]
     other = [replace(r, sampler="ddpm", value=r.value + 1) for r in runs[:1]]
     first, second = table([*runs, *other])
     assert (first.mean, first.seeds, first.n) == (3.0, 3, 512)

@@ -14,7 +14,7 @@ from ldm.callback.grid import beside, save
 from ldm.metric.features import eight_bits
 from ldm.run import record
 from ldm.run.chart import Line, line_chart, short, smoothed, thinned, ticks
-from ldm.run.report import duration, rounded, write
+from ldm.run.report import _curve, duration, rounded, write
 
 EVIL = '<script src="x">a & b</script>'
 
@@ -99,7 +99,7 @@ def test_it_holds_what_the_run_holds(run):
         "2 refused",
     ):
         assert wanted in text
-    for wanted in ("1 h 01 min", "At step 30.", "160 images", "validation", "Other quantities", "config.yaml"):
+    for wanted in ("1 h 01 min", "At step 30.", "160 images", "validation", "Rates and gradients", "config.yaml"):
         assert wanted in text
     assert "27.0" not in text  # measured again since
 
@@ -142,7 +142,7 @@ def test_a_number_is_rounded_by_its_error(value, error, wanted):
 
 
 def test_times_are_read_at_a_glance():
-    assert [duration(s) for s in (3, 12.34, 59.9, 200, 3720)] == [
+    assert [duration(s) for s in (3.0, 12.34, 59.9, 200.0, 3720.0)] == [
         "3 s",
         "12.3 s",
         "1 min 00 s",
@@ -152,11 +152,11 @@ def test_times_are_read_at_a_glance():
 
 
 def test_ticks_are_round_and_inside():
-    for low, high in ((0, 1), (-3, 7), (0.013, 0.0141), (0, 384_000), (1e-9, 3e-9)):
+    for low, high in ((0.0, 1.0), (-3.0, 7.0), (0.013, 0.0141), (0.0, 384e3), (1e-9, 3e-9)):
         found = ticks(low, high)
         assert 2 <= len(found) <= 9 and low - 1e-12 <= found[0] and found[-1] <= high * (1 + 1e-9)
-    assert ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1.0] and ticks(2, 2) == [2]
-    assert [short(v) for v in (0, 1500, 2e6, 0.05, 384_000)] == ["0", "1.5k", "2M", "0.05", "384k"]
+    assert ticks(0.0, 1.0) == [0, 0.25, 0.5, 0.75, 1.0] and ticks(2.0, 2.0) == [2]
+    assert [short(v) for v in (0.0, 1500.0, 2e6, 0.05, 384e3)] == ["0", "1.5k", "2M", "0.05", "384k"]
 
 
 def test_smoothing_neither_lags_nor_follows_an_outlier():
@@ -181,3 +181,19 @@ def test_odd_curves_are_drawn(points):
     coordinates = [float(n) for pair in re.findall(r'points="([^"]*)"', svg) for n in re.split("[ ,]", pair)]
     assert "nan" not in svg and all(-10 <= c <= 460 for c in coordinates)
     Page(svg)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("loss", ("loss", 0)),
+        ("val loss", ("loss", 1)),
+        ("val_loss", ("loss", 1)),
+        ("val/loss/eps", ("loss/eps", 1)),
+        ("val mse (average)", ("mse", 2)),
+        ("value", ("value", 0)),
+        ("moving average", ("moving average", 0)),
+    ],
+)
+def test_a_validation_curve_finds_its_training_curve(name, wanted):
+    assert _curve(name) == wanted

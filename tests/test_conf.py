@@ -1,0 +1,97 @@
+"""The config tree: every file builds something that exists, with arguments that it takes, in every place it can take."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ldm.build import check, is_node, resolve
+from ldm.experiment import Experiment, measure_again
+from ldm.sampling import sample
+from tests.pieces import CONF
+from tests.runs import compose
+
+FILES = sorted(CONF.rglob("*.yaml"))
+# What is handed to a node beside its config, by whoever builds it.
+GIVEN = {"prior": ("latent_shape", "context")}
+# A group lands at a key of its own name, but for these.
+PLACES = {"stage": ("first", "second"), "optimizer": ("first.optimizer", "second.optimizer")}
+
+
+def group(file: Path) -> str:
+    return file.parent.relative_to(CONF).as_posix()
+
+
+def name(file: Path) -> str:
+    return file.relative_to(CONF).as_posix()
+
+
+OPTIONS = [file for file in FILES if file.parent != CONF and group(file) != "experiment"]
+EXPERIMENTS = [file for file in FILES if group(file) == "experiment"]
+
+
+def choices(file: Path) -> list[tuple[str, str]]:
+    """The words that choose a file, each with the key at which it lands."""
+    own, places = group(file), PLACES.get(group(file), ())
+    if not places:
+        return [(f"{own}={file.stem}", own.replace("/", "."))]
+    return [(f"{own}@{place}={file.stem}", place) for place in places]
+
+
+def at(config: dict, key: str) -> dict:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_a_target_resolves(file):
+    """Also of nodes that another one holds, wherever they stand."""
+
+    def walk(value):
+        if is_node(value):
+            resolve(value["_target_"], name(file))
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            walk(item)
+
+    walk(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("file", OPTIONS, ids=name)
+def test_every_option_fits(file, tmp_path):
+    for word, place in choices(file):
+        config = compose(word, missing=str(tmp_path))
+        node = dict(at(config, place))
+        node.pop("checkpoint", None)  # takes the place of an autoencoder's parts, as Experiment reads it
+        if is_node(node):
+            check(node, place, GIVEN.get(place, ()))
+        else:
+            check(node, place)
+        Experiment(config)
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=name)
+def test_every_experiment_fits(file, tmp_path):
+    config = compose(f"experiment={file.stem}", missing=str(tmp_path))
+    assert config["experiment"] == file.stem, "numbers are grouped under the experiment's own name"
+    Experiment(config)
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=name)
+def test_an_experiment_says_how_it_is_run(file):
+    header = file.read_text(encoding="utf-8").split("defaults:")[0]
+    assert f"# python train.py experiment={file.stem}" in header
+
+
+@pytest.mark.parametrize("entry", ["sample", "evaluate"])
+def test_the_other_entry_points_name_their_arguments(entry):
+    """conf/sample.yaml and conf/evaluate.yaml are the arguments of the functions that they call, no more and no less."""
+    wanted = inspect.signature({"sample": sample, "evaluate": measure_again}[entry]).parameters
+    assert compose(name=entry).keys() == wanted.keys()
+
+
+def test_nothing_but_choices():
+    """A yaml is plain data: no tag that a loader would build something from."""
+    for file in FILES:
+        assert "!!" not in file.read_text(encoding="utf-8"), name(file)
