@@ -189,7 +189,7 @@ def _curves(lines: Sequence[dict], stage: str) -> str:
     for name, points in _series(lines, stage).items():
         if name not in _SPEED:
             base, kind = _curve(name)
-            label = ("training", "validation", "validation, averaged weights")[kind]
+            label = ("training", "validation", "averaged")[kind]
             quantities.setdefault(base, []).append(Line(label, points, "abc"[kind]))
     order = sorted(quantities, key=lambda name: name != "loss")
     charts = {name: line_chart(name, sorted(quantities[name], key=lambda line: line.stroke)) for name in order}

@@ -1,0 +1,128 @@
+"""Every complete run of conf/experiment, shrunk, from its data to its report, and once more, when nothing is left to do."""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ldm.experiment import Experiment, measure_again
+from ldm.metric import agreement, attributes
+from ldm.model import LatentModel
+from ldm.random import Random
+from ldm.run import record
+from ldm.run.signals import FINISHED
+from tests.runs import compose, refuse_training, shrunk, tiny, words_of, write_coco, write_parquet
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory) -> dict[str, Path]:
+    """A little data in the layout of each data set that is read from a folder."""
+    folder = tmp_path_factory.mktemp("data")
+    return {
+        "coco": write_coco(folder / "coco"),
+        "caption": write_parquet(folder / "caption", label=False),
+        "label": write_parquet(folder / "label", label=True),
+        "grey": write_parquet(folder / "grey", label=True, mode="L"),
+    }
+
+
+@pytest.fixture(autouse=True)
+def quick_checker(monkeypatch):
+    """The reader of shapes, as good as untrained: whether it reads well is tests/metric's affair."""
+    monkeypatch.setattr(agreement, "train_checker", partial(attributes.train_checker, steps=1, images=64))
+    monkeypatch.setattr(agreement, "_CHECKED", 64)
+
+
+ROOTS = {"emoji": "caption", "cifar10": "label", "fashion_mnist": "grey"}
+
+
+def config_of(name: str, roots: dict[str, Path], folder: Path) -> dict:
+    words = [f"experiment={name}", "trainer=cpu", "logger=none"]
+    if "coco" in name:
+        words += [f"data.root={roots['coco']}", "data.image_shape=[3,64,64]"]
+    elif name in ROOTS:
+        words += [f"data.root={roots[ROOTS[name]]}"]
+    else:
+        words += ["data.train.count=16", "data.val.count=6"]
+    config = shrunk(compose(*words), folder, name)
+    for stage in ("first", "second"):
+        if config.get(stage):
+            config[stage]["steps"] = 2
+    return config
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    """What a second call must leave as it is."""
+    parts = ("checkpoints", "model", "samples", "records.jsonl", "metrics.jsonl", "config.yaml")
+    files = [file for part in parts for file in ([run / part] if (run / part).is_file() else (run / part).rglob("*"))]
+    return {str(file): file.read_bytes() for file in files if file.is_file()}
+
+
+@pytest.mark.parametrize("name", words_of("experiment"))
+def test_experiment(name, roots, tmp_path, monkeypatch):
+    config = config_of(name, roots, tmp_path)
+    assert Experiment(config).run() == FINISHED
+    run, prior = tmp_path / "runs" / name, bool(config.get("second"))
+
+    assert yaml.safe_load((run / "config.yaml").read_text())["experiment"] == name
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    stages = {"first", "second"} if prior else {"first"}
+    for stage in stages:
+        assert sorted(each.name for each in (run / "checkpoints" / stage).iterdir()) == ["latest", "step-1", "step-2"]
+        assert (run / "samples" / f"{stage}-0000002.png").exists()
+    steps = [(row["stage"], row["step"]) for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+    assert {("first", 1), ("first", 2)} <= set(steps) and (("second", 2) in steps) == prior
+    names = {each.metric for each in record.read(run / "records.jsonl")}
+    assert "psnr" in names and ("fd_random_conv" in names) == prior and not any("fid" in each for each in names)
+    report = (run / "report.html").read_text()
+    assert name in report and not re.search(r"(src|href)=.https?:", report)
+    assert "Traceback" not in (run / "log.txt").read_text() and not (run / "lock.json").exists()
+
+    model = LatentModel.load(run)
+    batch = {"index": torch.arange(2), "caption": ["a shape", ""], "label": torch.tensor([1, -1])}
+    images = model.sample(batch, Random(0, 0, batch["index"]))
+    assert images.shape == (2, *config["data"]["image_shape"]) and images.isfinite().all() and images.abs().max() <= 1
+
+    before = files_of(run)
+    refuse_training(monkeypatch)
+    assert Experiment(config).run() == FINISHED
+    assert files_of(run) == before
+
+
+def test_a_first_stage_is_trained_once(tmp_path, monkeypatch):
+    """Another prior on the same data finds first stage and latents in the store."""
+    assert Experiment(tiny(tmp_path, name="one")).run() == FINISHED
+    other = tiny(tmp_path, "prior=normal", name="other")
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*.safetensors")}
+    refuse_training(monkeypatch)  # the normal prior has no parameters
+    assert Experiment(other).run() == FINISHED
+    assert made == {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*.safetensors")}
+    first, second = (LatentModel.load(tmp_path / "runs" / name).autoencoder.state_dict() for name in ("one", "other"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+    seeds = {"run": str(tmp_path / "runs" / "one"), "samples": 3, "guidance": 3.0, "steps": 3, "seed": 1}
+    measure_again(**seeds, weights="raw", device="cpu")
+    found = record.read(tmp_path / "runs" / "one" / "records.jsonl")
+    assert {(each.weights, each.n) for each in found if each.metric == "psnr"} == {("averaged", 5), ("raw", 3)}
+
+
+def test_another_loss_is_another_first_stage(tmp_path):
+    for weight, wanted in ((1e-6, 1), (1e-5, 2), (1e-6, 2)):
+        config = tiny(tmp_path, "prior=normal", f"loss.kl_weight={weight}", name=None, steps=1)
+        assert Experiment(config).run() == FINISHED
+        assert len(list((tmp_path / "store" / "autoencoder").glob("*/artifact.json"))) == wanted
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
+def test_a_finished_run_is_a_first_stage_for_others(tmp_path, monkeypatch):
+    assert Experiment(tiny(tmp_path, "prior=normal", name="one")).run() == FINISHED
+    refuse_training(monkeypatch)
+    checkpoint = tmp_path / "runs" / "one"
+    other = tiny(tmp_path, "prior=normal", f"autoencoder.checkpoint={checkpoint}", "autoencoder=kl_f4", name="other")
+    assert Experiment(other).run() == FINISHED
+    first, second = (LatentModel.load(tmp_path / "runs" / name).autoencoder.state_dict() for name in ("one", "other"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
