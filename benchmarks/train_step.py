@@ -1,9 +1,10 @@
 """One training step (forward, backward, AdamW, running average) of our networks beside diffusers' of the same shape.
 
-    python benchmarks/train_step.py [--rounds 9] [--threads 2] [--compile] [--only unet|autoencoder]
+    python benchmarks/train_step.py [--rounds 9] [--threads 2] [--clock wall|cpu] [--compile] [--only unet|autoencoder]
 
 All contestants live in one process and take turns, so that a noisy machine disturbs all alike: read the ratios, which
-are medians over rounds of (time / time of diffusers' eager default in the same round). The two networks of a pair
+are medians over rounds of (time / time of diffusers' eager default in the same round). `--clock cpu --threads 1` counts
+this process's own time: what the wall's is on a quiet machine, and steadier on a shared one. The two networks of a pair
 have the same weights. FLOPs are counted by torch, activations are the distinct bytes that autograd keeps, parameters
 left out. diffusers is an extra for tests and benchmarks: pip install -e ".[test]".
 """
@@ -29,6 +30,7 @@ from ldm.interop.diffusers import autoencoder_from_diffusers, unet_from_diffuser
 from ldm.types import Context
 
 BATCH = 32
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass
@@ -143,7 +145,9 @@ def saved_bytes(contestant: Contestant) -> int:
     return sum(x.untyped_storage().nbytes() for x in kept.values())
 
 
-def race(steps: Sequence[Callable[[], None]], rounds: int, synchronize: Callable[[], None]) -> list[list[float]]:
+def race(
+    steps: Sequence[Callable[[], None]], rounds: int, clock: Callable[[], float], synchronize: Callable[[], None]
+) -> list[list[float]]:
     """Seconds of every step in every round; contestants take turns, in turned order in every second round."""
     times: list[list[float]] = [[] for _ in steps]
     for step in steps:
@@ -152,18 +156,19 @@ def race(steps: Sequence[Callable[[], None]], rounds: int, synchronize: Callable
         order = range(len(steps)) if round_ % 2 == 0 else reversed(range(len(steps)))
         for i in order:
             synchronize()
-            start = time.perf_counter()
+            start = clock()
             steps[i]()
             synchronize()
-            times[i].append(time.perf_counter() - start)
+            times[i].append(clock() - start)
     return times
 
 
-def compare(title: str, kinds: dict, rounds: int, compiled: bool, device: torch.device) -> None:
+def compare(title: str, kinds: dict, arguments: argparse.Namespace) -> None:
+    device, rounds = torch.device(arguments.device), arguments.rounds
     formats = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
     modes = [
         (f"{mode}{layout}", memory_format, mode == "compile")
-        for mode in (["eager", "compile"] if compiled else ["eager"])
+        for mode in (["eager", "compile"] if arguments.compile else ["eager"])
         for layout, memory_format in formats.items()
     ]
     contestants, rows = [], []
@@ -179,8 +184,9 @@ def compare(title: str, kinds: dict, rounds: int, compiled: bool, device: torch.
                 (counter.get_total_flops(), sum(p.numel() for p in eager.network.parameters()), saved_bytes(eager))
             )
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    times = race([contestant.step() for contestant in contestants], rounds, synchronize)
-    print(f"\n{title}, batch {BATCH}, {device.type}, {torch.get_num_threads()} threads, {rounds} rounds")
+    times = race([contestant.step() for contestant in contestants], rounds, CLOCKS[arguments.clock], synchronize)
+    where = f"{device.type}, {torch.get_num_threads()} threads"
+    print(f"\n{title}, batch {BATCH}, {where}, {rounds} rounds, {arguments.clock} time")
     print("| train step | time / diffusers eager | seconds | GFLOP | GFLOP/s | parameters | activations kept |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for contestant, seconds, (flops, parameters, kept) in zip(contestants, times, rows, strict=True):
@@ -196,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--compile", action="store_true", help="also compiled; takes minutes to compile on a CPU")
     parser.add_argument("--only", choices=("unet", "autoencoder"))
     parser.add_argument("--device", default="cpu")
@@ -204,9 +211,9 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device(arguments.device)
     if arguments.only != "autoencoder":
-        compare("U-Net on latents of 4x16x16", unets(device), arguments.rounds, arguments.compile, device)
+        compare("U-Net on latents of 4x16x16", unets(device), arguments)
     if arguments.only != "unet":
-        compare("Autoencoder on images of 3x32x32", autoencoders(device), arguments.rounds, arguments.compile, device)
+        compare("Autoencoder on images of 3x32x32", autoencoders(device), arguments)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,10 @@ log = logging.getLogger(__name__)
 _GIVEN = {"prior": ("latent_shape", "context")}
 
 
+class _LogFile(logging.FileHandler):
+    """`log.txt` of a run; stays open after it, for what is said of how it ended."""
+
+
 class Stopped(Exception):
     """The run was asked to stop; its state is saved."""
 
@@ -89,9 +93,13 @@ class Experiment:
 
     def _claim(self) -> str:
         self._held = RunDirectory.claim(Path(self.config["runs"]), self.config["name"], self.config["experiment"])
-        file = logging.FileHandler(self._held.path / "log.txt", encoding="utf-8")
+        root = logging.getLogger()
+        for old in [each for each in root.handlers if isinstance(each, _LogFile)]:  # of this process's last run
+            root.removeHandler(old)
+            old.close()
+        file = _LogFile(self._held.path / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logging.getLogger().addHandler(file)
+        root.addHandler(file)
         return str(self._held.path)
 
     def _release(self) -> None:

@@ -1,9 +1,10 @@
 """Captions by a frozen, pretrained text encoder: CLIP (arXiv 2103.00020) or T5 (arXiv 1910.10683), by `transformers`.
 
-The encoder's last hidden states are the tokens, brought to `width` by a learnt linear map. Captions repeat every epoch, so
-their hidden states are kept: in memory, and on the disk for other runs if asked. They are kept in float16, and on the CPU each
-caption is read alone, so what is kept does not depend on the batch that it first came in, and a run that goes on computes what an
-uninterrupted one would have; on a GPU that holds up to rounding, or exactly with what is on the disk.
+The encoder's last hidden states are the tokens, brought to `width` by a learnt linear map. Captions repeat every epoch,
+so their hidden states are kept: in memory, and on the disk for other runs if asked. They are kept in float16, and on
+the CPU each caption is read alone, so what is kept does not depend on the batch that it first came in, and a run that
+goes on computes what an uninterrupted one would have; on a GPU that holds up to rounding, or exactly with what is on
+the disk.
 
 The frozen weights are not part of the model's state: they are named by `source` and `revision`.
 """
@@ -134,8 +135,8 @@ def _pretrained(source: str, revision: str | None) -> tuple[nn.Module, Any]:
         return encoder, transformers.AutoTokenizer.from_pretrained(source, **given)
     except OSError as error:
         raise OSError(
-            f"condition.source={source} is not a directory with a text encoder (config, safetensors, tokenizer) and could not "
-            f"be taken from the hub or its cache: {str(error).splitlines()[0]}"
+            f"condition.source={source} is not a directory with a text encoder (config, safetensors, tokenizer) and "
+            f"could not be taken from the hub or its cache: {str(error).splitlines()[0]}"
         ) from error
 
 

@@ -1,11 +1,13 @@
 """Captions by a small transformer, trained jointly with the prior, over byte-pair tokens learnt from the captions.
 
-Byte-pair encoding (arXiv 1508.07909) on bytes, so no caption is unreadable; lower case, Unicode NFKC. The number of tokens
-that may be learnt is fixed beforehand, so that no shape depends on data. Tokens are embedded, given learnt positions and
-read by pre-norm transformer blocks (arXiv 1706.03762; 2002.04745), every token seeing every other, padding none.
+Byte-pair encoding (arXiv 1508.07909) on bytes, so no caption is unreadable; lower case, Unicode NFKC. The number of
+tokens that may be learnt is fixed beforehand, so that no shape depends on data. Tokens are embedded, given learnt
+positions and read by pre-norm transformer blocks (arXiv 1706.03762; 2002.04745), every token seeing every other,
+padding none.
 
-The tokenizer travels in the state dict, as the bytes of its JSON: a model's safetensors are all that sampling needs. Learning it
-draws no random number and breaks ties by the tokens themselves, so every rank, and a run that goes on, learns the same.
+The tokenizer travels in the state dict, as the bytes of its JSON: a model's safetensors are all that sampling needs.
+Learning it draws no random number and breaks ties by the tokens themselves, so every rank, and a run that goes on,
+learns the same.
 """
 
 from __future__ import annotations
@@ -93,9 +95,7 @@ class Text(Conditioner):
 
         tokenizer.train_from_iterator(written(), trainer)
         if not count:
-            raise ValueError(
-                "no training image has a caption, so there is nothing to condition on: take condition=none"
-            )
+            raise ValueError("no training image has a caption, so nothing can be conditioned on: take condition=none")
         self._tokenizer = tokenizer
         self._ids.clear()
         log.info("%d tokens learnt from %d captions", tokenizer.get_vocab_size() + OURS, count)
@@ -135,10 +135,9 @@ class Text(Conditioner):
     def set_extra_state(self, state: Tensor) -> None:
         text = bytes(state.cpu().tolist()).decode()
         tokenizer = Tokenizer.from_str(text) if text else None
-        if tokenizer is not None and tokenizer.get_vocab_size() + OURS > self.vocabulary:
-            raise ValueError(
-                f"the state's tokenizer has {tokenizer.get_vocab_size() + OURS} tokens, this model {self.vocabulary} at most"
-            )
+        count = 0 if tokenizer is None else tokenizer.get_vocab_size() + OURS
+        if count > self.vocabulary:
+            raise ValueError(f"the state's tokenizer has {count} tokens, this model {self.vocabulary} at most")
         self._tokenizer = tokenizer
         self._ids.clear()
 

@@ -75,7 +75,7 @@ def build(
         encoded.append(_encode(encode, batch, flips, _TYPES[dtype]))
         number, end = rows[0].row // shard, rows[-1].row + 1
         if end == min((number + 1) * shard, len(items)):
-            tensors = {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}
+            tensors = {name: torch.cat([part[name] for part in encoded]).contiguous() for name in encoded[0]}
             _write(_file(path, number), save(tensors, {"ldm": json.dumps(head, sort_keys=True)}))
             encoded = []
     if world == 1:

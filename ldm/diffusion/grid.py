@@ -14,7 +14,7 @@ from ldm.diffusion.schedule import Schedule
 
 class Grid(ABC):
     @abstractmethod
-    def __call__(self, schedule: Schedule, steps: PositiveInt) -> Float[Tensor, " steps+1"]:
+    def __call__(self, schedule: Schedule, steps: PositiveInt) -> Float[Tensor, " times"]:
         """steps + 1 decreasing times, the last one 0, float32 on the CPU."""
 
 
@@ -24,5 +24,5 @@ class Uniform(Grid):
     def __init__(self, start: PositiveFloat = 1.0):
         self.start = start
 
-    def __call__(self, schedule: Schedule, steps: PositiveInt) -> Float[Tensor, " steps+1"]:
+    def __call__(self, schedule: Schedule, steps: PositiveInt) -> Float[Tensor, " times"]:
         return torch.linspace(self.start, 0, steps + 1, dtype=torch.float64).float()

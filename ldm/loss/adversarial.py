@@ -3,9 +3,9 @@
     critic     1/2 mean(max(0, 1 - D(x))) + 1/2 mean(max(0, 1 + D(y)))       (hinge)
     generator  -lambda mean(D(y)),  lambda = weight |grad_L rec| / (|grad_L gen| + 1e-4)
 
-with gradients at the decoder's last layer L, averaged over ranks, so that the critic pulls about as hard as the reconstruction
-does. The critic trains from update `critic_start` on and is heard by the generator from `start` on: first it learns, then it
-judges. Both count updates of the model, whatever the number of optimisers or micro-batches.
+with gradients at the decoder's last layer L, averaged over ranks, so that the critic pulls about as hard as the
+reconstruction does. The critic trains from update `critic_start` on and is heard by the generator from `start` on:
+first it learns, then it judges. Both count updates of the model, whatever the number of optimisers or micro-batches.
 
 Each side's loss moves that side alone, by itself and not by a trainer's care: the generator hears a critic whose
 parameters are detached, and the critic sees images that are.

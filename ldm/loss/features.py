@@ -1,13 +1,15 @@
 """Distances of images in the features of a frozen network.
 
-LPIPS (arXiv 1801.03924, equation 1): features of several layers, each pixel's scaled to unit length over channels, compared
-squared with one learnt weight a channel, averaged over space, summed over layers. `FeatureDistance` is the same without the
-learnt weights, over any torchvision network, for where the calibrated networks cannot be had; `RandomFeatures` over a network
-that was never trained, which is weaker but better than pixels (its section 4), and needs nothing.
+LPIPS (arXiv 1801.03924, equation 1): features of several layers, each pixel's scaled to unit length over channels,
+compared squared with one learnt weight a channel, averaged over space, summed over layers. `FeatureDistance` is the
+same without the learnt weights, over any torchvision network, for where the calibrated networks cannot be had;
+`RandomFeatures` over a network that was never trained, which is weaker but better than pixels (its section 4), and
+needs nothing.
 """
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from pathlib import Path
 from typing import Literal
@@ -152,9 +154,8 @@ class FeatureDistance(_Compared):
         network = get_model(architecture, weights=None).eval()
         own = {name: value for name, value in network.state_dict().items() if not name.startswith(_CLASSIFIERS)}
         state = {name: value for name, value in read_tensors(weights).items() if not name.startswith(_CLASSIFIERS)}
-        wrong = sorted(own.keys() ^ state.keys()) + [
-            n for n in own.keys() & state.keys() if own[n].shape != state[n].shape
-        ]
+        wrong = sorted(own.keys() ^ state.keys())
+        wrong += [name for name in own if name in state and own[name].shape != state[name].shape]
         if wrong:
             raise ValueError(f"{weights} is not {architecture}: {len(wrong)} tensors differ, as {wrong[:3]}")
         network.load_state_dict(state, strict=False)
@@ -182,7 +183,7 @@ class _Untrained(nn.Module):
         super().__init__()
         random = torch.Generator().manual_seed(seed_of(seed, "random features"))
         widths = [3, *(width * 2**i for i in range(layers))]
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths))
         for layer in self.layers:
             spread = (2 / layer.weight[0].numel()) ** 0.5
             layer.weight.data = spread * torch.randn(layer.weight.shape, generator=random)
@@ -216,7 +217,7 @@ def _published(network: str) -> dict[str, Tensor]:
     except OSError as error:  # URLError is one
         raise OSError(
             f"LPIPS needs torchvision's {name} and could not download it ({error}); put the file into "
-            f"{torch.hub.get_dir()}/checkpoints, give loss.perceptual.backbone=FILE, or take a loss without LPIPS, as loss=kl"
+            f"{torch.hub.get_dir()}/checkpoints, give loss.perceptual.backbone=FILE, or take loss=kl"
         ) from error
 
 
@@ -226,7 +227,5 @@ def _load_slices(net: nn.Module, weights: dict[str, Tensor], source: str) -> Non
     renamed = {name: "features." + name.split(".", 2 if name.startswith("slices.") else 1)[-1] for name in state}
     wrong = [w for name, w in renamed.items() if w not in weights or weights[w].shape != state[name].shape]
     if wrong:
-        raise ValueError(
-            f"{source} lacks {wrong[:3]} as LPIPS wants them: it is not torchvision's network of that name"
-        )
+        raise ValueError(f"{source} lacks {wrong[:3]} as LPIPS wants them: not torchvision's network of that name")
     net.load_state_dict({name: weights[wanted] for name, wanted in renamed.items()})

@@ -1,10 +1,11 @@
 """The loss of the first stage: reconstruction + KL + perceptual, and a critic's verdict (arXiv 2112.10752, appendix G).
 
-    likelihood(x, y; extra = perceptual_weight * d(x, y) * pixels) + kl_weight KL(q(z|x) || N(0, 1)) + commitment ... - lambda D(y)
+    likelihood(x, y; extra = perceptual_weight * d(x, y) * numbers) + kl_weight KL(q(z|x) || N(0, 1)) + commitment ...
+    - lambda D(y)
 
-Likelihood and KL are both in nats, summed over numbers, averaged over images; so with the Gaussian likelihood, weight 1 and
-nothing else, this is the negative evidence bound of a VAE. The whole is divided by the numbers in an image, so that learning
-rates and clipping do not depend on its size.
+Likelihood and KL are both in nats, summed over numbers, averaged over images; so with the Gaussian likelihood, weight 1
+and nothing else, this is the negative evidence bound of a VAE. The whole is divided by the numbers in an image, so that
+learning rates and clipping do not depend on its size.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """How different two images look: distances beyond that of pixels.
 
-`LaplacianPyramid` needs no network: band-pass images of an octave each (Burt and Adelson 1983), compared absolutely and weighted
-4^j so that coarse bands, which have fewer pixels, count alike (arXiv 1707.05776, section 3; there as a loss for generators).
-Distances in the features of a frozen network are in `ldm.loss.features`.
+`LaplacianPyramid` needs no network: band-pass images of an octave each (Burt and Adelson 1983), compared absolutely and
+weighted 4^j so that coarse bands, which have fewer pixels, count alike (arXiv 1707.05776, section 3; there as a loss
+for generators). Distances in the features of a frozen network are in `ldm.loss.features`.
 
-A distance d(x, y) has gradients for y, the reconstruction, through whatever network it holds. That network is frozen, in evaluation
-mode; it is held outside the module tree, so it is no part of a checkpoint, an average, a count of
+A distance d(x, y) has gradients for y, the reconstruction, through whatever network it holds. That network is frozen,
+in evaluation mode; it is held outside the module tree, so it is no part of a checkpoint, an average, a count of
 parameters or DDP's broadcasts: it is named by where it came from, and never changes.
 """
 
@@ -47,7 +47,7 @@ class LaplacianPyramid(Perceptual):
         # Bands are linear in the image: those of the difference are the differences of the bands.
         rest = (x.float() - y.float()).flatten(0, 1)[:, None]
         total = rest.new_zeros(len(x))
-        for band in range(self.bands):
+        for _ in range(self.bands):
             if min(rest.shape[-2:]) < 4:
                 break
             smooth = self._smooth(rest)

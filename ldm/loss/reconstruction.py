@@ -6,10 +6,11 @@ Per image, in nats, summed over all its numbers, with one learnt log-variance v 
     Laplace    sum(|x - y| / e^(v/2) + v/2 + log 2)                e^(v/2) the scale
     Blend      sum(d / e^v + v),  d = (1 - s)|x - y| + s (x - y)^2  (no normalised density; constants left out)
 
-Summed as the KL term is, so `kl_weight` 1 with the Gaussian is the evidence bound of a VAE and 1e-6 a faint pull; v finds the
-scale of the error, which otherwise would have to be tuned as a weight. Its best value is the logarithm of the mean error
-(arXiv 2006.13202, section 4.1), about -5 for a good Gaussian. An optimiser of Adam's kind moves every parameter by about its
-learning rate, so v alone would need tens of thousands of updates to get there: v = speed * parameter goes `speed` times as fast.
+Summed as the KL term is, so `kl_weight` 1 with the Gaussian is the evidence bound of a VAE and 1e-6 a faint pull; v
+finds the scale of the error, which otherwise would have to be tuned as a weight. Its best value is the logarithm of the
+mean error (arXiv 2006.13202, section 4.1), about -5 for a good Gaussian. An optimiser of Adam's kind moves every
+parameter by about its learning rate, so v alone would need tens of thousands of updates to get there: v = speed *
+parameter goes `speed` times as fast.
 """
 
 from __future__ import annotations

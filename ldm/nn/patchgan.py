@@ -1,8 +1,8 @@
 """PatchGAN: a convolutional critic that judges overlapping patches (arXiv 1611.07004, section 3.2; 2012.09841).
 
-Its logits are a map, one for each patch. Group normalisation in place of the papers' batch normalisation: a verdict on an image
-must not depend on the others in the batch, or it would change with the number of ranks and micro-batches, real and
-reconstructed images could be told apart by whom they came with, and DDP would have statistics to keep equal.
+Its logits are a map, one for each patch. Group normalisation in place of the papers' batch normalisation: a verdict on
+an image must not depend on the others in the batch, or it would change with the number of ranks and micro-batches, real
+and reconstructed images could be told apart by whom they came with, and DDP would have statistics to keep equal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEFAULT_NORM = partial(Group, groups=8)
 
 
 class PatchGAN(nn.Module):
-    """Images (b, channels, h, w) -> logits (b, 1, h', w'), with h' = h / 2^layers - 2 rounded down, which must be at least 1.
+    """Images (b, channels, h, w) -> logits (b, 1, h', w'), where h' = h / 2^layers - 2, rounded down, is at least 1.
 
     Arguments:
         width: channels of the first layer, doubled by each of `layers` further ones up to 8 times as many.
@@ -48,7 +48,7 @@ class PatchGAN(nn.Module):
     def forward(self, x: Image) -> Float[Tensor, "b 1 h2 w2"]:
         if min(x.shape[-2:]) < self.smallest:
             raise ValueError(
-                f"this critic judges images of at least {self.smallest} pixels a side; got {x.shape[-2]}x{x.shape[-1]}: "
+                f"this critic wants images of at least {self.smallest} pixels a side; got {x.shape[-2]}x{x.shape[-1]}: "
                 "give it fewer layers"
             )
         return self.head(self.body(x))

@@ -34,6 +34,8 @@ class DamagedCheckpoint(RuntimeError):
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """The state with its tensors taken out and named by their place."""
     if isinstance(value, Tensor):
+        if name in tensors:  # {"a": {"b": x}, "a/b": y}, {1: x, "1": y}
+            name = f"{name}#{len(tensors)}"
         # safetensors refuses tensors that share memory; a contiguous copy on the host shares nothing.
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {_TENSOR: name}
@@ -124,9 +126,9 @@ class Checkpoints:
         path = self.folder / f"step-{step}"
         write(path, state)
         write_text(self.folder / "latest", f"{path.name}\n")
-        for old in self.steps()[: -self.keep]:
-            if old != step:
-                shutil.rmtree(self.folder / f"step-{old}")
+        # A later one is there only if it was damaged and passed over; it does not count and is written over in time.
+        for old in [each for each in self.steps() if each < step][: 1 - self.keep]:
+            shutil.rmtree(self.folder / f"step-{old}")
         return path
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
@@ -135,7 +137,10 @@ class Checkpoints:
         Raises DamagedCheckpoint where there are some and none is whole: starting anew would lose a run in silence.
         """
         for leftover in self.folder.glob("*.tmp") if self.folder.exists() else ():
-            shutil.rmtree(leftover)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)  # another rank may be at it, too
+            else:
+                leftover.unlink(missing_ok=True)
         reasons = []
         for step in reversed(self.steps()):
             try:

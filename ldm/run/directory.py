@@ -65,9 +65,9 @@ class RunDirectory:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "(unknown)"
+            who = holder.read_text(encoding="utf-8").split() if holder.exists() else ["(unknown)"]
             raise RunTaken(
-                f"{self.path} is being written by another process {json.loads(who) if who[:1] == '{' else who}; "
+                f"{self.path} is being written by another process {' '.join(who)}; "
                 "wait for it, stop it, or choose another name="
             ) from None
         self._lock = lock
@@ -93,9 +93,8 @@ class Journal:
     def rows(self) -> list[dict]:
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        whole = [line for line in lines if line.endswith("}")]
-        return [json.loads(line) for line in whole]
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [row for row in map(_parsed, lines) if row is not None]
 
     def images_seen(self, stage: str) -> int:
         """Images that a stage was trained on."""
@@ -110,3 +109,12 @@ class Journal:
         row = {"stage": stage, "step": step, "images": images, "seconds": round(seconds, 3), **values}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _parsed(line: str) -> dict | None:
+    """A journal's row; None for a line that was torn by a crash."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and {"stage", "step", "images", "seconds"} <= row.keys() else None

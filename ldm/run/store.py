@@ -43,7 +43,7 @@ class Store:
     @contextlib.contextmanager
     def lock(self, kind: str, key: str) -> Iterator[None]:
         """Hold the right to make an artifact; waits, and says for whom, while another process has it."""
-        place = self.path(kind, key).with_suffix(".lock")
+        place = self.path(kind, f"{key}.lock")
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place)
         try:
@@ -58,7 +58,7 @@ class Store:
 
     def workplace(self, kind: str, key: str) -> Path:
         """Where an artifact is made; survives an interruption, so that making it can go on."""
-        path = self.path(kind, key).with_suffix(".part")
+        path = self.path(kind, f"{key}.part")
         path.mkdir(parents=True, exist_ok=True)
         return path
 

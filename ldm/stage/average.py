@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class Average:
         """Put the averaged weights into the module for good: the training is over."""
         torch._foreach_copy_(self._live(), self.weights)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """name -> averaged tensor, beside `updates`."""
         return {"updates": self.updates, "weights": dict(zip(self.names, self.weights, strict=True))}
 

@@ -106,12 +106,12 @@ class Stage(L.LightningModule, ABC):
 
     def _resume(self) -> None:
         found = self.checkpoints.load() if self.checkpoints is not None else None
+        step = 0 if found is None else found[0]
+        if self.journal is not None and self.global_rank == 0:
+            self.journal.rewind(self.name, step)  # also of what was killed before its first checkpoint
         if found is None:
             return
-        step, state = found
-        self.load_state(to_device(state, self.device))
-        if self.journal is not None and self.global_rank == 0:
-            self.journal.rewind(self.name, step)
+        self.load_state(to_device(found[1], self.device))
         log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
 
     def state(self) -> dict[str, Any]:

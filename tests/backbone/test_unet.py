@@ -119,5 +119,5 @@ def test_wrong_shapes_are_refused_with_what_to_do():
         unet(torch.randn(2, 4, 8, 8), LOG_SNR, Context())
     with pytest.raises(ValueError, match="one entry a level"):
         UNet(4, ContextShape(), multipliers=(1, 2), attention=(True,))
-    with pytest.raises(ValueError, match="pooled_context=true needs"):
+    with pytest.raises(ValueError, match="need a context with tokens"):
         tiny(4, ContextShape(), pooled_context=True)

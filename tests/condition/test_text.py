@@ -130,7 +130,7 @@ def test_a_tokenizer_too_large_for_the_embedding_is_refused(text):
 def test_a_damaged_caption_source_is_named():
     with pytest.raises(ValueError, match="no training image has a caption"):
         Text(width=8, heads=2).fit(iter(["", ""]))
-    with pytest.raises(ValueError, match="vocabulary=100: .* at least 258"):
+    with pytest.raises(ValueError, match=r"vocabulary=100: .* at least 258"):
         Text(vocabulary=100)
 
 
@@ -145,16 +145,18 @@ def test_learning_again_on_what_a_run_that_goes_on_reads_gives_the_same(text):
     assert torch.equal(before, text.get_extra_state())
 
 
-def test_every_process_learns_the_same_tokens():
+def test_another_process_learns_the_same_tokens():
     # Ranks learn by themselves; counts tie here, and hash maps differ between processes.
     program = (
-        "import hashlib; from ldm.condition.text import Text\n"
-        "t = Text(width=8, heads=2, vocabulary=600)\n"
-        "t.fit(f'{a}{b}{c} {c}{a}' for a in 'qwertz' for b in 'asdfgh' for c in 'yxcvbn')\n"
-        "print(hashlib.sha256(bytes(t.get_extra_state().tolist())).hexdigest())"
+        "from ldm.condition.text import Text\n"
+        "text = Text(width=8, heads=2, vocabulary=600)\n"
+        "text.fit(f'{a}{b}{c} {c}{a}' for a in 'qwertz' for b in 'asdfgh' for c in 'yxcvbn')\n"
+        "print(bytes(text.get_extra_state().tolist()).decode())"
     )
-    found = {subprocess.check_output([sys.executable, "-c", program], text=True) for _ in range(2)}
-    assert len(found) == 1
+    text = Text(width=8, heads=2, vocabulary=600)
+    text.fit(f"{a}{b}{c} {c}{a}" for a in "qwertz" for b in "asdfgh" for c in "yxcvbn")
+    there = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert there.strip() == bytes(text.get_extra_state().tolist()).decode().strip()
 
 
 def test_what_is_remembered_never_outlives_the_tokens_it_was_made_with(text):

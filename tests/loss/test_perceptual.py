@@ -150,7 +150,7 @@ def test_a_malicious_pickle_is_not_executed(tmp_path):
             return Path.touch, (touched,)
 
     torch.save({"features.0.weight": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
         LPIPS("alex", tmp_path / "evil.pth")
     assert not touched.exists()
 
@@ -175,7 +175,7 @@ def test_turned_images_give_what_a_turned_network_would(squeezenet):
 def test_wrong_names_and_files_are_refused(squeezenet, tmp_path):
     with pytest.raises(ValueError, match="torchvision has no 'squeezenet9'"):
         FeatureDistance("squeezenet9", squeezenet, ("features.1",))
-    with pytest.raises(ValueError, match="is not mobilenet_v2: .* tensors differ"):
+    with pytest.raises(ValueError, match=r"is not mobilenet_v2: .* tensors differ"):
         FeatureDistance("mobilenet_v2", squeezenet, ("features.1",))
     with pytest.raises(FileNotFoundError, match="no weights at"):
         FeatureDistance("squeezenet1_1", tmp_path / "none.pth", ("features.1",))

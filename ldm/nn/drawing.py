@@ -1,0 +1,38 @@
+"""A vector drawn as maps: what words like "left" and "top" are to a convolution.
+
+Convolutions know where they are only from the padding at the border, and modulation by scale and shift is the same at
+every pixel, so a U-Net learns slowly what a caption says of places. Here the vector chooses the coefficients of a smooth map in
+the lowest frequencies of the cosine transform (Ahmed et al. 1974, doi 10.1109/T-C.1974.223784),
+
+    map_k(y, x) = sum_{i, j < basis} C_kij cos(pi i y) cos(pi j x),    y, x in (0, 1) over the canvas,
+
+and the maps go in as further channels. It works at any size. (experiments/LOG.md, 2026-11-21, has what it saved.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+
+class Drawing(nn.Module):
+    """Vectors (b, width) -> maps (b, channels, h, w) of `basis` x `basis` frequencies."""
+
+    def __init__(self, width: PositiveInt, channels: PositiveInt, basis: PositiveInt = 5):
+        super().__init__()
+        self.channels, self.basis = channels, basis
+        self.coefficients = nn.Linear(width, channels * basis**2)
+
+    def forward(self, v: Float[Tensor, "b width"], height: int, width: int) -> Float[Tensor, "b k {height} {width}"]:
+        coefficients = self.coefficients(v).unflatten(1, (self.channels, self.basis, self.basis))
+        rows, columns = (_cosines(self.basis, n, coefficients) for n in (height, width))
+        return torch.einsum("bkij,iy,jx->bkyx", coefficients, rows, columns)
+
+
+def _cosines(count: int, size: int, like: Tensor) -> Float[Tensor, "count size"]:
+    places = (torch.arange(size, device=like.device) + 0.5) / size
+    return torch.cos(math.pi * torch.arange(count, device=like.device)[:, None] * places).to(like.dtype)

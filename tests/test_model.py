@@ -1,0 +1,160 @@
+"""A model is plain config and safetensors: it comes back to the bit, and a stranger's files can do no harm."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ldm.build import ConfigError
+from ldm.model import LatentModel, load_weights, write_weights
+from ldm.random import Random
+from ldm.types import ContextShape
+from tests.runs import tiny
+
+CAPTIONS = ["a small red circle", "a large blue star", "", "ünïcode 星"]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("unused"))
+
+
+def fresh(config, seed=0) -> LatentModel:
+    torch.manual_seed(seed)
+    parts = {part: dict(config[part]) for part in ("autoencoder", "condition", "prior")}
+    parts["autoencoder"].pop("checkpoint", None)
+    model = LatentModel.build(parts)
+    with torch.no_grad():
+        for p in model.parameters():  # no zero weight hides a mistake
+            p.add_(0.02 * torch.randn_like(p))
+    model.condition.fit(CAPTIONS)
+    channels = model.autoencoder.latent_shape[0]
+    model.autoencoder.set_statistics(torch.arange(channels) / 10, 1 + torch.arange(channels) / 10)
+    return model.eval()
+
+
+def plain(config) -> dict:
+    return {**config, "autoencoder": {k: v for k, v in config["autoencoder"].items() if k != "checkpoint"}}
+
+
+@pytest.fixture(scope="module")
+def saved(config, tmp_path_factory):
+    folder, model = tmp_path_factory.mktemp("run") / "model", fresh(config)
+    model.save(folder, plain(config))
+    with torch.no_grad():
+        model.prior.denoiser.backbone.head.bias.add_(1)
+    model.save(folder, plain(config), "raw")
+    return folder
+
+
+def batch() -> dict:
+    return {"caption": CAPTIONS, "index": torch.arange(4)}
+
+
+def draw(model) -> torch.Tensor:
+    return model.sample(batch(), Random(3, 0, torch.arange(4)))
+
+
+def test_round_trip_with_the_tokenizer(config, saved):
+    made, loaded = fresh(config), LatentModel.load(saved)
+    assert not loaded.training and loaded.state_dict().keys() == made.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), made.state_dict().values(), strict=True))
+    assert torch.equal(loaded.condition(batch()).tokens, made.condition(batch()).tokens)
+    assert torch.equal(draw(loaded), draw(made))
+    assert sorted(file.name for file in saved.iterdir()) == ["config.json", "model.safetensors", "raw.safetensors"]
+    assert set(json.loads((saved / "config.json").read_text())) == {"autoencoder", "condition", "prior"}
+
+
+def test_raw_weights_are_others(config, saved):
+    raw = LatentModel.load(saved.parent, "raw")  # the run's directory does as well
+    assert torch.equal(raw.prior.denoiser.backbone.head.bias, fresh(config).prior.denoiser.backbone.head.bias + 1)
+
+
+def test_a_sample_does_not_depend_on_its_batch(saved):
+    model, whole = LatentModel.load(saved), draw(LatentModel.load(saved))
+    for i in range(4):
+        one = model.sample({"caption": CAPTIONS[i : i + 1], "index": torch.tensor([i])}, Random(3, 0, torch.tensor([i])))
+        assert torch.allclose(one, whole[i : i + 1], atol=1e-5)
+
+
+def test_shapes_follow(config):
+    model = fresh(config)
+    assert model.prior.latent_shape == model.autoencoder.latent_shape
+    assert model.condition.shape == ContextShape(tokens=config["condition"]["width"])
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert model.reconstruct(x).shape == x.shape and model.sample_latents(batch(), Random(0, 0, torch.arange(4))).shape[0] == 4
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        LatentModel.load(tmp_path)
+
+
+def test_a_missing_weight_file_is_named(saved, tmp_path):
+    (tmp_path / "config.json").write_bytes((saved / "config.json").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        LatentModel.load(tmp_path)
+
+
+def test_another_width_is_told_in_five_lines(saved, tmp_path):
+    config = json.loads((saved / "config.json").read_text())
+    config["prior"]["backbone"]["width"] = 16
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError) as caught:
+        LatentModel.load(tmp_path)
+    message = str(caught.value)
+    assert "does not fit LatentModel" in message and "wanted (" in message and " more" in message
+    assert message.count(";") == 4 and len(message) < 1000
+
+
+def test_missing_and_unexpected_names(tmp_path):
+    net = torch.nn.Linear(2, 3)
+    save_file({"weight": torch.zeros(3, 2), "extra": torch.zeros(1)}, tmp_path / "w.safetensors")
+    before = net.weight.clone()
+    with pytest.raises(ValueError, match="bias is missing; extra is not expected"):
+        load_weights(net, tmp_path / "w.safetensors")
+    assert torch.equal(net.weight, before), "all or none"
+    save_file({"a.weight": torch.ones(3, 2), "a.bias": torch.ones(3), "b": torch.zeros(1)}, tmp_path / "w.safetensors")
+    load_weights(net, tmp_path / "w.safetensors", prefix="a.")
+    assert (net.weight == 1).all()
+
+
+def test_a_weight_file_is_whole_or_not_there(tmp_path):
+    net = torch.nn.Linear(2, 3)
+    write_weights(net.state_dict(), tmp_path / "w.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+    assert torch.equal(load_file(tmp_path / "w.safetensors")["weight"], net.weight)
+
+
+@pytest.mark.parametrize(
+    ("place", "node"),
+    [
+        (("prior",), {"_target_": "os.system", "command": "touch {marker}"}),
+        (("prior", "schedule"), {"_target_": "pathlib.Path.touch", "self": "{marker}"}),
+        (("prior", "backbone"), {"_target_": "subprocess.Popen", "_partial_": True, "args": ["touch", "{marker}"]}),
+        (("condition",), {"_target_": "ldm.data.folder.Folder", "root": "/"}),
+        (("condition",), {"_target_": "ldm.callback.sink.WandB"}),
+        (("autoencoder", "encoder"), {"_target_": "torch.optim.AdamW", "_partial_": True}),
+        (("autoencoder", "bottleneck"), {"_target_": "ldm.experiment.Experiment", "config": {}}),
+        (("autoencoder",), {"_target_": "ldm.model.LatentModel.load", "folder": "{marker}"}),
+    ],
+)
+def test_a_strangers_config_builds_nothing_but_models(saved, tmp_path, place, node):
+    marker = tmp_path / "marker"
+    config = json.loads((saved / "config.json").read_text())
+    inner = config
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = json.loads(json.dumps(node).replace("{marker}", str(marker)))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match=r"\.".join(place)):
+        LatentModel.load(tmp_path)
+    assert not marker.exists()
+
+
+def test_a_part_that_is_missing_is_named(config):
+    with pytest.raises(ConfigError, match="no condition, prior"):
+        LatentModel.build({"autoencoder": config["autoencoder"]})
