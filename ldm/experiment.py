@@ -142,7 +142,7 @@ class Experiment:
         facts = {
             "name": self.place.path.name,
             "experiment": self.config["experiment"],
-            "command": shlex.join(["python", *sys.argv]),
+            "command": shlex.join(["python", *(argument.removeprefix("++") for argument in sys.argv)]),
             "status": status,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "device": device_name(self._trainer().strategy.root_device),

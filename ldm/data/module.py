@@ -30,6 +30,7 @@ from ldm.data.latent import BadLatentsError, LatentSource
 from ldm.data.pixels import Pixels
 from ldm.data.source import Source, digest
 from ldm.data.tally import Tally
+from ldm.data.waiting import Waiting
 from ldm.types import Probability
 
 Split = Literal["train", "val"]
@@ -206,11 +207,11 @@ class DataModule(L.LightningDataModule):
         items = Items(source, self._maker("val", self.plain), self.on_error)
         return DataLoader(items, batch_sampler=batches, collate_fn=Collate(len(source)), **self._processes())
 
-    def train_dataloader(self) -> DataLoader:
-        """The loader from the stage's `updates` to its `steps`."""
+    def train_dataloader(self) -> Waiting:
+        """The loader from the stage's `updates` to its `steps`; the stage is told how long it waits for batches."""
         stage = self.trainer.lightning_module
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        return self.loader(stage.updates, stage.steps, rank, world, stage.accumulate)
+        return Waiting(self.loader(stage.updates, stage.steps, rank, world, stage.accumulate), stage.waited)
 
     def val_dataloader(self) -> DataLoader:
         accumulate = self.trainer.lightning_module.accumulate

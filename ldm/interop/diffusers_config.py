@@ -168,8 +168,11 @@ def config_of_unet(unet: UNet) -> Config:
     """The config of the `UNet2DConditionModel` that equals ours; ForeignModelError where none can."""
     if not isinstance(unet.time, StepEmbedding):
         raise ForeignModelError("UNet2DConditionModel is told an integer step; this U-Net is told the log-SNR")
-    if unet.patch > 1 or unet.tell_context is not None or unet.context.spatial or unet.context.tokens is None:
-        raise ForeignModelError("UNet2DConditionModel has tokens as context, no pooled or spatial one, and no patches")
+    other = unet.tell_context is not None or unet.drawing is not None or unet.context.spatial
+    if unet.patch > 1 or other or unet.context.tokens is None:
+        raise ForeignModelError(
+            "UNet2DConditionModel reads its context by attention to tokens only (none pooled, drawn or spatial), and no patches"
+        )
     first = [level.layers[0] for level in unet.downs]
     counts, attended = {len(level.layers) for level in unet.downs}, [layer.transformer for layer in first]
     transformers = [module for module in unet.modules() if isinstance(module, SpatialTransformer)]

@@ -23,11 +23,19 @@ Norm: TypeAlias = Callable[[int], nn.Module]
 
 
 class Group(nn.Module):
-    """Group normalisation of (b, c, ...) with gcd(groups, channels) groups."""
+    """Group normalisation of (b, c, ...).
 
-    def __init__(self, channels: PositiveInt, groups: PositiveInt = 32, eps: PositiveFloat = 1e-5):
+    Arguments:
+        groups: the greatest common divisor of it and the channels is taken. Left open, it is 32, or half the channels
+            where that would leave one channel a group: moments of a lone channel erase whatever was added to all its
+            pixels, as a residual block adds its embedding.
+    """
+
+    def __init__(self, channels: PositiveInt, groups: PositiveInt | None = None, eps: PositiveFloat = 1e-5):
         super().__init__()
-        self.groups, self.eps = math.gcd(groups, channels), eps
+        count = math.gcd(groups or 32, channels)
+        self.groups = max(1, count // 2) if groups is None and count == channels else count
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 

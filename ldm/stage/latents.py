@@ -41,10 +41,11 @@ def weights_key(autoencoder: Autoencoder) -> str:
 def cached(autoencoder: Autoencoder, data: DataModule, store: Store) -> DataModule:
     """`data` with latents in place of images, encoded now where the store does not have them. All ranks call it."""
     if data.transform.crop == "random" or data.sources["train"].stream is not None:
-        log.info("latents are not cached: training images are %s", "streamed" if data.sources["train"].stream else "cropped anew")
+        log.info("latents are not cached: training images are cropped anew, or streamed")
         return data
     weights = weights_key(autoencoder)
-    return data.with_latents(_stored(autoencoder, data, "train", weights, store), _stored(autoencoder, data, "val", weights, store), weights)
+    train, val = (_stored(autoencoder, data, split, weights, store) for split in ("train", "val"))
+    return data.with_latents(train, val, weights)
 
 
 def _stored(autoencoder: Autoencoder, data: DataModule, split: Literal["train", "val"], weights: str, store: Store) -> Path:

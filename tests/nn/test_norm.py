@@ -15,8 +15,16 @@ def test_group_is_torchs():
 
 
 def test_groups_divide_any_number_of_channels():
-    assert Group(48, groups=32).groups == 16
-    assert Group(3, groups=32)(torch.randn(1, 3, 2, 2)).shape == (1, 3, 2, 2)
+    assert [Group(c).groups for c in (3, 48, 64, 320)] == [1, 16, 32, 32]
+    assert Group(32, groups=32).groups == 32
+    assert Group(3)(torch.randn(1, 3, 2, 2)).shape == (1, 3, 2, 2)
+
+
+@pytest.mark.parametrize("channels", [2, 8, 16, 32, 64])
+def test_what_is_added_to_a_channel_survives(channels):
+    """With one channel a group, a constant added to it would be gone; so would the embedding of a residual block."""
+    x, added = torch.randn(1, channels, 4, 4), torch.randn(channels, 1, 1)
+    assert not torch.allclose(Group(channels)(x), Group(channels)(x + added), atol=1e-2)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
