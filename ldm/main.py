@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from ldm.run.signals import DIVERGED, FAILED, FINISHED
 from ldm.stage.stage import Diverged
@@ -42,7 +43,7 @@ def _tell(error: Exception, code: int) -> int:
     for handler in quiet:
         handler.setLevel(logging.INFO)
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"[bold red]{type(error).__name__}[/]: ", str(error), "\n(HYDRA_FULL_ERROR=1 shows the traceback)", sep="", markup=True
+        f"[bold red]{type(error).__name__}[/]: ", escape(str(error)), "\n(HYDRA_FULL_ERROR=1 shows the traceback)", sep="", markup=True
     )
     return code
 

@@ -87,7 +87,9 @@ class Stage(L.LightningModule, ABC):
         return [player.build() for player in self._players]
 
     def on_fit_start(self) -> None:
-        # One broadcast and one wait for the device at every step, for a signal that `StopFlag` handles better.
+        # Lightning would take SIGTERM, end with exit code 0 and nothing saved, and ask at every step by a broadcast and a
+        # wait for the device whether it came. `StopFlag` does this.
+        self.trainer._signal_connector.register_signal_handlers = lambda: None
         self.trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         self.average = Average(self.averaged(), self.recipe.decay, self.steps)
         self._skipped = torch.zeros(2, device=self.device)  # in all, in a row
@@ -96,7 +98,7 @@ class Stage(L.LightningModule, ABC):
         self._wait = 0.0
         self._resume()
         if self.stop is not None:
-            self.stop.install()  # again: Lightning has just taken SIGTERM
+            self.stop.install()  # again, where a library has taken a signal since
         if self.recipe.compile:
             for module in self.to_compile():
                 module.compile()
