@@ -25,6 +25,7 @@ CASES = {
     "no context": ({}, Context()),
     "tokens": ({}, TOKENS),
     "pooled": ({"pooled_context": True}, TOKENS),
+    "drawn": ({"drawn_context": 3}, TOKENS),
     "spatial": ({}, Context(spatial=torch.randn(2, 3, 8, 8))),
     "both": ({"patch": 2}, Context(TOKENS.tokens, TOKENS.mask, torch.randn(2, 3, 8, 8))),
     "rms": ({"norm": Rms, "scale_shift": True}, TOKENS),
@@ -51,7 +52,7 @@ def test_shape_kept_and_gradients_reach_every_parameter(case):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in unet.parameters())
 
 
-@pytest.mark.parametrize("case", ["tokens", "pooled", "spatial"])
+@pytest.mark.parametrize("case", ["tokens", "pooled", "drawn", "spatial"])
 def test_time_and_context_matter(case):
     options, c = CASES[case]
     unet, z = awake(tiny(4, shape_of(c), **options)).eval(), torch.randn(2, 4, 8, 8)
