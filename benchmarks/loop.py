@@ -45,7 +45,12 @@ def loop(config: dict, model: LatentModel, data, updates: int, warm: int) -> tup
     """(seconds an update, share of it spent waiting for data) under the trainer."""
     recipe = {**config["second"], "steps": updates + warm, "validate_every": 0, "save_every": 0, "log_every": 10_000}
     stage, clock = Second(model, build(recipe), 0), Clock(warm)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
+    quiet = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "logger": False,
+    }
     trainer = L.Trainer(accelerator="cpu", max_epochs=1, use_distributed_sampler=False, callbacks=[clock], **quiet)
     trainer.fit(stage, datamodule=data)
     return clock.seconds / updates, clock.wait / clock.seconds
@@ -98,8 +103,13 @@ def main() -> None:
         ratios.append(whole / step)
         waits.append(wait)
         steps.append(step)
-        print(f"round {number + 1}: bare {1e3 * step:.1f} ms, loop {1e3 * whole:.1f} ms, ratio {whole / step:.3f}, wait {wait:.1%}")
-    print(f"median: bare step {1e3 * statistics.median(steps):.1f} ms, loop / bare {statistics.median(ratios):.3f}, ", end="")
+        print(
+            f"round {number + 1}: bare {1e3 * step:.1f} ms, loop {1e3 * whole:.1f} ms, ratio {whole / step:.3f}, wait {wait:.1%}"
+        )
+    print(
+        f"median: bare step {1e3 * statistics.median(steps):.1f} ms, loop / bare {statistics.median(ratios):.3f}, ",
+        end="",
+    )
     print(f"waiting for data {statistics.median(waits):.2%}; {arguments.threads} threads")
 
 

@@ -21,7 +21,6 @@ import torch
 import yaml
 from rich.console import Console
 
-from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.build import Config, build, check
 from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
@@ -31,10 +30,10 @@ from ldm.files import write_json, write_text
 from ldm.interop.pretrained import pretrained
 from ldm.main import device_of
 from ldm.model import PARTS, LatentModel, Weights, load_weights, write_weights
+from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation, code_version, device_name
-from ldm.run import record, report
 from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
 from ldm.run.store import Store, key_of
 from ldm.sampling import configure
@@ -167,7 +166,11 @@ class Experiment:
     def _stored_first(self) -> Path:
         """The first stage of this data, model, loss, recipe and seed: from the store, or trained and put there."""
         made_from = {part: self.config[part] for part in ("autoencoder", "loss", "first", "seed")}
-        made_from |= {"data": self.data.fingerprint, "transform": self.data.transform_key, "batch": self.data.batch_size}
+        made_from |= {
+            "data": self.data.fingerprint,
+            "transform": self.data.transform_key,
+            "batch": self.data.batch_size,
+        }
         key = key_of(made_from)
         with self.store.lock("autoencoder", key) if rank() == 0 else contextlib.nullcontext():
             found = agree(lambda: self.store.find("autoencoder", key))
@@ -175,7 +178,10 @@ class Experiment:
                 log.info("first stage found in the store: %s", found)
                 return found
             stage = First(
-                self.model.autoencoder, build(self.config["loss"], "loss"), build(self.config["first"], "first"), self.seed
+                self.model.autoencoder,
+                build(self.config["loss"], "loss"),
+                build(self.config["first"], "first"),
+                self.seed,
             )
             self._fit(stage)
 
@@ -282,7 +288,12 @@ def measure_again(
     data: DataModule = build(config["data"], "data")
     images_seen = Journal(place.metrics).images_seen("second")
     facts = {
-        **{"run": place.path.name, "experiment": config["experiment"], "data": data.fingerprint, "seed": config["seed"]},
+        **{
+            "run": place.path.name,
+            "experiment": config["experiment"],
+            "data": data.fingerprint,
+            "seed": config["seed"],
+        },
         **{"weights": "averaged" if weights == "average" else "raw", "images_seen": images_seen},
     }
     metrics = build(config["metric"] or {}, "metric")

@@ -43,7 +43,11 @@ def _tell(error: Exception, code: int) -> int:
     for handler in quiet:
         handler.setLevel(logging.INFO)
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"[bold red]{type(error).__name__}[/]: ", escape(str(error)), "\n(HYDRA_FULL_ERROR=1 shows the traceback)", sep="", markup=True
+        f"[bold red]{type(error).__name__}[/]: ",
+        escape(str(error)),
+        "\n(HYDRA_FULL_ERROR=1 shows the traceback)",
+        sep="",
+        markup=True,
     )
     return code
 

@@ -27,7 +27,15 @@ from ldm.types import Image, Latent
 
 PARTS = ("autoencoder", "condition", "prior")
 # What a loaded config may name: the parts of a model, nothing that reads data or writes files.
-MODEL_PACKAGES = ("ldm.autoencoder", "ldm.backbone", "ldm.condition", "ldm.diffusion", "ldm.nn", "ldm.prior", "ldm.bijection")
+MODEL_PACKAGES = (
+    "ldm.autoencoder",
+    "ldm.backbone",
+    "ldm.condition",
+    "ldm.diffusion",
+    "ldm.nn",
+    "ldm.prior",
+    "ldm.bijection",
+)
 
 Weights = Literal["average", "raw"]
 _FILES: dict[str, str] = {"average": "model.safetensors", "raw": "raw.safetensors"}

@@ -77,7 +77,9 @@ def sample(
         log.info("%d of %d images", rows.stop, count)
     words = captions or (None if labels is None else [f"class {i}" for i in labels])
     shown = torch.cat(images)[:256]
-    save(image_grid(shown, words and words[:256]), folder / "grid.png", kind="samples", stage="second", step=0, images=0)
+    save(
+        image_grid(shown, words and words[:256]), folder / "grid.png", kind="samples", stage="second", step=0, images=0
+    )
     log.info("%d images and grid.png are in %s", count, folder)
 
 
@@ -123,5 +125,3 @@ def _write(picture: torch.Tensor, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(temporary, "PNG")
     temporary.replace(path)
-
-

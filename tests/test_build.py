@@ -22,7 +22,13 @@ COSINE = {"_target_": "ldm.stage.rate.Cosine", "warmup": 3}
 RECIPE = {"_target_": "ldm.stage.recipe.Recipe", "steps": 5, "optimizer": ADAMW, "rate": COSINE}
 DIFFUSION = {
     "_target_": "ldm.prior.diffusion.Diffusion",
-    "backbone": {"_target_": "ldm.backbone.unet.UNet", "_partial_": True, "width": 8, "attention": [False], "multipliers": [1]},
+    "backbone": {
+        "_target_": "ldm.backbone.unet.UNet",
+        "_partial_": True,
+        "width": 8,
+        "attention": [False],
+        "multipliers": [1],
+    },
     "schedule": {"_target_": "ldm.diffusion.schedule.Cosine"},
     "parameterization": {"_target_": "ldm.diffusion.parameterization.V"},
     "weighting": {"_target_": "ldm.diffusion.weighting.Prediction"},
@@ -45,7 +51,9 @@ def refused(config, *words: str, given=(), where="config") -> str:
 
 def test_nested_nodes_partials_and_given_arguments():
     recipe = build(RECIPE)
-    assert isinstance(recipe, Recipe) and recipe.steps == 5 and isinstance(recipe.rate, Cosine) and recipe.rate.warmup == 3
+    assert (
+        isinstance(recipe, Recipe) and recipe.steps == 5 and isinstance(recipe.rate, Cosine) and recipe.rate.warmup == 3
+    )
     optimizer = recipe.optimizer([torch.nn.Parameter(torch.zeros(2))])
     assert isinstance(optimizer, torch.optim.AdamW) and optimizer.param_groups[0]["lr"] == 1e-3
     prior = build(DIFFUSION, "prior", **GIVEN)
@@ -91,7 +99,10 @@ def test_a_config_is_not_altered():
         ({"rate": {"_target_": "ldm.stage.rate.Cosin"}}, ["first.rate._target_", "did you mean Cosine?"]),
         ({"rate": {"_target_": "ldm.stage.rat.Cosine"}}, ["first.rate._target_", "did you mean rate?"]),
         ({"rate": {"_target_": "ldm.stage.rate"}}, ["first.rate._target_", "not a class"]),
-        ({"optimizer": {**ADAMW, "_target_": "torch.optim.AdmaW"}}, ["first.optimizer._target_", "did you mean AdamW?"]),
+        (
+            {"optimizer": {**ADAMW, "_target_": "torch.optim.AdmaW"}},
+            ["first.optimizer._target_", "did you mean AdamW?"],
+        ),
         ({"rate": {"_target_": "ldm.stage.rate.Cosine.shape"}}, ["first.rate._target_"]),
         ({"rate": {"_target_": 3}}, ["first.rate._target_", "3"]),
         ({"rate": {"_target_": ""}}, ["first.rate._target_", "''"]),

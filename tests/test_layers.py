@@ -70,7 +70,9 @@ def test_imports_come_from_above(file):
             continue
         other = imported.split(".")[1]
         above = ROW[other] < ROW[own]
-        assert above or other == own or (own, other) in SIDEWAYS, f"{name(file)} imports {imported}, which is not above it"
+        assert above or other == own or (own, other) in SIDEWAYS, (
+            f"{name(file)} imports {imported}, which is not above it"
+        )
 
 
 def test_what_is_listed_as_sideways_is_needed():

@@ -21,13 +21,22 @@ from tests.runs import compose, rows, tiny
 
 ROOT = Path(__file__).parents[1]
 NARROW = [
-    *("trainer=cpu", "logger=none", "metric=offline", "autoencoder=kl_f4_small", "backbone=unet_small", "prior.steps=2"),
+    *(
+        "trainer=cpu",
+        "logger=none",
+        "metric=offline",
+        "autoencoder=kl_f4_small",
+        "backbone=unet_small",
+        "prior.steps=2",
+    ),
     *("data.train.count=16", "data.val.count=6", "data.batch_size=4", "data.workers=0", "evaluation.samples=4"),
     *("autoencoder.encoder.width=8", "autoencoder.decoder.width=8", "backbone.width=8", "backbone.multipliers=[1,1]"),
     *("condition.width=8", "condition.depth=1", "condition.vocabulary=300", "condition.heads=2"),
 ]
 # Steps in which Adam is all but linear in the gradient, so that rounding stays rounding.
-LINEAR = [f"{stage}.optimizer.{word}" for stage in ("first", "second") for word in ("eps=1.0", "lr=0.1", "weight_decay=0.0")]
+LINEAR = [
+    f"{stage}.optimizer.{word}" for stage in ("first", "second") for word in ("eps=1.0", "lr=0.1", "weight_decay=0.0")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +59,9 @@ def words(folder: Path, name: str, *more: str) -> list[str]:
 
 def start(script: str, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / script), *arguments]
-    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1"}
+    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"} | {
+        "OMP_NUM_THREADS": "1"
+    }
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT
     )
@@ -176,7 +187,10 @@ def test_two_ranks_are_one_run(tmp_path):
     one, two = weights(tmp_path, "one"), weights(tmp_path, "two")
     worst = {key: (one[key].float() - two[key].float()).abs().max().item() for key in one if one[key].numel()}
     assert max(worst.values()) < 1e-5, max(worst, key=worst.get)
-    logged = [[(row["stage"], row["step"], row["images"]) for row in rows(tmp_path / "runs" / name)] for name in ("one", "two")]
+    logged = [
+        [(row["stage"], row["step"], row["images"]) for row in rows(tmp_path / "runs" / name)]
+        for name in ("one", "two")
+    ]
     assert logged[0] == logged[1]
     for a, b in zip(rows(tmp_path / "runs" / "one"), rows(tmp_path / "runs" / "two"), strict=True):
         assert a.keys() == b.keys() and all(a[k] == pytest.approx(b[k], rel=1e-3, abs=1e-4) for k in a if k != "stage")
@@ -184,8 +198,10 @@ def test_two_ranks_are_one_run(tmp_path):
 
 def test_a_prompt_may_hold_commas(tmp_path):
     assert in_process(words(tmp_path, "run", "first.steps=1", "second.steps=1")) == FINISHED
-    prompt = "a star, red = \"bright\", it's [large] {and} $odd"
-    said = start("sample.py", f"run={tmp_path}/runs/run", f"prompt={prompt}", "n=3", "guidance=2", f"out={tmp_path}/out")
+    prompt = 'a star, red = "bright", it\'s [large] {and} $odd'
+    said = start(
+        "sample.py", f"run={tmp_path}/runs/run", f"prompt={prompt}", "n=3", "guidance=2", f"out={tmp_path}/out"
+    )
     finish(said, FINISHED)
     assert sorted(file.name for file in (tmp_path / "out").glob("0*.png")) == ["0000.png", "0001.png", "0002.png"]
     assert (tmp_path / "out" / "grid.png").exists()

@@ -74,7 +74,9 @@ def test_raw_weights_are_others(config, saved):
 def test_a_sample_does_not_depend_on_its_batch(saved):
     model, whole = LatentModel.load(saved), draw(LatentModel.load(saved))
     for i in range(4):
-        one = model.sample({"caption": CAPTIONS[i : i + 1], "index": torch.tensor([i])}, Random(3, 0, torch.tensor([i])))
+        one = model.sample(
+            {"caption": CAPTIONS[i : i + 1], "index": torch.tensor([i])}, Random(3, 0, torch.tensor([i]))
+        )
         assert torch.allclose(one, whole[i : i + 1], atol=1e-5)
 
 
@@ -83,7 +85,10 @@ def test_shapes_follow(config):
     assert model.prior.latent_shape == model.autoencoder.latent_shape
     assert model.condition.shape == ContextShape(tokens=config["condition"]["width"])
     x = torch.rand(2, 3, 32, 32) * 2 - 1
-    assert model.reconstruct(x).shape == x.shape and model.sample_latents(batch(), Random(0, 0, torch.arange(4))).shape[0] == 4
+    assert (
+        model.reconstruct(x).shape == x.shape
+        and model.sample_latents(batch(), Random(0, 0, torch.arange(4))).shape[0] == 4
+    )
 
 
 def test_nothing_there(tmp_path):

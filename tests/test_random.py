@@ -79,7 +79,9 @@ def test_any_split_gives_the_numbers_of_the_whole(parts, shape):
 def test_stratified_over_the_global_batch(total):
     """One number in each of `total` equal strata, whatever the ranks."""
     for step in range(5):
-        parts = [Random(0, step, rows, total).stratified("t") for rows in torch.arange(total).tensor_split(3) if len(rows)]
+        parts = [
+            Random(0, step, rows, total).stratified("t") for rows in torch.arange(total).tensor_split(3) if len(rows)
+        ]
         t = torch.cat(parts)
         assert torch.equal(t, batch(step=step, rows=total).stratified("t"))
         assert (t >= 0).all() and (t < 1).all()

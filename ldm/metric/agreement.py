@@ -58,7 +58,9 @@ class Agreement(Metric):
         name, key = "attribute_checker", weights_hash(self._checker)
         share = accuracy(self._checker, self.seed + 1, _CHECKED)["joint"]
         if share < ENOUGH:
-            log.warning("the attribute checker reads only %.1f%% of real images right: do not trust its numbers", 100 * share)
+            log.warning(
+                "the attribute checker reads only %.1f%% of real images right: do not trust its numbers", 100 * share
+            )
         found = [_share("checker_accuracy", share, _CHECKED, name, key)]
         unseen = rows[:, -1] > 0
         for i, column in enumerate(COLUMNS):

@@ -48,7 +48,9 @@ def cached(autoencoder: Autoencoder, data: DataModule, store: Store) -> DataModu
     return data.with_latents(train, val, weights)
 
 
-def _stored(autoencoder: Autoencoder, data: DataModule, split: Literal["train", "val"], weights: str, store: Store) -> Path:
+def _stored(
+    autoencoder: Autoencoder, data: DataModule, split: Literal["train", "val"], weights: str, store: Store
+) -> Path:
     key = data.latent_key(split, weights)
     flips = data.transform.flip and split == "train"
     name = f"{key}-mirrored" if flips else key

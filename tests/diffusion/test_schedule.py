@@ -41,7 +41,9 @@ def test_derivative_is_the_slope(schedule):
         assert torch.allclose(slope, (up - down) / (2 * h), atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "start", "end", "power"), [("linear", 1e-4, 0.02, 1), ("scaled_linear", 0.00085, 0.012, 2)])
+@pytest.mark.parametrize(
+    ("name", "start", "end", "power"), [("linear", 1e-4, 0.02, 1), ("scaled_linear", 0.00085, 0.012, 2)]
+)
 def test_tables_are_exact_at_their_steps(name, start, end, power):
     betas = torch.linspace(start ** (1 / power), end ** (1 / power), 1000, dtype=torch.float64) ** power
     alpha, _ = SCHEDULES[name]().alpha_sigma(torch.arange(1, 1001, dtype=torch.float64) / 1000)

@@ -17,11 +17,19 @@ from tests.runs import equal
 def state(value: float = 1.0) -> dict:
     shared = torch.randn(6, 4)
     return {
-        "weights": {"a.b": torch.full((3, 5), value), "view": shared[::2].T, "same": shared, "scalar": torch.tensor(2.5)},
+        "weights": {
+            "a.b": torch.full((3, 5), value),
+            "view": shared[::2].T,
+            "same": shared,
+            "scalar": torch.tensor(2.5),
+        },
         "half": torch.randn(7).bfloat16(),
         "kinds": [torch.arange(5), torch.ones(3, dtype=torch.bool), torch.randn(2, dtype=torch.float64)],
         "empty": {"tensor": torch.zeros(0, 3), "dict": {}, "list": [], "bytes": torch.zeros(0, dtype=torch.uint8)},
-        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}, 11: {"m": torch.randn(2)}}, "param_groups": [{"lr": 1e-3}]},
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(3.0)}, 11: {"m": torch.randn(2)}},
+            "param_groups": [{"lr": 1e-3}],
+        },
         "plain": {"none": None, "true": True, "int": 2**60, "float": 0.1, "word": "é\n\u2603", "/": 1, "a/b": 2},
     }
 
@@ -130,7 +138,9 @@ def test_a_missing_file_is_noticed(whole, tmp_path, name):
         read(tmp_path / "damaged")
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "3", "{}", '{"format": "x"}', '{"format": 1}', '{"format": 1, "self": ""}'])
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "3", "{}", '{"format": "x"}', '{"format": 1}', '{"format": 1, "self": ""}']
+)
 def test_a_manifest_of_another_kind_is_damage(whole, tmp_path, text):
     shutil.copytree(whole, tmp_path / "damaged")
     (tmp_path / "damaged" / "manifest.json").write_text(text)

@@ -25,7 +25,9 @@ time.sleep(60)
 
 
 def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True
+    ) as first:
         assert first.stdout.readline() == "held\n"
         (tmp_path / "a" / "metrics.jsonl").write_text("{}\n")
         with pytest.raises(RunTaken, match=r"being written by another process.*there.*7.*name="):
@@ -128,7 +130,9 @@ def test_rewind_drops_what_came_after_and_what_was_torn(tmp_path):
     assert {row["stage"] for row in journal.rows()} == {"first"}
 
 
-@pytest.mark.parametrize("torn", ['{"stage": "first", "st', '{"stage": "first", "values": {}', "\x00\x00\x00", '{"a": 1}}'])
+@pytest.mark.parametrize(
+    "torn", ['{"stage": "first", "st', '{"stage": "first", "values": {}', "\x00\x00\x00", '{"a": 1}}']
+)
 def test_a_torn_line_is_not_read(tmp_path, torn):
     journal = written(tmp_path / "m.jsonl", ("first", 1))
     with open(tmp_path / "m.jsonl", "a") as file:

@@ -35,7 +35,9 @@ def weights(module) -> dict:
 
 
 def close(a, b, tolerance=1e-5) -> bool:
-    return a.keys() == b.keys() and all((a[k].float() - b[k].float()).abs().max() <= tolerance for k in a if a[k].numel())
+    return a.keys() == b.keys() and all(
+        (a[k].float() - b[k].float()).abs().max() <= tolerance for k in a if a[k].numel()
+    )
 
 
 def stop(stage) -> None:
@@ -139,6 +141,7 @@ def test_players_leave_no_gradient_on_each_other(tmp_path):
 
     def watch(stage):
         for player in stage._players:
+
             def loss(*arguments, player=player, inner=player.loss):
                 others = [p for each in stage._players if each is not player for p in each.parameters]
                 assert not any(p.requires_grad for p in others), "the others take no gradient"
@@ -185,7 +188,10 @@ def poison(stage) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_update_that_is_not_finite_moves_nothing_and_is_counted(kind, fused, tmp_path):
     before, after = [], []
-    looks = [At(3, lambda s: before.append(weights(s.averaged()))), At(4, lambda s: after.append(weights(s.averaged())))]
+    looks = [
+        At(3, lambda s: before.append(weights(s.averaged()))),
+        At(4, lambda s: after.append(weights(s.averaged()))),
+    ]
     stage = fit(KINDS[kind](fused=fused, log_every=1), tmp_path, *looks, At(3, poison))
     assert equal(before, after), "update 3 leaves the weights as they were"
     assert all(value.isfinite().all() for value in weights(stage.trained()).values())

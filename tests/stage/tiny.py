@@ -64,7 +64,9 @@ def recipe(sgd: bool = False, **options: Any) -> Recipe:
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         if sgd:
             return torch.optim.SGD(parameters, lr=options.get("lr", 1e-2))
-        return torch.optim.AdamW(parameters, lr=options.get("lr", 1e-2), betas=(0.9, 0.99), fused=options.get("fused", True))
+        return torch.optim.AdamW(
+            parameters, lr=options.get("lr", 1e-2), betas=(0.9, 0.99), fused=options.get("fused", True)
+        )
 
     chosen = {"steps": 6, "log_every": 2, "validate_every": 3, "picture_every": 0, "save_every": 0}
     chosen |= {key: value for key, value in options.items() if key not in ("lr", "fused")}
