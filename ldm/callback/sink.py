@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import secrets
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class WandB(Sink):
         os.environ.setdefault("WANDB_SILENT", "true")
         place = folder / "wandb_id"
         if not place.exists():
-            place.write_text(wandb.util.generate_id(), encoding="utf-8")
+            place.write_text(secrets.token_hex(4), encoding="utf-8")
         arguments = {
             "project": self.project,
             "entity": self.entity,
