@@ -130,7 +130,10 @@ class Count(L.LightningModule):
     def __init__(self):
         super().__init__()
         self.automatic_optimization = False
-        self.seen, self.rows = [], []
+        self.seen, self.rows, self.waits = [], [], []
+
+    def waited(self, seconds):
+        self.waits.append(seconds)
 
     def training_step(self, batch, number):
         self.seen.append((batch["step"], batch["row"].tolist()))
@@ -156,6 +159,7 @@ def test_under_a_trainer_the_stage_says_where(tmp_path):
     stage = Count()
     trainer.fit(stage, datamodule=module())
     assert stage.seen == [(3, [0, 1]), (3, [2, 3]), (4, [0, 1]), (4, [2, 3])]
+    assert len(stage.waits) == 3 and min(stage.waits) >= 0  # all but the first
     assert sorted(stage.rows) == list(range(7))
 
 

@@ -88,7 +88,7 @@ def test_captions_are_sentences_that_can_be_read_back():
     ],
 )
 def test_coverage_is_the_area_of_the_outline(shape, area):
-    radius = 96 * (0.175 + 0.205) / 2
+    radius = 96 * (0.2 + 0.225) / 2
     assert still(shape).sum() == pytest.approx(area * radius**2, rel=0.01)
 
 
@@ -104,8 +104,8 @@ def test_places_are_where_they_say_and_sizes_differ():
         for size in ATTRIBUTES["size"]:
             cover = still("circle", size, place)
             x, y = (cover.sum(0) * grid).sum() / cover.sum(), (cover.sum(1) * grid).sum() / cover.sum()
-            assert x == pytest.approx(96 * (0.3 if "left" in place else 0.7 if "right" in place else 0.5), abs=0.1)
-            assert y == pytest.approx(96 * (0.3 if "top" in place else 0.7 if "bottom" in place else 0.5), abs=0.1)
+            assert x == pytest.approx(96 * (0.32 if "left" in place else 0.68 if "right" in place else 0.5), abs=0.1)
+            assert y == pytest.approx(96 * (0.32 if "top" in place else 0.68 if "bottom" in place else 0.5), abs=0.1)
     assert still("star", "large").sum() > 2 * still("star", "small").sum()
 
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.diffusion.sampler.ddim import DDIM
 from ldm.diffusion.sampler.ddpm import DDPM
@@ -78,7 +79,7 @@ def test_an_image_does_not_depend_on_its_batch(name):
         assert torch.equal(whole[part], sampler(denoiser, x[part], times, Context(), random[part]))
 
 
-class Sees(torch.nn.Module):
+class Sees(Denoiser):
     """A denoiser whose answer is the mean of its tokens, counting its calls."""
 
     def __init__(self):
