@@ -10,7 +10,7 @@ from ldm.main import guarded
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> None:
-    from ldm.experiment import measure_again
+    from ldm.measuring import measure_again
 
     wanted = OmegaConf.to_container(config, resolve=True)
     code = guarded(lambda: measure_again(**wanted))

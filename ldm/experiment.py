@@ -8,7 +8,6 @@ priors trains one autoencoder.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import logging
 import shlex
@@ -18,6 +17,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 import yaml
 from rich.console import Console
 
@@ -28,15 +28,14 @@ from ldm.callback.sink import Guarded
 from ldm.data.module import DataModule
 from ldm.files import write_json, write_text
 from ldm.interop.pretrained import pretrained
-from ldm.main import device_of
-from ldm.model import PARTS, LatentModel, Weights, load_weights, write_weights
+from ldm.measuring import say
+from ldm.model import PARTS, LatentModel, load_weights, write_weights
 from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation, code_version, device_name
 from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
 from ldm.run.store import Store, key_of
-from ldm.sampling import configure
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics
 from ldm.stage.launch import agree, rank, ranks
@@ -74,6 +73,7 @@ class Experiment:
                 check(self.config[part], part, _GIVEN.get(part, ()))
         self.seed, self.store = config["seed"], Store(Path(config["store"]))
         self.console = Console()
+        self.place: RunDirectory | None = None
 
     def run(self) -> int:
         """Do what is not done yet; the exit code of the process."""
@@ -211,8 +211,11 @@ class Experiment:
 
     # Training of either
 
-    def _trainer(self, *callbacks: L.Callback) -> L.Trainer:
+    def _trainer(self, *callbacks: L.Callback, players: int = 1) -> L.Trainer:
         node = {"_target_": "lightning.pytorch.trainer.Trainer", **self.config["trainer"]}
+        if dist.is_initialized() and players > 1:
+            # In a game each backward pass leaves the other side's parameters without a gradient.
+            node.setdefault("strategy", "ddp_find_unused_parameters_true")
         return build(
             node,
             "trainer",
@@ -225,7 +228,7 @@ class Experiment:
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             limit_val_batches=0,
-            default_root_dir=str(self.place.path) if hasattr(self, "place") else None,
+            default_root_dir=None if self.place is None else str(self.place.path),
         )
 
     def _fit(self, stage: Stage) -> None:
@@ -233,7 +236,7 @@ class Experiment:
         checkpoints = Checkpoints(self.place.checkpoints / stage.name)
         stage.attach(checkpoints, Journal(self.place.metrics), self.stop, self.sinks)
         pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
-        self._trainer(Bar(self.console), pictures).fit(stage, datamodule=self.data)
+        self._trainer(Bar(self.console), pictures, players=len(stage.players())).fit(stage, datamodule=self.data)
         if stage.stopped:
             raise Stopped
 
@@ -261,50 +264,5 @@ class Experiment:
     def _conclude(self) -> None:
         self._tell("finished")
         report.write(self.place.path)
-        _print(record.read(self.place.records))
+        say(record.read(self.place.records))
         log.info("everything is in %s; look at %s", self.place.path, self.place.report)
-
-
-def measure_again(
-    run: str,
-    samples: int | None,
-    guidance: float | None,
-    steps: int | None,
-    seed: int,
-    weights: Weights,
-    device: str,
-) -> None:
-    """Add records of a finished run, measured with other settings, and write its report anew."""
-    place = RunDirectory(Path(run))
-    file = place.path / "config.yaml"
-    if not file.exists():
-        raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    model = LatentModel.load(place.path, weights, device_of(device))
-    configure(model, guidance, steps)
-    evaluation: Evaluation = build(config["evaluation"] | {"seed": seed}, "evaluation")
-    if samples is not None:
-        evaluation = dataclasses.replace(evaluation, samples=samples)
-    data: DataModule = build(config["data"], "data")
-    images_seen = Journal(place.metrics).images_seen("second")
-    facts = {
-        **{
-            "run": place.path.name,
-            "experiment": config["experiment"],
-            "data": data.fingerprint,
-            "seed": config["seed"],
-        },
-        **{"weights": "averaged" if weights == "average" else "raw", "images_seen": images_seen},
-    }
-    metrics = build(config["metric"] or {}, "metric")
-    records = evaluation(model, data, list(metrics.values()), facts, generate=bool(config.get("second")))
-    for each in records:
-        record.write(place.records, each)
-    report.write(place.path)
-    _print(records)
-
-
-def _print(records: list[record.Record]) -> None:
-    for row in record.table(records):
-        error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
-        log.info("%-28s %10.4g%s  (n = %s)", row.metric, row.mean, error, row.n)

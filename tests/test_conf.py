@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from ldm.build import check, is_node, resolve
-from ldm.experiment import Experiment, measure_again
+from ldm.experiment import Experiment
+from ldm.measuring import measure_again
 from ldm.sampling import sample
 from tests.pieces import CONF
 from tests.runs import compose

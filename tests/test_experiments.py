@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from ldm.experiment import Experiment, measure_again
+from ldm.experiment import Experiment
+from ldm.measuring import measure_again
 from ldm.metric import agreement, attributes
 from ldm.model import LatentModel
 from ldm.random import Random

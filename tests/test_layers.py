@@ -17,7 +17,7 @@ ROWS = [
     ("task", "metric", "data"),
     ("run", "interop"),
     ("stage", "callback"),
-    ("experiment", "sampling", "main"),
+    ("experiment", "measuring", "sampling", "main"),
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 
@@ -27,8 +27,9 @@ SIDEWAYS = {
     ("metric", "data"): "the attribute checker learns from the shapes that the data renders",
     ("callback", "stage"): "a callback watches a stage",
     ("stage", "callback"): "a stage hands its numbers to the loggers of callback/sink",
-    ("experiment", "sampling"): "measuring again sets guidance and steps as sampling does",
-    ("experiment", "main"): "the choice of a device",
+    ("experiment", "measuring"): "a run says its numbers as measuring it again does",
+    ("measuring", "sampling"): "measuring again sets guidance and steps as sampling does",
+    ("measuring", "main"): "the choice of a device",
     ("sampling", "main"): "the choice of a device",
 }
 

@@ -46,7 +46,7 @@ _COLOURS = np.float32(
 _GROUNDS = np.float32([(248, 248, 248), (18, 18, 18), (132, 132, 132)])
 _COLOUR_JITTER = 6  # of 255; far below the distance of any two colours. Grounds vary in lightness alone
 
-# Lengths are shares of the image's side; the largest shape at the outermost place stays inside.
+# Lengths are shares of the image's side; the largest star at an outermost place may lose a pixel of a tip.
 _PLACES = np.float32([(x, y) for y in (0.32, 0.5, 0.68) for x in (0.32, 0.5, 0.68)])
 _PLACE_JITTER = 0.03
 _RADII = np.float32([(0.125, 0.145), (0.2, 0.225)])

@@ -1,0 +1,68 @@
+"""Measuring a finished run again, with other samples, guidance, steps or weights: more records, a new report."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from ldm.build import build
+from ldm.data.module import DataModule
+from ldm.main import device_of
+from ldm.model import LatentModel, Weights
+from ldm.run import record, report
+from ldm.run.directory import Journal, RunDirectory
+from ldm.run.evaluation import Evaluation
+from ldm.run.record import Record, table
+from ldm.sampling import configure
+
+log = logging.getLogger(__name__)
+
+
+def measure_again(
+    run: str,
+    samples: int | None,
+    guidance: float | None,
+    steps: int | None,
+    seed: int,
+    weights: Weights,
+    device: str,
+) -> None:
+    """Add records of a finished run, measured with other settings, and write its report anew."""
+    place = RunDirectory(Path(run))
+    file = place.path / "config.yaml"
+    if not file.exists():
+        raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    model = LatentModel.load(place.path, weights, device_of(device))
+    configure(model, guidance, steps)
+    evaluation: Evaluation = build(config["evaluation"] | {"seed": seed}, "evaluation")
+    if samples is not None:
+        evaluation = dataclasses.replace(evaluation, samples=samples)
+    data: DataModule = build(config["data"], "data")
+    images_seen = Journal(place.metrics).images_seen("second")
+    facts = {
+        **{
+            "run": place.path.name,
+            "experiment": config["experiment"],
+            "data": data.fingerprint,
+            "seed": config["seed"],
+        },
+        **{"weights": "averaged" if weights == "average" else "raw", "images_seen": images_seen},
+    }
+    metrics = build(config["metric"] or {}, "metric")
+    records = evaluation(model, data, list(metrics.values()), facts, generate=bool(config.get("second")))
+    for each in records:
+        record.write(place.records, each)
+    report.write(place.path)
+    say(records)
+
+
+def say(records: Sequence[Record]) -> None:
+    """The numbers, a line each."""
+    for row in table(records):
+        error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
+        log.info("%-28s %10.4g%s  (n = %s)", row.metric, row.mean, error, row.n)
