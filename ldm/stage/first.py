@@ -60,5 +60,5 @@ class First(Stage):
         error = (made - x).square().flatten(1).mean(1)
         terms = {"mse": error, "psnr": 10 * torch.log10(4 / error.clamp(min=1e-10))}
         if bool((posterior.std > 0).all()):
-            terms["kl"] = posterior.kl()
+            terms["kl (unweighted)"] = posterior.kl()
         return terms
