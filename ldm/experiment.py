@@ -39,6 +39,7 @@ from ldm.run.store import Store, key_of
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics
 from ldm.stage.launch import agree, rank, ranks
+from ldm.stage.recipe import WATCHING
 from ldm.stage.second import Second
 from ldm.stage.stage import Stage
 
@@ -165,8 +166,10 @@ class Experiment:
 
     def _stored_first(self) -> Path:
         """The first stage of this data, model, loss, recipe and seed: from the store, or trained and put there."""
-        made_from = {part: self.config[part] for part in ("autoencoder", "loss", "first", "seed")}
+        made_from = {part: self.config[part] for part in ("autoencoder", "loss", "seed")}
         made_from |= {
+            "first": {name: value for name, value in self.config["first"].items() if name not in WATCHING},
+            "precision": self.config["trainer"].get("precision"),
             "data": self.data.fingerprint,
             "transform": self.data.transform_key,
             "batch": self.data.batch_size,

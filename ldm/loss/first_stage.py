@@ -25,7 +25,6 @@ Terms = dict[str, Tensor]
 
 
 @runtime_checkable
-@runtime_checkable
 class Made(Protocol):
     """One training pass of an autoencoder, as `ldm.autoencoder.Autoencoder.forward` returns it.
 

@@ -12,6 +12,9 @@ from torch import nn
 from ldm.stage.rate import Rate
 from ldm.types import Probability
 
+WATCHING = ("log_every", "validate_every", "picture_every", "save_every", "patience")
+"""Fields that change nothing of what a stage computes."""
+
 
 @dataclass(frozen=True)
 class Recipe:
