@@ -16,7 +16,7 @@ from ldm.model import LatentModel, Weights
 from ldm.run import record, report
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation
-from ldm.run.record import Record, table
+from ldm.run.record import Record
 from ldm.sampling import configure
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def measure_again(
 
 
 def say(records: Sequence[Record]) -> None:
-    """The numbers, a line each."""
-    for row in table(records):
-        error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
-        log.info("%-28s %10.4g%s  (n = %s)", row.metric, row.mean, error, row.n)
+    """The newest number of each metric, a line each; of whatever sample size, which stands beside it."""
+    for each in {record.metric: record for record in records}.values():
+        error = "" if each.standard_error is None else f" ± {each.standard_error:.2g}"
+        log.info("%-28s %10.4g%s  (n = %s)", each.metric, each.value, error, each.n)

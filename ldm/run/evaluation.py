@@ -140,7 +140,7 @@ def device_name(device: torch.device) -> str:
 
 
 def code_version() -> str | None:
-    """The commit, with + where the tree was changed; the package's version where there is no repository."""
+    """The commit, with + where the tree was changed; None where there is no repository."""
     root = Path(__file__).parents[2]
 
     def git(*words: str) -> str | None:
