@@ -63,6 +63,7 @@ def measure_again(
 
 def say(records: Sequence[Record]) -> None:
     """The newest number of each metric, a line each; of whatever sample size, which stands beside it."""
-    for each in {record.metric: record for record in records}.values():
+    newest = {each.metric: each for each in records}
+    for each in newest.values():
         error = "" if each.standard_error is None else f" ± {each.standard_error:.2g}"
         log.info("%-28s %10.4g%s  (n = %s)", each.metric, each.value, error, each.n)
