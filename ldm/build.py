@@ -123,7 +123,7 @@ def _classes(annotation: Any) -> list[type]:
     return []
 
 
-def _plain(value: Any, annotation: Any, where: str) -> Any:
+def plain(value: Any, annotation: Any, where: str) -> Any:
     try:
         return _adapter(annotation).validate_python(value)
     except ValidationError as error:
@@ -158,7 +158,7 @@ def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: tuple[str,
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
     free = any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values())
-    partial = _plain(node.get("_partial_", False), bool, f"{where}._partial_")
+    partial = plain(node.get("_partial_", False), bool, f"{where}._partial_")
     arguments = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     for key in arguments:
         if key in named or free:
@@ -173,7 +173,7 @@ def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: tuple[str,
     for key, value in arguments.items():
         spot, annotation = f"{where}.{key}", hints.get(key, Any)
         if not _holds_node(value):
-            arguments[key] = _plain(value, annotation, spot)
+            arguments[key] = plain(value, annotation, spot)
             continue
         check(value, spot, allowed=allowed)
         if is_node(value):

@@ -7,11 +7,15 @@ priors trains one autoencoder.
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import datetime
+import difflib
 import logging
+import re
 import shlex
 import sys
+import typing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +23,21 @@ import lightning as L
 import torch
 import torch.distributed as dist
 import yaml
+from pydantic import NonNegativeInt, PositiveFloat
 from rich.console import Console
 
-from ldm.build import Config, build, check
+from ldm.build import Config, ConfigError, build, check, plain
 from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
 from ldm.callback.sink import Guarded
+from ldm.data.batches import micro_batch
 from ldm.data.module import DataModule
 from ldm.files import write_json, write_text
 from ldm.interop.pretrained import pretrained
 from ldm.measuring import say
 from ldm.model import PARTS, LatentModel, load_weights, write_weights
-from ldm.run import record, report
+from ldm.random import seed_of
+from ldm.run import changes, record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation, code_version, device_name
@@ -38,7 +45,7 @@ from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
 from ldm.run.store import Store, key_of
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics
-from ldm.stage.launch import agree, rank, ranks
+from ldm.stage.launch import agree, rank, ranks, turn
 from ldm.stage.recipe import WATCHING
 from ldm.stage.second import Second
 from ldm.stage.stage import Stage
@@ -46,7 +53,39 @@ from ldm.stage.stage import Stage
 log = logging.getLogger(__name__)
 
 # What a part is handed beside its config, by whoever builds it.
+_PIECES = ("backbone", "diffusion")  # which the prior's node refers to
+_NAME = re.compile(r"(?!\.)[^/\\\x00]+(/(?!\.)[^/\\\x00]+)*")  # no way out of runs/
 _GIVEN = {"prior": ("latent_shape", "context")}
+
+
+_NODES = ("data", *PARTS, "loss", "first", "second", "trainer", "logger", "metric", "evaluation")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The plain words of a run; the rest of its config are nodes."""
+
+    experiment: str
+    name: str | None
+    seed: NonNegativeInt
+    runs: str
+    store: str
+    cache_latents: bool
+    rank_timeout: PositiveFloat = 120.0
+
+    @classmethod
+    def of(cls, config: Config) -> Settings:
+        """ConfigError where a key is unknown or its value of another kind."""
+        fields = typing.get_type_hints(cls, include_extras=True)
+        for key in config.keys() - fields.keys() - {*_NODES, *_PIECES}:
+            near = difflib.get_close_matches(key, [*fields, *_NODES], 1)
+            raise ConfigError(f"{key}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+        settings = cls(**{key: plain(config[key], hint, key) for key, hint in fields.items() if key in config})
+        if settings.name is not None and not _NAME.fullmatch(settings.name):
+            raise ConfigError(
+                f"name: {settings.name!r} is to be a directory below runs; use letters, digits and -_.,=+ /"
+            )
+        return settings
 
 
 class _LogFile(logging.FileHandler):
@@ -69,18 +108,40 @@ class Experiment:
         self.pretrained = None if checkpoint is None else pretrained(checkpoint)
         if self.pretrained is not None:
             self.config["autoencoder"] = self.pretrained.config(tuple(config["data"]["image_shape"]))
-        for part in ("data", *PARTS, "loss", "first", "second", "trainer", "logger", "metric", "evaluation"):
+        settings = Settings.of(self.config)
+        for part in _NODES:
             if self.config.get(part) is not None:
                 check(self.config[part], part, _GIVEN.get(part, ()))
-        self.seed, self.store = config["seed"], Store(Path(config["store"]))
+        self.config |= dataclasses.asdict(settings)
+        self.seed, self.store = settings.seed, Store(Path(settings.store))
         self.console = Console()
         self.place: RunDirectory | None = None
+        for stage in ("first", "second"):
+            if self.config.get(stage):
+                self._check_optimizer(stage)
+
+    def _check_optimizer(self, stage: str) -> None:
+        """Ranges that only the optimiser's constructor knows, as a negative learning rate, before anything is begun."""
+        recipe = build(self.config[stage], stage)
+        try:
+            recipe.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        except ValueError as error:
+            raise ConfigError(f"{stage}.optimizer: {error}") from error
+
+    def _check_batch(self, world: int) -> None:
+        for stage in ("first", "second"):
+            if self.config.get(stage):
+                micro_batch(self.config["data"]["batch_size"], world, self.config[stage].get("accumulate", 1))
 
     def run(self) -> int:
         """Do what is not done yet; the exit code of the process."""
         self.stop = StopFlag()
         self.stop.install()
-        with ranks(self._trainer(), self.config):
+        trainer = self._trainer()
+        self._check_batch(trainer.world_size)
+        torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
+        self.model = LatentModel.build(self.config)  # what does not fit together is found before anything is begun
+        with ranks(trainer, self.config):
             self.place = RunDirectory(Path(agree(self._claim)))
             try:
                 self._steps()
@@ -106,14 +167,11 @@ class Experiment:
         self._held.release()
 
     def _steps(self) -> None:
-        torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
         self.data: DataModule = build(self.config["data"], "data")
         self.data.bad_samples = self.place.path / "bad_samples.jsonl"
-        self.model = LatentModel.build(self.config)
         loggers = self.config.get("logger") or {}
         self.sinks = [Guarded(build(node, f"logger.{name}")) for name, node in loggers.items() if rank() == 0]
-        if rank() == 0:
-            self._describe()
+        agree(self._describe)
         for sink in self.sinks:
             sink.open(self.place.path, self.place.path.name, self.config)
         try:
@@ -127,7 +185,10 @@ class Experiment:
             self._conclude()
 
     def _describe(self) -> None:
-        write_text(self.place.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        file = self.place.path / "config.yaml"
+        if file.exists():
+            changes.check(yaml.safe_load(file.read_text(encoding="utf-8")), self.config, self.place.path)
+        write_text(file, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         log.info("run %s: experiment %s, seed %d", self.place.path, self.config["experiment"], self.seed)
         for part in PARTS:
             count = sum(p.numel() for p in getattr(self.model, part).parameters())
@@ -175,17 +236,14 @@ class Experiment:
             "batch": self.data.batch_size,
         }
         key = key_of(made_from)
-        with self.store.lock("autoencoder", key) if rank() == 0 else contextlib.nullcontext():
+        with turn(self.store.lock("autoencoder", key)):
             found = agree(lambda: self.store.find("autoencoder", key))
             if found is not None:
                 log.info("first stage found in the store: %s", found)
                 return found
-            stage = First(
-                self.model.autoencoder,
-                build(self.config["loss"], "loss"),
-                build(self.config["first"], "first"),
-                self.seed,
-            )
+            torch.manual_seed(seed_of(self.seed, "loss"))  # a critic's first weights
+            loss = build(self.config["loss"], "loss")
+            stage = First(self.model.autoencoder, loss, build(self.config["first"], "first"), self.seed)
             self._fit(stage)
 
             def publish() -> Path:
@@ -239,7 +297,12 @@ class Experiment:
         checkpoints = Checkpoints(self.place.checkpoints / stage.name)
         stage.attach(checkpoints, Journal(self.place.metrics), self.stop, self.sinks)
         pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
-        self._trainer(Bar(self.console), pictures, players=len(stage.players())).fit(stage, datamodule=self.data)
+        trainer = self._trainer(Bar(self.console), pictures, players=len(stage.players()))
+        try:
+            trainer.fit(stage, datamodule=self.data)
+        except Exception:
+            stage.rescue()
+            raise
         if stage.stopped:
             raise Stopped
 
@@ -261,8 +324,7 @@ class Experiment:
         }
         records = evaluation(model, self.data, list(metrics.values()), facts, generate=bool(self.config.get("second")))
         if rank() == 0:
-            for each in records:
-                record.write(self.place.records, each)
+            record.write(self.place.records, *records)
 
     def _conclude(self) -> None:
         self._tell("finished")

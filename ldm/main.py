@@ -6,10 +6,13 @@ traceback goes to `log.txt` where there is one, and to the terminal with HYDRA_F
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -20,6 +23,8 @@ from ldm.run.signals import DIVERGED, FAILED, FINISHED
 from ldm.stage.stage import Diverged
 
 log = logging.getLogger("ldm")
+
+_SCREEN = 15  # lines
 
 
 def guarded(work: Callable[[], int | None]) -> int:
@@ -44,12 +49,23 @@ def _tell(error: Exception, code: int) -> int:
         handler.setLevel(logging.INFO)
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         f"[bold red]{type(error).__name__}[/]: ",
-        escape(str(error)),
+        escape(message(error)),
         "\n(HYDRA_FULL_ERROR=1 shows the traceback)",
         sep="",
         markup=True,
     )
     return code
+
+
+def message(error: BaseException) -> str:
+    """What an error says, in one screen: of one in a data worker the last words and not its traceback."""
+    text = str(error)
+    _, worker, traceback = text.partition("\nOriginal Traceback (most recent call last):\n")
+    if worker:
+        said = re.split(r"\n[\w.]+: ", traceback.rstrip())
+        text = f"{said[-1]} (in a data worker)"
+    lines = text.splitlines()
+    return "\n".join([*lines[:_SCREEN], "..."] if len(lines) > _SCREEN else lines)
 
 
 def _speak() -> None:
@@ -93,3 +109,27 @@ def settable(argument: str) -> str:
     key, equals, _ = argument.partition("=")
     dotted = equals and "." in key and key.replace(".", "_").isidentifier() and not key.startswith("hydra.")
     return f"++{argument}" if dotted else argument
+
+
+def misspelt(arguments: Sequence[str], conf: Path) -> str | None:
+    """What is wrong with the first `group=word` that conf/ does not know, with the nearest that it does; None if all is
+    well, as far as can be seen from the names of files."""
+    groups = {folder.relative_to(conf).as_posix() for folder in conf.rglob("*") if folder.is_dir()}
+    keys = groups | set(re.findall(r"^(\w+):", (conf / "config.yaml").read_text(encoding="utf-8"), re.MULTILINE))
+    for argument in arguments:
+        key, equals, words = argument.partition("=")
+        key = key.removeprefix("++").removeprefix("+").partition("@")[0]
+        if not equals or key.startswith(("-", "~", "hydra")) or ("." in key and key not in groups):
+            continue
+        if key not in keys:
+            return f"{key}: no such word{_nearest(key, keys)}"
+        if key in groups and re.fullmatch(r"[\w,]+", words):
+            known = {file.stem for file in (conf / key).glob("*.yaml")}
+            for word in set(words.split(",")) - known - {"null"}:
+                return f"{key}={word}: no such {key}{_nearest(word, known)}"
+    return None
+
+
+def _nearest(word: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return (f"; did you mean {near[0]}?" if near else "") + f" There are {', '.join(sorted(known))}"

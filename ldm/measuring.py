@@ -55,8 +55,7 @@ def measure_again(
     }
     metrics = build(config["metric"] or {}, "metric")
     records = evaluation(model, data, list(metrics.values()), facts, generate=bool(config.get("second")))
-    for each in records:
-        record.write(place.records, each)
+    record.write(place.records, *records)
     report.write(place.path)
     say(records)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
@@ -23,6 +24,7 @@ from ldm.condition.conditioner import Conditioner
 from ldm.files import sync, write_json
 from ldm.prior.base import Prior
 from ldm.random import Random
+from ldm.tensors import write_tensors
 from ldm.types import Image, Latent
 
 PARTS = ("autoencoder", "condition", "prior")
@@ -95,9 +97,9 @@ class LatentModel(nn.Module):
 def write_weights(state: Mapping[str, Tensor], file: Path) -> None:
     """A state dict as safetensors: whole or not at all."""
     temporary = file.with_name(f".{file.name}.tmp")
-    save_file({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}, temporary)
-    sync(temporary)
+    write_tensors(temporary, state)
     temporary.replace(file)
+    sync(file.parent)
 
 
 def load_weights(module: nn.Module, file: Path, prefix: str = "") -> None:
@@ -107,7 +109,17 @@ def load_weights(module: nn.Module, file: Path, prefix: str = "") -> None:
     """
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist")
-    found = {name[len(prefix) :]: value for name, value in load_file(file).items() if name.startswith(prefix)}
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no safetensors file, or damaged: {error}") from error
+    put_weights(
+        module, {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}, str(file)
+    )
+
+
+def put_weights(module: nn.Module, found: Mapping[str, Tensor], where: str) -> None:
+    """Put named tensors into a module, all of them or none; `where` they are from begins the message of a ValueError."""
     wanted = module.state_dict()
     wrong = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
     wrong += [f"{name} is not expected" for name in sorted(found.keys() - wanted.keys())]
@@ -118,5 +130,5 @@ def load_weights(module: nn.Module, file: Path, prefix: str = "") -> None:
     ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"{file} does not fit {type(module).__name__}: {'; '.join(wrong[:5])}{more}")
+        raise ValueError(f"{where} does not fit {type(module).__name__}: {'; '.join(wrong[:5])}{more}")
     module.load_state_dict(found)

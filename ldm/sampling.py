@@ -1,6 +1,7 @@
 """Images from a finished run: a grid and a PNG for each, the same for the same seed whatever the batch.
 
-Image i is a function of (seed, i) and its caption, so a job that was interrupted goes on by number.
+Image i is a function of (seed, i) and its caption, so a job that was interrupted goes on with the numbers that are not
+there yet.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
+from PIL import Image
 
 from ldm.callback.grid import image_grid, save
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
@@ -66,21 +69,36 @@ def sample(
     made_from = {"captions": captions, "labels": labels, "guidance": guidance, "steps": steps, "seed": seed}
     name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run), weights) % 16**6:06x}"
     folder = Path(out) if out else Path(run) / "samples" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "samples.json", made_from | {"run": str(run), "weights": weights})
-    images = []
-    for start in range(0, count, batch):
-        rows = range(start, min(start + batch, count))
-        images.append(_draw(model, captions, labels, rows, seed))
-        for row, picture in zip(rows, eight_bits(images[-1]), strict=True):
-            _write(picture, folder / f"{row:04d}.png")
-        log.info("%d of %d images", rows.stop, count)
+    missing = _begin(folder, made_from | {"run": str(run), "weights": weights}, count)
+    for start in range(0, len(missing), batch):
+        rows = missing[start : start + batch]
+        for row, picture in zip(rows, eight_bits(_draw(model, captions, labels, rows, seed)), strict=True):
+            _write(picture, folder / _name(row))
+        log.info("%d of %d images", count - len(missing) + start + len(rows), count)
     words = captions or (None if labels is None else [f"class {i}" for i in labels])
-    shown = torch.cat(images)[:256]
+    shown = torch.stack([_read(folder / _name(row)) for row in range(min(count, 256))])
     save(
         image_grid(shown, words and words[:256]), folder / "grid.png", kind="samples", stage="second", step=0, images=0
     )
     log.info("%d images and grid.png are in %s", count, folder)
+
+
+def _begin(folder: Path, facts: dict[str, Any], count: int) -> list[int]:
+    """The numbers of the images that are not there yet; ValueError where the folder holds another job's."""
+    file = folder / "samples.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        write_json(file, facts)
+    elif json.loads(file.read_text(encoding="utf-8")) != facts:
+        raise ValueError(f"{folder} holds images of other words ({file.name} says which); take another out=")
+    missing = [row for row in range(count) if not (folder / _name(row)).exists()]
+    if len(missing) < count:
+        log.info("%d of %d images are there already", count - len(missing), count)
+    return missing
+
+
+def _name(row: int) -> str:
+    return f"{row:04d}.png"
 
 
 def _conditions(
@@ -109,7 +127,7 @@ def _conditions(
     return None, None
 
 
-def _draw(model: LatentModel, captions: list[str] | None, labels: list[int] | None, rows: range, seed: int) -> Any:
+def _draw(model: LatentModel, captions: list[str] | None, labels: list[int] | None, rows: list[int], seed: int) -> Any:
     device = next(model.parameters()).device
     batch: dict[str, Any] = {"index": torch.tensor(rows, device=device)}
     if captions is not None:
@@ -120,8 +138,12 @@ def _draw(model: LatentModel, captions: list[str] | None, labels: list[int] | No
 
 
 def _write(picture: torch.Tensor, path: Path) -> None:
-    from PIL import Image
-
     temporary = path.with_name(f".{path.name}.tmp")
     Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(temporary, "PNG")
     temporary.replace(path)
+
+
+def _read(path: Path) -> torch.Tensor:
+    """(c, h, w) in [-1, 1]."""
+    pixels = torch.from_numpy(numpy.array(Image.open(path).convert("RGB")))
+    return pixels.permute(2, 0, 1) / 127.5 - 1

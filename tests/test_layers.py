@@ -10,14 +10,14 @@ FILES = sorted((ROOT / "ldm").rglob("*.py"))
 ENTRIES = [ROOT / name for name in ("train.py", "sample.py", "evaluate.py")]
 
 ROWS = [
-    ("types", "random", "build", "files", "nn"),
+    ("types", "random", "build", "files", "tensors", "nn"),
     ("autoencoder", "condition", "bijection", "diffusion", "loss", "backbone"),
     ("prior",),
     ("model",),
     ("task", "metric", "data"),
     ("run", "interop"),
     ("stage", "callback"),
-    ("experiment", "measuring", "sampling", "main"),
+    ("experiment", "measuring", "sampling", "sweep", "main"),
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 

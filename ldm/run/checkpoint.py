@@ -16,10 +16,11 @@ from typing import Any
 import torch
 import xxhash
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ldm.files import checksum, whole_directory, write_json, write_text
+from ldm.tensors import write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,7 @@ def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         if name in tensors:  # {"a": {"b": x}, "a/b": y}, {1: x, "1": y}
             name = f"{name}#{len(tensors)}"
-        # safetensors refuses tensors that share memory; a contiguous copy on the host shares nothing.
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        tensors[name] = value
         return {_TENSOR: name}
     if isinstance(value, dict):
         # JSON's keys are strings; optimisers number their parameters.
@@ -62,22 +62,22 @@ def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Write one checkpoint directory, whole or not at all."""
+    """Write one checkpoint directory, whole or not at all. The state is not copied."""
     tensors: dict[str, Tensor] = {}
     skeleton = _split(state, "", tensors)
-    size = sum(t.numel() * t.element_size() for t in tensors.values())
     path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
-    if free < size + (1 << 20):
-        raise OSError(
-            f"{path}: a checkpoint of {size >> 20} MiB does not fit into {free >> 20} MiB; make room and start again"
-        )
     with whole_directory(path) as folder:
-        file = folder / "tensors.safetensors"
-        save_file(tensors, file)
-        manifest = {"format": FORMAT, "bytes": file.stat().st_size, "xxh3": checksum(file), "state": skeleton}
+        size, digest = write_tensors(folder / "tensors.safetensors", tensors)
+        manifest = {"format": FORMAT, "bytes": size, "xxh3": digest, "state": skeleton}
         manifest["self"] = _digest(manifest)
         write_json(folder / "manifest.json", manifest)
+
+
+def bytes_of(state: Any) -> int:
+    """What the tensors of a nested state take on disk."""
+    tensors: dict[str, Tensor] = {}
+    _split(state, "", tensors)
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _digest(manifest: dict[str, Any]) -> str:
@@ -121,6 +121,16 @@ class Checkpoints:
             return []
         names = [entry.name for entry in self.folder.iterdir() if entry.is_dir()]
         return sorted(int(name[5:]) for name in names if name.startswith("step-") and name[5:].isdigit())
+
+    def check_room(self, state: dict[str, Any]) -> None:
+        """OSError where the disk has no room for two of this state: the next would not fit beside the last."""
+        place = next(each for each in (self.folder, *self.folder.parents) if each.exists())
+        size, free = bytes_of(state), shutil.disk_usage(place).free
+        if free < 2 * size + (1 << 20):
+            raise OSError(
+                f"{self.folder}: {free / 2**20:,.0f} MiB are free and two checkpoints of {size / 2**20:,.0f} MiB are to "
+                "fit; make room, or put the run elsewhere with runs="
+            )
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         path = self.folder / f"step-{step}"

@@ -1,8 +1,8 @@
 """Records: measured numbers with everything needed to judge whether two of them may be compared.
 
-A run appends one line of JSON a number to `records.jsonl`. A line is written by one system call on a file opened for
-appending and then fsynced, so that a line is there or it is not; a line torn by a crash or a full disk is stepped over
-with a warning, and the next record begins a new line.
+A run appends one line of JSON a number to `records.jsonl`. The lines of one measuring are written by one system call on
+a file opened for appending and then fsynced, so that they are there or they are not; a line torn by a crash or a full
+disk is stepped over with a warning, and the next record begins a new line.
 
 Numbers stand in one column only where `MUST_AGREE` holds between them; runs that differ in nothing but seed, place and
 time are one row, with the mean over seeds and its standard error s / sqrt(k).
@@ -97,11 +97,10 @@ _ROW = tuple(f.name for f in dataclasses.fields(Record) if f.name not in (*MUST_
 _READER = TypeAdapter(Record)
 
 
-def write(path: Path, record: Record) -> None:
-    """Append one record to the file `path`, durably; numbers that are not finite are kept as words."""
-    fields = {key: value for key, value in dataclasses.asdict(record).items() if value is not None}
-    plain = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
-    line = json.dumps(plain, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+def write(path: Path, *records: Record) -> None:
+    """Append records to the file `path`, durably, all of them in one system call; numbers that are not finite are kept
+    as words."""
+    line = b"".join(map(_line, records))
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
@@ -111,11 +110,17 @@ def write(path: Path, record: Record) -> None:
         written = os.write(descriptor, line)
         if written != len(line):
             raise OSError(
-                f"only {written} of {len(line)} bytes of a record could be written to {path}; is the disk full?"
+                f"only {written} of {len(line)} bytes of records could be written to {path}; is the disk full?"
             )
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _line(record: Record) -> bytes:
+    fields = {key: value for key, value in dataclasses.asdict(record).items() if value is not None}
+    plain = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def read(path: Path) -> list[Record]:

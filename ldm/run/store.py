@@ -6,12 +6,10 @@ lock per key lets one process make it while others wait; the lock is the kernel'
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,27 @@ def key_of(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
+class Lock:
+    """A lock file that says for whom one waits."""
+
+    def __init__(self, place: Path):
+        self.place, self._lock, self._told = place, FileLock(place), False
+
+    def acquire(self, seconds: float) -> bool:
+        """Whether it was to be had within so many seconds."""
+        try:
+            self._lock.acquire(timeout=0 if not self._told else seconds)
+        except Timeout:
+            if not self._told:
+                log.info("another process is making %s; waiting for it (%s)", self.place.stem, self.place)
+            self._told = True
+            return False
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
 class Store:
     def __init__(self, root: Path):
         self.root = root
@@ -40,21 +59,11 @@ class Store:
         path = self.path(kind, key)
         return path if (path / "artifact.json").exists() else None
 
-    @contextlib.contextmanager
-    def lock(self, kind: str, key: str) -> Iterator[None]:
-        """Hold the right to make an artifact; waits, and says for whom, while another process has it."""
+    def lock(self, kind: str, key: str) -> Lock:
+        """The right to make an artifact."""
         place = self.path(kind, f"{key}.lock")
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("another process is making %s %s; waiting for it (%s)", kind, key, place)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        return Lock(place)
 
     def workplace(self, kind: str, key: str) -> Path:
         """Where an artifact is made; survives an interruption, so that making it can go on."""

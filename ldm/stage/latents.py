@@ -6,7 +6,6 @@ sqrt(E[mean^2 + std^2] - E[mean]^2), the deviation of a draw from q(z|x) over im
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 from pathlib import Path
@@ -21,7 +20,7 @@ from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.data import latent
 from ldm.data.module import DataModule
 from ldm.run.store import Store
-from ldm.stage.launch import agree, rank
+from ldm.stage.launch import agree, rank, turn
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def _stored(
     key = data.latent_key(split, weights)
     flips = data.transform.flip and split == "train"
     name = f"{key}-mirrored" if flips else key
-    with store.lock("latents", name) if rank() == 0 else contextlib.nullcontext():
+    with turn(store.lock("latents", name)):
         found = agree(lambda: store.find("latents", name))
         if found is not None:
             return found

@@ -23,6 +23,9 @@ import lightning as L
 import torch
 import torch.distributed as dist
 
+from ldm.run.store import Lock
+from ldm.stage.pulse import GRACE, Pulse
+
 CONFIG = "LDM_CONFIG"  # where a rank that rank 0 started finds its config
 _OWN = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", CONFIG)
 
@@ -41,23 +44,36 @@ def handed_down() -> dict[str, Any] | None:
 def ranks(trainer: L.Trainer, config: dict[str, Any]) -> Iterator[None]:
     """All ranks of `trainer` run the block; with one device it does nothing.
 
-    A rank that fails ends the others: whoever waits in a collective is terminated.
+    A rank that fails, is killed or freezes (for `config["rank_timeout"]` seconds) ends the others.
     """
     if trainer.world_size == 1:
         yield
         return
     outside = trainer.strategy.cluster_environment.creates_processes_externally
-    children = [] if outside or handed_down() is not None else _start(trainer, config)
+    over = threading.Event()
+    children = [] if outside or handed_down() is not None else _start(trainer, config, over)
     trainer.strategy.setup_environment()
+    pulse = Pulse(dist.get_rank(), dist.get_world_size(), config["rank_timeout"], lambda: _kill(children))
+    pulse.start()
     try:
         yield
+    except BaseException as error:
+        pulse.failed(error)
+        raise
     finally:
+        over.set()
+        pulse.stop()
         dist.destroy_process_group()
         if children:
             _end(children)
 
 
-def _start(trainer: L.Trainer, config: dict[str, Any]) -> list[subprocess.Popen]:
+def _kill(children: list[subprocess.Popen]) -> None:
+    for child in children:
+        child.kill()
+
+
+def _start(trainer: L.Trainer, config: dict[str, Any], over: threading.Event) -> list[subprocess.Popen]:
     if trainer.num_nodes > 1:
         raise RuntimeError(
             f"trainer.num_nodes={trainer.num_nodes}: start several nodes with torchrun or SLURM; "
@@ -82,7 +98,7 @@ def _start(trainer: L.Trainer, config: dict[str, Any]) -> list[subprocess.Popen]
         )
         for rank in range(1, count)
     ]
-    threading.Thread(target=_watch, args=(children,), daemon=True).start()
+    threading.Thread(target=_watch, args=(children, over), daemon=True).start()
     return children
 
 
@@ -92,19 +108,21 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _watch(children: list[subprocess.Popen]) -> None:
-    """End the whole run when one rank ends badly: the others would wait for it in a collective."""
+def _watch(children: list[subprocess.Popen], over: threading.Event) -> None:
+    """End the whole run when one rank ends badly: the others would wait for it in a collective.
+
+    Not at once, so that this rank may end by its own error, with its own message.
+    """
     codes: dict[int, int] = {}
     while len(codes) < len(children):
         for i, child in enumerate(children):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 codes[i] = child.wait(timeout=0.2)
         bad = next((code for code in codes.values() if code not in (0, 75, 3)), None)
-        if bad is not None:
+        if bad is not None and not over.wait(GRACE):
             rank = next(i for i, code in codes.items() if code == bad) + 1
             print(f"rank {rank} ended with exit code {bad}; ending the run", file=sys.stderr, flush=True)
-            for child in children:
-                child.kill()
+            _kill(children)
             os._exit(1)
 
 
@@ -137,3 +155,15 @@ def agree(choose: Callable[[], T]) -> T:
     if box[1] is not None:
         raise box[1]
     return box[0]
+
+
+@contextlib.contextmanager
+def turn(lock: Lock) -> Iterator[None]:
+    """Rank 0 holds `lock` for all ranks. While it waits they meet twice a minute, so that no collective times out."""
+    while not agree(lambda: lock.acquire(30.0)):
+        pass
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            lock.release()

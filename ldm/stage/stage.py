@@ -23,19 +23,32 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ldm.callback.sink import Sink
+from ldm.model import put_weights
 from ldm.random import Random, seed_of
 from ldm.run.checkpoint import Checkpoints, to_device
 from ldm.run.directory import Journal
 from ldm.run.signals import StopFlag
 from ldm.stage.average import Average
+from ldm.stage.launch import agree
 from ldm.stage.player import Player, Terms, alone
 from ldm.stage.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
 
+_KEPT = "the last checkpoint is whole: lower the learning rate and start again, or look at the data"
+
+
 class Diverged(RuntimeError):
-    """Too many updates in a row had a gradient that is not finite."""
+    """Too many updates in a row had a gradient that is not finite, or a weight is not."""
+
+
+def _finite(weights: list[dict[str, Tensor]]) -> bool:
+    """Whether every number is finite; one wait for the device."""
+    tensors = [value for named in weights for value in named.values() if value.is_floating_point() and value.numel()]
+    return not tensors or bool(
+        torch.stack(torch._foreach_norm([t.detach() for t in tensors], float("inf"))).isfinite().all()
+    )
 
 
 class Stage(L.LightningModule, ABC):
@@ -49,6 +62,7 @@ class Stage(L.LightningModule, ABC):
         self.updates = 0
         self.stopped = False  # by a signal, before all updates were done
         self.seconds = 0.0
+        self._saved, self._whole = 0, False  # the update of the last checkpoint; between two updates
         self.latest: dict[str, float] = {}
 
     # What a stage is
@@ -97,6 +111,8 @@ class Stage(L.LightningModule, ABC):
         self._counted = 0
         self._wait = 0.0
         self._resume()
+        if self.checkpoints is not None:
+            agree(lambda: self.checkpoints.check_room(self.state()))
         if self.stop is not None:
             self.stop.install()  # again, where a library has taken a signal since
         if self.recipe.compile:
@@ -113,6 +129,7 @@ class Stage(L.LightningModule, ABC):
             self.journal.rewind(self.name, step)  # also of what was killed before its first checkpoint
         if found is None:
             return
+        self._saved = step
         self.load_state(to_device(found[1], self.device))
         log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
 
@@ -133,7 +150,7 @@ class Stage(L.LightningModule, ABC):
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.updates, self.seconds = state["updates"], state["seconds"]
-        self.trained().load_state_dict(state["weights"])
+        put_weights(self.trained(), state["weights"], f"the checkpoint of update {state['updates']}")
         self.average.load_state_dict(state["average"])
         for player in self._players:
             player.built.load_state_dict(state["optimizers"][player.name])
@@ -152,6 +169,7 @@ class Stage(L.LightningModule, ABC):
     # Training
 
     def training_step(self, batch: dict[str, Any], index: int) -> None:
+        self._whole = False
         last = (index + 1) % self.accumulate == 0
         random = Random(self._key(), batch["step"], batch["row"], batch["total"])
         if index % self.accumulate == 0:
@@ -214,14 +232,27 @@ class Stage(L.LightningModule, ABC):
         asked = self.stop is not None and self.stop.agreed()
         if asked or done or (self.recipe.save_every and self.updates % self.recipe.save_every == 0):
             self.save()
+        self._whole = True
         if asked and not done:
             self.stopped = self.trainer.should_stop = True
 
     def save(self) -> None:
+        """A checkpoint of this update; Diverged, and none, where a weight is not finite."""
         self.tick()
         if self.checkpoints is not None and self.global_rank == 0:
-            self.checkpoints.save(self.updates, self.state())
+            state = self.state()
+            if not _finite([state["weights"], state["average"]["weights"]]):
+                raise Diverged(f"{self.name} stage: update {self.updates} has weights that are not finite; {_KEPT}")
+            self.checkpoints.save(self.updates, state)
+            self._saved = self.updates
         self.pause()
+
+    def rescue(self) -> None:
+        """Save what was done since the last checkpoint, when something else than an update has failed (a data worker
+        was killed, the disk of the data is gone); half an update is not saved."""
+        if self._whole and self._saved < self.updates:
+            log.info("%s stage: saving update %d before ending", self.name, self.updates)
+            self.save()
 
     # Logging
 
@@ -258,7 +289,7 @@ class Stage(L.LightningModule, ABC):
         if in_a_row >= self.recipe.patience:
             raise Diverged(
                 f"{self.name} stage: {int(in_a_row)} updates in a row up to {self.updates} had a gradient that is not "
-                "finite; lower the learning rate, or look at the data. The last checkpoint is whole"
+                f"finite; {_KEPT}"
             )
 
     def publish(self, total: int, values: dict[str, float]) -> None:

@@ -247,18 +247,20 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
     with pytest.raises(OSError, match="No space"):
         kept.save(2, {"a": torch.ones(3)})
     assert kept.steps() == [1] and equal(kept.load()[1], {"a": torch.zeros(3)})
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+def test_a_full_disk_is_told_before_anything_is_trained(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=(1 << 20) + 7000)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match="does not fit"):
-        write(tmp_path / "step-1", {"a": torch.zeros(1 << 10)})
+    kept, state = Checkpoints(tmp_path / "run" / "first"), {"a": torch.zeros(1 << 10)}
+    with pytest.raises(OSError, match=r"two checkpoints.*make room"):
+        kept.check_room(state)
+    kept.check_room({"a": torch.zeros(800)})
     assert list(tmp_path.iterdir()) == []
 
 

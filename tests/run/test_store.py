@@ -9,6 +9,7 @@ import time
 import pytest
 
 from ldm.run.store import Store, key_of
+from ldm.stage.launch import turn
 
 
 def test_keys_name_what_was_described():
@@ -40,7 +41,7 @@ def test_one_makes_and_the_others_wait(tmp_path, caplog):
     store, made, order = Store(tmp_path), [], []
 
     def want(name):
-        with Store(tmp_path).lock("first", "k"):
+        with turn(Store(tmp_path).lock("first", "k")):
             order.append(f"{name} in")
             if store.find("first", "k") is None:
                 time.sleep(0.1)
@@ -71,13 +72,13 @@ os._exit(9)
 """
     assert subprocess.run([sys.executable, "-c", held], check=False).returncode == 9
     start = time.monotonic()
-    with Store(tmp_path).lock("first", "k"):
+    with turn(Store(tmp_path).lock("first", "k")):
         assert time.monotonic() - start < 1
 
 
 def test_a_failure_gives_the_lock_back(tmp_path):
     store = Store(tmp_path)
-    with pytest.raises(KeyError), store.lock("first", "k"):
+    with pytest.raises(KeyError), turn(store.lock("first", "k")):
         raise KeyError
-    with store.lock("first", "k"):
+    with turn(store.lock("first", "k")):
         pass

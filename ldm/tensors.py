@@ -1,0 +1,109 @@
+"""A safetensors file written as a stream: one tensor at a time on the host, its checksum taken on the way.
+
+The library's own writer holds every tensor once more as bytes; a training state is then in memory twice and the file is read
+again for its checksum. The format is a length (8 bytes, little endian), a JSON header with type, shape and place of every
+tensor, and their bytes (https://github.com/huggingface/safetensors, "Format"). Room for all of it is asked for first,
+so that a full disk is found out before anything is written. Files are read by the library.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import xxhash
+from torch import Tensor
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+_FLUSH = 1 << 27  # bytes
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
+    """Write and flush a safetensors file; its size in bytes and its xxh3-128.
+
+    Raises:
+        OSError: there is no room for it, or it cannot be written; names the file and its size.
+        TypeError: a tensor of a type that the format does not know.
+    """
+    # Wide types first, so that every tensor begins at a multiple of its element's size.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header = _header(ordered)
+    size = len(header) + sum(tensor.nbytes for _, tensor in ordered)
+    digest = xxhash.xxh3_128()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        _reserve(descriptor, size)
+        _write(descriptor, memoryview(header), digest)
+        waiting = 0
+        for _, tensor in ordered:
+            if tensor.numel():
+                flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+                _write(descriptor, memoryview(flat.numpy()), digest)
+                waiting += tensor.nbytes
+            if waiting > _FLUSH:
+                _flush(descriptor)
+                waiting = 0
+        _flush(descriptor)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{os.strerror(error.errno)}: {size / 2**20:,.1f} MiB do not go into it", str(path)
+        ) from error
+    finally:
+        os.close(descriptor)
+    return size, digest.hexdigest()
+
+
+def _header(tensors: list[tuple[str, Tensor]]) -> bytes:
+    entries, at = {}, 0
+    for name, tensor in tensors:
+        if tensor.dtype not in _NAMES:
+            raise TypeError(f"{name} is of type {tensor.dtype}; a safetensors file holds {', '.join(map(str, _NAMES))}")
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + tensor.nbytes],
+        }
+        at += tensor.nbytes
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    if sys.platform != "linux":
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot promise room
+            raise
+
+
+def _flush(descriptor: int) -> None:
+    """To the disk, and out of the page cache: a checkpoint is not to push the training data out of memory."""
+    os.fsync(descriptor)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _write(descriptor: int, data: memoryview, digest: xxhash.xxh3_128) -> None:
+    digest.update(data)
+    while data:
+        data = data[os.write(descriptor, data) :]
