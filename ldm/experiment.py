@@ -149,7 +149,8 @@ class Experiment:
                 log.info("stopped with everything saved; name=%s goes on from here", self.place.path.name)
                 return PREEMPTED
             finally:
-                agree(self._release)
+                if rank() == 0:
+                    self._held.release()
         return FINISHED
 
     def _claim(self) -> str:
@@ -162,9 +163,6 @@ class Experiment:
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(file)
         return str(self._held.path)
-
-    def _release(self) -> None:
-        self._held.release()
 
     def _steps(self) -> None:
         self.data: DataModule = build(self.config["data"], "data")

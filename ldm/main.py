@@ -83,6 +83,7 @@ def _speak() -> None:
     for name in ("lightning", "lightning.pytorch", "httpx", "fsspec", "matplotlib", "PIL", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # of a full disk under log.txt the terminal need not hear at every line
     for category, text in (
         (UserWarning, ".*does not have many workers.*"),
         (UserWarning, ".*Checkpoint directory.*"),

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ldm.files import write_json, write_text
+from ldm.files import named, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Journal:
 
     def write(self, stage: str, step: int, images: int, seconds: float, values: dict[str, float]) -> None:
         row = {"stage": stage, "step": step, "images": images, "seconds": round(seconds, 3), **values}
-        with open(self.path, "a", encoding="utf-8") as file:
+        with named(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 

@@ -58,7 +58,9 @@ def ranks(trainer: L.Trainer, config: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        pulse.failed(error)
+        lost = pulse.failed(error)
+        if lost is not None:
+            raise lost from error
         raise
     finally:
         over.set()
