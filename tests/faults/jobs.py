@@ -166,3 +166,20 @@ def plain(folder: str, steps: int, hooks: dict[str, Any] | None = None) -> int:
     trainer.fit(net, torch.utils.data.DataLoader(images(), 4, shuffle=True), ckpt_path=last if last.exists() else None)
     torch.save(net.state_dict(), place / "final.pt")
     return 0
+
+
+def encode(config: dict[str, Any], stall: float) -> int:
+    """A run whose latents are cached in shards of 16, each written with a stall."""
+    import functools
+
+    from ldm.data import latent
+
+    latent.build = functools.partial(latent.build, shard=16, batch_size=8)
+    inner = latent._write
+
+    def write(file: Path, content: bytes) -> None:
+        time.sleep(stall)
+        inner(file, content)
+
+    latent._write = write
+    return train(config)

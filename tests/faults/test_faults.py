@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.faults import damage, kills, plain, ranks
+from tests.faults import damage, kills, plain, ranks, together
 from tests.faults.runs import Case
 from tests.faults.zygote import Zygote
 
@@ -96,3 +96,15 @@ def test_the_controls_bite(zygote, tmp_path, dice):
         control = Case(name)
         work(control)
         assert control.cases > 0 and control.passed < control.cases, name
+
+
+def test_started_at_once(zygote, tmp_path, case):
+    together.same_second(zygote, tmp_path / "runs", case, 4)
+
+
+def test_one_trains_and_the_others_wait(zygote, tmp_path, case):
+    together.one_first_stage(zygote, tmp_path / "runs", case)
+
+
+def test_killed_while_encoding(zygote, tmp_path, case, dice):
+    together.caches(zygote, tmp_path / "runs", case, 5, dice)
