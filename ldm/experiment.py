@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 import yaml
 from rich.console import Console
+from torch import nn
 
 from ldm.build import Config, build, check
 from ldm.callback.pictures import Pictures
@@ -30,6 +31,8 @@ from ldm.files import write_json, write_text
 from ldm.interop.pretrained import pretrained
 from ldm.measuring import say
 from ldm.model import PARTS, LatentModel, load_weights, write_weights
+from ldm.nn.cost import backbone_flops
+from ldm.prior.diffusion import Diffusion
 from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
@@ -130,8 +133,12 @@ class Experiment:
         write_text(self.place.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         log.info("run %s: experiment %s, seed %d", self.place.path, self.config["experiment"], self.seed)
         for part in PARTS:
-            count = sum(p.numel() for p in getattr(self.model, part).parameters())
-            log.info("%-11s %8.3f M parameters", part, count / 1e6)
+            log.info("%-11s %8.3f M parameters", part, _parameters(getattr(self.model, part)) / 1e6)
+        if isinstance(self.model.prior, Diffusion):
+            backbone = self.model.prior.denoiser.backbone
+            gflops = backbone_flops(backbone, self.model.prior.latent_shape, self.model.condition.shape) / 1e9
+            words = "%-11s %8.3f M parameters, %.3g GFLOP a forward of one latent"
+            log.info(words, "backbone", _parameters(backbone) / 1e6, gflops)
         self._tell("training")
         log.info("images %s, latents %s", self.model.autoencoder.image_shape, self.model.autoencoder.latent_shape)
 
@@ -150,7 +157,7 @@ class Experiment:
             "seed": self.seed,
             "data": f"{len(sources['train']):,} images to train, {len(sources['val']):,} held out",
             "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
-            "parameters": {part: sum(p.numel() for p in getattr(self.model, part).parameters()) for part in PARTS},
+            "parameters": {part: _parameters(getattr(self.model, part)) for part in PARTS},
         }
         write_json(self.place.path / "run.json", facts)
 
@@ -269,3 +276,7 @@ class Experiment:
         report.write(self.place.path)
         say(record.read(self.place.records))
         log.info("everything is in %s; look at %s", self.place.path, self.place.report)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
