@@ -38,6 +38,7 @@ from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation, code_version, device_name
 from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
+from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics
@@ -244,7 +245,8 @@ class Experiment:
     def _fit(self, stage: Stage) -> None:
         """Train a stage to its end, from where it stands; Stopped if a signal came first."""
         checkpoints = Checkpoints(self.place.checkpoints / stage.name)
-        stage.attach(checkpoints, Journal(self.place.metrics), self.stop, self.sinks)
+        snapshots = Snapshots(self.place.snapshots / stage.name)
+        stage.attach(checkpoints, snapshots, Journal(self.place.metrics), self.stop, self.sinks)
         pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
         self._trainer(Bar(self.console), pictures, players=len(stage.players())).fit(stage, datamodule=self.data)
         if stage.stopped:
