@@ -6,6 +6,7 @@ The average holds parameters; buffers (codebooks, statistics) are taken as they 
 from __future__ import annotations
 
 import contextlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ldm.run.snapshots import exponent
+
+log = logging.getLogger(__name__)
 
 
 class Profile(ABC):
@@ -124,10 +127,9 @@ class Powers:
         return {width: average.state_dict() for width, average in self.averages.items()}
 
     def load_state_dict(self, state: dict[float, Any]) -> None:
-        """ValueError where the state is of a run that did not keep what this one is to keep."""
+        """A run that was begun without them goes on without: they are of all updates or of none."""
         if not self.averages.keys() <= state.keys():
-            raise ValueError(
-                "this run was begun without snapshots of averages: go on with second.snapshots=0 (or first)"
-            )
+            log.warning("this run was begun without snapshots of averages and goes on without; ema= will find none")
+            self.averages = {}
         for width, average in self.averages.items():
             average.load_state_dict(state[width])

@@ -141,14 +141,22 @@ def test_snapshots_of_a_run_that_went_on_are_those_of_one_that_went_through(cut,
 
 
 def test_snapshots_only_watch(tmp_path):
-    """A run with them is the run without; and a checkpoint without them says what to do."""
+    """A run with them is the run without."""
     with_, without = fit(second(snapshots=2), tmp_path / "a"), fit(second(), tmp_path / "b")
     one, other = result(with_), result(without)
     assert other.pop("powers") == {} and one.pop("powers").keys() == {0.05, 0.10}
     assert equal(one, other) and not stored(tmp_path / "b")
     assert equal(Checkpoints(tmp_path / "a" / "second").load()[1]["powers"], with_.powers.state_dict())
-    with pytest.raises(ValueError, match="begun without snapshots.*second.snapshots=0"):
-        fit(second(snapshots=2), tmp_path / "b")
+
+
+def test_a_run_begun_without_snapshots_goes_on_without(tmp_path, caplog):
+    def stop(stage):
+        stage.stop.raised = True
+
+    fit(second(), tmp_path, At(2, stop))
+    rest = fit(second(snapshots=2), tmp_path)
+    assert rest.updates == 6 and result(rest)["powers"] == {} and not stored(tmp_path)
+    assert "goes on without" in caplog.text
 
 
 @pytest.mark.parametrize(("count", "steps"), [(8, 400), (3, 7), (8, 5), (1, 9)])
