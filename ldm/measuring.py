@@ -16,7 +16,7 @@ from ldm.run import record, report
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation
 from ldm.run.record import Record
-from ldm.sampling import configure, load, said
+from ldm.sampling import configure, load, named
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def measure_again(
             "data": data.fingerprint,
             "seed": config["seed"],
         },
-        **{"weights": said(weights, ema), "images_seen": images_seen},
+        **{"weights": named(weights, ema), "images_seen": images_seen},
     }
     metrics = build(config["metric"] or {}, "metric")
     records = evaluation(model, data, list(metrics.values()), facts, generate=bool(config.get("second")))

@@ -42,7 +42,7 @@ def load(run: str | Path, weights: Weights, ema: float | None, device: str) -> L
     return model
 
 
-def said(weights: Weights, ema: float | None) -> str:
+def named(weights: Weights, ema: float | None) -> str:
     """The weights of `load`, as a record names them."""
     if ema is not None:
         return f"averaged:{ema:g}"
@@ -89,10 +89,10 @@ def sample(
     captions, labels = _conditions(model, prompt, prompts, label, n)
     count = len(captions or labels or range(n))
     made_from = {"captions": captions, "labels": labels, "guidance": guidance, "steps": steps, "seed": seed}
-    name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run), said(weights, ema)) % 16**6:06x}"
+    name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run), named(weights, ema)) % 16**6:06x}"
     folder = Path(out) if out else Path(run) / "samples" / name
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "samples.json", made_from | {"run": str(run), "weights": said(weights, ema)})
+    write_json(folder / "samples.json", made_from | {"run": str(run), "weights": named(weights, ema)})
     images = []
     for start in range(0, count, batch):
         rows = range(start, min(start + batch, count))

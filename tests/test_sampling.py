@@ -5,7 +5,7 @@ import torch
 
 from ldm.model import LatentModel
 from ldm.run.snapshots import Snapshots
-from ldm.sampling import load, said
+from ldm.sampling import load, named
 from tests.runs import tiny
 
 
@@ -33,7 +33,7 @@ def test_an_average_of_any_width_takes_the_place_of_what_was_learnt(run):
     }
     for name, value in other.items():
         torch.testing.assert_close(value, plain[name] + 1 if name in learnt else plain[name])
-    assert (said("average", None), said("raw", None), said("average", 0.08)) == ("averaged", "raw", "averaged:0.08")
+    assert (named("average", None), named("raw", None), named("average", 0.08)) == ("averaged", "raw", "averaged:0.08")
 
 
 def test_what_cannot_be_loaded_is_refused(run):

@@ -4,7 +4,7 @@ z is cut into patches of p x p pixels, each a token. A block is
 
     x + gate attention(scale norm(x) + shift),  x + cross-attention(norm(x), tokens),  x + gate feed(scale norm(x) + shift)
 
-where the scales, shifts and gates are linear in what is told of the noise level (adaLN-zero, its section 3.2: they begin at
+where scales, shifts and gates are linear in what is told of the noise level (adaLN-zero, its section 3.2: they begin at
 zero, so every block begins as the identity) and cross-attention, where the context has tokens, stands between as in
 arXiv 2310.00426, section 2.3. The feed-forward is the gated one of ldm.nn.attention, three times as wide in place of
 four to cost about the same. Where a token stands is told by `position` (ldm.nn.position).
@@ -27,19 +27,19 @@ from ldm.types import Context, ContextShape, Latent, Probability, Time
 
 
 class Modulated(nn.Module):
-    """norm(x) (1 + scale) + shift, and gates beside it: linear in what is told, zero at first.
+    """norm(x) (1 + scale) + shift, and a gate beside it, linear in what is told (b, width).
 
     Arguments:
         gated: whether there is a gate, for the residual branch that follows.
     """
 
-    def __init__(self, width: PositiveInt, told: PositiveInt, gated: bool):
+    def __init__(self, width: PositiveInt, gated: bool):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.modulation = nn.Linear(told, (2 + gated) * width)
+        self.modulation = nn.Linear(width, (2 + gated) * width)
         self.gated = gated
 
-    def forward(self, x: Float[Tensor, "b n d"], told: Float[Tensor, "b e"]) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Float[Tensor, "b n d"], told: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor | None]:
         """(the tokens, the gate (b, 1, d) if there is one)."""
         shift, scale, *gate = self.modulation(told)[:, None].chunk(2 + self.gated, dim=-1)
         return self.norm(x) * (1 + scale) + shift, gate[0] if gate else None
@@ -59,11 +59,11 @@ class Block(nn.Module):
         checkpointing: bool,
     ):
         super().__init__()
-        self.before_attention = Modulated(width, width, gated=True)
+        self.before_attention = Modulated(width, gated=True)
         self.attention = Attention(width, heads, bias=True, qk_norm=qk_norm)
         self.cross_norm = None if context is None else nn.LayerNorm(width, eps=1e-6)
         self.cross_attention = None if context is None else Attention(width, heads, context, bias=True, qk_norm=qk_norm)
-        self.before_feed = Modulated(width, width, gated=True)
+        self.before_feed = Modulated(width, gated=True)
         self.feed = FeedForward(width, expansion, dropout)
         self.checkpointing = checkpointing
 
@@ -140,7 +140,7 @@ class DiT(Backbone):
         self.stem = nn.Linear((channels + (context.spatial or 0)) * patch**2, width)
         blocks = [Block(width, heads, attended, expansion, qk_norm, dropout, checkpointing) for _ in range(depth)]
         self.blocks = nn.ModuleList(blocks)
-        self.before_head = Modulated(width, width, gated=False)
+        self.before_head = Modulated(width, gated=False)
         self.head = nn.Linear(width, channels * patch**2)
         self._start_at_zero()
 

@@ -47,7 +47,8 @@ class Attention(nn.Module):
         else:
             self.to_kv = nn.Linear(context, 2 * width, bias=bias)
         self.to_out = nn.Linear(width, width)
-        self.norm_q, self.norm_k = (nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else None for _ in "qk")
+        self.norm_q = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else None
+        self.norm_k = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else None
 
     def forward(
         self,
@@ -63,7 +64,7 @@ class Attention(nn.Module):
             q, (k, v) = self.to_q(x), self.to_kv(tokens).chunk(2, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         if self.norm_q is not None:
-            q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
+            q, k = self.norm_q(q.float()).to(v.dtype), self.norm_k(k.float()).to(v.dtype)
         if rotation is not None:
             q, k = rotated(q, rotation), rotated(k, rotation)
         bias = None if mask is None else mask[:, None, None, :]

@@ -59,6 +59,7 @@ class Average:
     """
     Arguments:
         module: whose trainable parameters are averaged.
+        profile: how much each update's weights count.
     """
 
     def __init__(self, module: nn.Module, profile: Profile):
