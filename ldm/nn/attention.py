@@ -3,7 +3,7 @@
 `TransformerBlock` is the block of latent diffusion (arXiv 2112.10752, section 3.3): x + self-attention, x + cross-
 attention to the context's tokens, x + gated feed-forward (GEGLU, arXiv 2002.05202), each behind a layer norm.
 Queries, keys and values of one source come from one matrix product. With `qk_norm` queries and keys have unit root mean
-square in each head, times a learnt weight a channel, which bounds what goes into the softmax (arXiv 2302.05442, section 2.3;
+square in each head, times a learnt weight a channel, which bounds what goes into the softmax (arXiv 2302.05442, section 2;
 arXiv 2403.03206, section 5.3.2).
 """
 

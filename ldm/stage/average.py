@@ -42,7 +42,7 @@ class WarmUp(Profile):
 
 
 class Power(Profile):
-    """A power function of the update: d_n = (1 - 1 / (n + 1))^(g + 1) (arXiv 2312.02696, eq. 2; see ldm.run.snapshots).
+    """A power function of the update: d_n = (1 - 1 / (n + 1))^(g + 1) (arXiv 2312.02696, section 3.1; see ldm.run.snapshots).
 
     Arguments:
         width: relative standard deviation of the profile.
