@@ -25,6 +25,7 @@ import torch.distributed as dist
 import yaml
 from pydantic import NonNegativeInt, PositiveFloat
 from rich.console import Console
+from torch import nn
 
 from ldm.build import Config, ConfigError, build, check, plain
 from ldm.callback.pictures import Pictures
@@ -36,12 +37,15 @@ from ldm.files import write_json, write_text
 from ldm.interop.pretrained import pretrained
 from ldm.measuring import say
 from ldm.model import PARTS, LatentModel, load_weights, write_weights
+from ldm.nn.cost import backbone_flops
+from ldm.prior.diffusion import Diffusion
 from ldm.random import seed_of
 from ldm.run import changes, record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation, code_version, device_name
 from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
+from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics
@@ -189,8 +193,12 @@ class Experiment:
         write_text(file, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         log.info("run %s: experiment %s, seed %d", self.place.path, self.config["experiment"], self.seed)
         for part in PARTS:
-            count = sum(p.numel() for p in getattr(self.model, part).parameters())
-            log.info("%-11s %8.3f M parameters", part, count / 1e6)
+            log.info("%-11s %8.3f M parameters", part, _parameters(getattr(self.model, part)) / 1e6)
+        if isinstance(self.model.prior, Diffusion):
+            backbone = self.model.prior.denoiser.backbone
+            gflops = backbone_flops(backbone, self.model.prior.latent_shape, self.model.condition.shape) / 1e9
+            words = "%-11s %8.3f M parameters, %.3g GFLOP a forward of one latent"
+            log.info(words, "backbone", _parameters(backbone) / 1e6, gflops)
         self._tell("training")
         log.info("images %s, latents %s", self.model.autoencoder.image_shape, self.model.autoencoder.latent_shape)
 
@@ -209,7 +217,7 @@ class Experiment:
             "seed": self.seed,
             "data": f"{len(sources['train']):,} images to train, {len(sources['val']):,} held out",
             "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
-            "parameters": {part: sum(p.numel() for p in getattr(self.model, part).parameters()) for part in PARTS},
+            "parameters": {part: _parameters(getattr(self.model, part)) for part in PARTS},
         }
         write_json(self.place.path / "run.json", facts)
 
@@ -293,7 +301,8 @@ class Experiment:
     def _fit(self, stage: Stage) -> None:
         """Train a stage to its end, from where it stands; Stopped if a signal came first."""
         checkpoints = Checkpoints(self.place.checkpoints / stage.name)
-        stage.attach(checkpoints, Journal(self.place.metrics), self.stop, self.sinks)
+        snapshots = Snapshots(self.place.snapshots / stage.name)
+        stage.attach(checkpoints, snapshots, Journal(self.place.metrics), self.stop, self.sinks)
         pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
         trainer = self._trainer(Bar(self.console), pictures, players=len(stage.players()))
         try:
@@ -329,3 +338,7 @@ class Experiment:
         report.write(self.place.path)
         say(record.read(self.place.records))
         log.info("everything is in %s; look at %s", self.place.path, self.place.report)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

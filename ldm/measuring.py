@@ -11,13 +11,12 @@ import yaml
 
 from ldm.build import build
 from ldm.data.module import DataModule
-from ldm.main import device_of
-from ldm.model import LatentModel, Weights
+from ldm.model import Weights
 from ldm.run import record, report
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation
 from ldm.run.record import Record
-from ldm.sampling import configure
+from ldm.sampling import configure, load, named
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +28,7 @@ def measure_again(
     steps: int | None,
     seed: int,
     weights: Weights,
+    ema: float | None,
     device: str,
 ) -> None:
     """Add records of a finished run, measured with other settings, and write its report anew."""
@@ -37,7 +37,7 @@ def measure_again(
     if not file.exists():
         raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    model = LatentModel.load(place.path, weights, device_of(device))
+    model = load(place.path, weights, ema, device)
     configure(model, guidance, steps)
     evaluation: Evaluation = build(config["evaluation"] | {"seed": seed}, "evaluation")
     if samples is not None:
@@ -51,7 +51,7 @@ def measure_again(
             "data": data.fingerprint,
             "seed": config["seed"],
         },
-        **{"weights": "averaged" if weights == "average" else "raw", "images_seen": images_seen},
+        **{"weights": named(weights, ema), "images_seen": images_seen},
     }
     metrics = build(config["metric"] or {}, "metric")
     records = evaluation(model, data, list(metrics.values()), facts, generate=bool(config.get("second")))

@@ -24,8 +24,32 @@ from ldm.metric.features import eight_bits
 from ldm.model import LatentModel, Weights
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random, seed_of
+from ldm.run.directory import RunDirectory
+from ldm.run.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
+
+
+def load(run: str | Path, weights: Weights, ema: float | None, device: str) -> LatentModel:
+    """The model of a finished run; with `ema`, the weights averaged by that relative width (ldm.run.snapshots)."""
+    model = LatentModel.load(run, weights, device_of(device))
+    if ema is None:
+        return model
+    if weights != "average":
+        raise ValueError(f"ema={ema:g} is of averaged weights and weights={weights}; leave one of the two out")
+    # The second stage's names are the model's: its parts have the same names in both.
+    own = Snapshots(RunDirectory(Path(run)).snapshots / "second").rebuild(ema)
+    strange = model.load_state_dict(own, strict=False).unexpected_keys
+    if strange:
+        raise ValueError(f"the snapshots of {run} are of another model: it has no {', '.join(strange[:5])}")
+    return model
+
+
+def named(weights: Weights, ema: float | None) -> str:
+    """The weights of `load`, as a record names them."""
+    if ema is not None:
+        return f"averaged:{ema:g}"
+    return "averaged" if weights == "average" else "raw"
 
 
 def configure(model: LatentModel, guidance: float | None, steps: int | None) -> None:
@@ -55,6 +79,7 @@ def sample(
     steps: int | None,
     seed: int,
     weights: Weights,
+    ema: float | None,
     batch: int,
     device: str,
     out: str | None,
@@ -62,14 +87,14 @@ def sample(
     """Write `grid.png`, `0000.png`, ... and what they were made from, `samples.json`."""
     if n < 1 or batch < 1:
         raise ValueError(f"n={n}, batch={batch}: both are at least 1")
-    model = LatentModel.load(run, weights, device_of(device))
+    model = load(run, weights, ema, device)
     configure(model, guidance, steps)
     captions, labels = _conditions(model, prompt, prompts, label, n)
     count = len(captions or labels or range(n))
     made_from = {"captions": captions, "labels": labels, "guidance": guidance, "steps": steps, "seed": seed}
-    name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run), weights) % 16**6:06x}"
+    name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run), named(weights, ema)) % 16**6:06x}"
     folder = Path(out) if out else Path(run) / "samples" / name
-    missing = _begin(folder, made_from | {"run": str(run), "weights": weights}, count)
+    missing = _begin(folder, made_from | {"run": str(run), "weights": named(weights, ema)}, count)
     for start in range(0, len(missing), batch):
         rows = missing[start : start + batch]
         for row, picture in zip(rows, eight_bits(_draw(model, captions, labels, rows, seed)), strict=True):

@@ -44,6 +44,14 @@ class Context:
     spatial: Float[Tensor, "b k h w"] | None = None
     empty: Context | None = None
 
+    @property
+    def shape(self) -> ContextShape:
+        """What a backbone has to be able to read to take it."""
+        return ContextShape(
+            None if self.tokens is None else self.tokens.shape[-1],
+            None if self.spatial is None else self.spatial.shape[1],
+        )
+
     def null(self) -> Context:
         """The same batch without its condition."""
         if self.empty is None:

@@ -19,6 +19,9 @@ GIVEN = {"prior": ("latent_shape", "context")}
 # A group lands at a key of its own name, but for these.
 PLACES = {"stage": ("first", "second"), "optimizer": ("first.optimizer", "second.optimizer")}
 
+# A group below a word of another one is there where that word was chosen.
+BELOW = {"backbone/position": ("backbone=dit",), "backbone/routing": ("backbone=dit",)}
+
 
 def group(file: Path) -> str:
     return file.parent.relative_to(CONF).as_posix()
@@ -62,7 +65,7 @@ def test_a_target_resolves(file):
 @pytest.mark.parametrize("file", OPTIONS, ids=name)
 def test_every_option_fits(file, tmp_path):
     for word, place in choices(file):
-        config = compose(word, missing=str(tmp_path))
+        config = compose(*BELOW.get(group(file), ()), word, missing=str(tmp_path))
         node = dict(at(config, place))
         node.pop("checkpoint", None)  # takes the place of an autoencoder's parts, as Experiment reads it
         if is_node(node):

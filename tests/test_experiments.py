@@ -58,7 +58,7 @@ def config_of(name: str, roots: dict[str, Path], folder: Path) -> dict:
 
 def files_of(run: Path) -> dict[str, bytes]:
     """What a second call must leave as it is."""
-    parts = ("checkpoints", "model", "samples", "records.jsonl", "metrics.jsonl", "config.yaml")
+    parts = ("checkpoints", "snapshots", "model", "samples", "records.jsonl", "metrics.jsonl", "config.yaml")
     files = [file for part in parts for file in ([run / part] if (run / part).is_file() else (run / part).rglob("*"))]
     return {str(file): file.read_bytes() for file in files if file.is_file()}
 
@@ -106,9 +106,11 @@ def test_a_first_stage_is_trained_once(tmp_path, monkeypatch):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
     seeds = {"run": str(tmp_path / "runs" / "one"), "samples": 3, "guidance": 3.0, "steps": 3, "seed": 1}
-    measure_again(**seeds, weights="raw", device="cpu")
+    measure_again(**seeds, weights="raw", ema=None, device="cpu")
+    measure_again(**seeds, weights="average", ema=0.08, device="cpu")
     found = record.read(tmp_path / "runs" / "one" / "records.jsonl")
-    assert {(each.weights, each.n) for each in found if each.metric == "psnr"} == {("averaged", 5), ("raw", 3)}
+    wanted = {("averaged", 5), ("raw", 3), ("averaged:0.08", 3)}
+    assert {(each.weights, each.n) for each in found if each.metric == "psnr"} == wanted
 
 
 def test_another_loss_is_another_first_stage(tmp_path):

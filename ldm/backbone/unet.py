@@ -3,15 +3,13 @@
 Residual blocks told the noise level, at resolutions that halve from level to level, with skip connections between the
 way down and the way up (arXiv 2006.11239, appendix B), and transformers over pixels with cross-attention to the
 context's tokens at chosen levels (arXiv 2112.10752, section 3.3). With default parts it is the network of Stable
-Diffusion, layer for layer. A spatial context is concatenated to the input; `pooled_context` adds the mean of the
-tokens to the noise embedding, so that every pixel of every block is told the context even without attention;
-`patch` folds p x p pixels into channels first, which is where the cost of a high resolution is saved.
+Diffusion, layer for layer. `patch` folds p x p pixels into channels first, which is where the cost of a high resolution
+is saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +18,13 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ldm.backbone.base import Backbone, Told
 from ldm.nn.attention import SpatialTransformer, masked_mean
 from ldm.nn.drawing import Drawing
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
 from ldm.nn.norm import Group, Norm
 from ldm.nn.resnet import Downsample, Resample, ResBlock, Upsample
 from ldm.types import Context, ContextShape, Latent, Probability, Time
-
-Told: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
-"""What every block is told: the embedding (b, e), the context's tokens and their mask."""
 
 
 class Layer(nn.Module):
@@ -71,7 +67,7 @@ class Level(nn.Module):
         return x if self.resample is None else self.resample(x)
 
 
-class UNet(nn.Module):
+class UNet(Backbone):
     """A U-Net with cross-attention.
 
     Arguments:
@@ -120,16 +116,14 @@ class UNet(nn.Module):
         checkpointing: bool = False,
         time: TimeEmbedding = LogSnrEmbedding,
     ):
-        super().__init__()
+        told = 4 * width
+        super().__init__(channels, context, width, told, time, pooled_context)
         counts = (blocks,) * len(multipliers) if isinstance(blocks, int) else tuple(blocks)
         self._check_levels(tuple(multipliers), counts, tuple(attention))
-        if (pooled_context or drawn_context) and context.tokens is None:
-            raise ValueError(
-                "pooled_context and drawn_context need a context with tokens and this one has none: set them to false and 0"
-            )
-        self.context, self.channels, self.patch = context, channels, patch
-        self.factor = patch * 2 ** (len(multipliers) - 1)
-        told, widths = 4 * width, [width * multiplier for multiplier in multipliers]
+        if drawn_context and context.tokens is None:
+            raise ValueError("drawn_context needs a context with tokens and this one has none: set it to 0")
+        self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
+        widths = [width * multiplier for multiplier in multipliers]
 
         def layer(inputs: int, outputs: int, attend: bool) -> Layer:
             block = ResBlock(inputs, outputs, told, norm=norm, scale_shift=scale_shift, dropout=dropout)
@@ -139,9 +133,6 @@ class UNet(nn.Module):
             attends = SpatialTransformer(outputs, count, context.tokens, depth, dropout=dropout, norm=kind)
             return Layer(block, attends, checkpointing)
 
-        self.time = time(width)
-        self.tell_time = nn.Sequential(nn.Linear(width, told), nn.SiLU(), nn.Linear(told, told))
-        self.tell_context = nn.Linear(context.tokens, told) if pooled_context else None
         self.drawing = Drawing(context.tokens, drawn_context) if drawn_context else None
         inputs = channels + (context.spatial or 0) + drawn_context
         self.stem = nn.Conv2d(inputs * patch**2, widths[0], 3, padding=1)
@@ -171,9 +162,9 @@ class UNet(nn.Module):
 
     def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
         """F(z, log_snr, c), of z's shape; log_snr is (b,)."""
-        self._check(z, c)
-        told = (self._tell(log_snr, c), c.tokens, c.mask)
-        x = torch.cat([z, *([] if c.spatial is None else [c.spatial]), *self._drawn(z, c)], dim=1)
+        self.check(z, c, self.factor, "patch * 2^(levels - 1)")
+        told = (self.tell(log_snr, c), c.tokens, c.mask)
+        x = torch.cat([self.joined(z, c), *self._drawn(z, c)], dim=1)
         x = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [x]
         for level in self.downs:
@@ -186,33 +177,10 @@ class UNet(nn.Module):
         x = self.head(F.silu(self.norm(x)))
         return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
 
-    def _tell(self, log_snr: Tensor, c: Context) -> Tensor:
-        told = self.tell_time(self.time(log_snr).to(self.stem.weight.dtype))
-        return told if self.tell_context is None else told + self.tell_context(masked_mean(c.tokens, c.mask))
-
     def _drawn(self, z: Tensor, c: Context) -> list[Tensor]:
         if self.drawing is None:
             return []
         return [self.drawing(masked_mean(c.tokens, c.mask), z.shape[2], z.shape[3]).to(z.dtype)]
-
-    def _check(self, z: Tensor, c: Context) -> None:
-        _, channels, height, width = z.shape
-        if channels != self.channels or height % self.factor or width % self.factor:
-            good = " or ".join(str(n) for n in _multiples_near(max(height, width), self.factor))
-            raise ValueError(
-                f"this U-Net takes (b, {self.channels}, h, w) with h and w multiples of {self.factor} "
-                f"(patch * 2^(levels - 1)); got {tuple(z.shape)}; nearest sides: {good}"
-            )
-        got = ContextShape(
-            None if c.tokens is None else c.tokens.shape[-1], None if c.spatial is None else c.spatial.shape[1]
-        )
-        if got != self.context:
-            raise ValueError(f"this U-Net was built for {self.context}; the context that came has {got}")
-
-
-def _multiples_near(size: int, factor: int) -> list[int]:
-    below = size // factor * factor
-    return [n for n in (below, below + factor) if n > 0]
 
 
 def _way_down(

@@ -2,7 +2,9 @@
 
 `TransformerBlock` is the block of latent diffusion (arXiv 2112.10752, section 3.3): x + self-attention, x + cross-
 attention to the context's tokens, x + gated feed-forward (GEGLU, arXiv 2002.05202), each behind a layer norm.
-Queries, keys and values of one source come from one matrix product.
+Queries, keys and values of one source come from one matrix product. With `qk_norm` queries and keys have unit root mean
+square in each head, times a learnt weight a channel, which bounds what goes into the softmax (arXiv 2302.05442, section 2;
+arXiv 2403.03206, section 5.3.2).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ldm.nn.norm import Group, Norm
+from ldm.nn.position import rotated
 from ldm.types import Probability
 
 
@@ -23,9 +26,17 @@ class Attention(nn.Module):
         heads: divides width.
         context: width of the tokens attended to; None for self-attention.
         bias: whether queries, keys and values have one (the output always does).
+        qk_norm: whether queries and keys are normalised.
     """
 
-    def __init__(self, width: PositiveInt, heads: PositiveInt, context: PositiveInt | None = None, bias: bool = False):
+    def __init__(
+        self,
+        width: PositiveInt,
+        heads: PositiveInt,
+        context: PositiveInt | None = None,
+        bias: bool = False,
+        qk_norm: bool = False,
+    ):
         super().__init__()
         if width % heads:
             raise ValueError(f"attention over {width} channels cannot have {heads} heads; choose a divisor of {width}")
@@ -36,18 +47,26 @@ class Attention(nn.Module):
         else:
             self.to_kv = nn.Linear(context, 2 * width, bias=bias)
         self.to_out = nn.Linear(width, width)
+        self.norm_q = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else None
+        self.norm_k = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else None
 
     def forward(
         self,
         x: Float[Tensor, "b n d"],
         tokens: Float[Tensor, "b m k"] | None = None,
         mask: Bool[Tensor, "b m"] | None = None,
+        rotation: Float[Tensor, "#b n e"] | None = None,
     ) -> Float[Tensor, "b n d"]:
+        """`rotation`, in self-attention, tells queries and keys where they stand (ldm.nn.position)."""
         if self.to_q is None:
             q, k, v = self.to_qkv(x).chunk(3, dim=-1)
         else:
             q, (k, v) = self.to_q(x), self.to_kv(tokens).chunk(2, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        if self.norm_q is not None:
+            q, k = self.norm_q(q.float()).to(v.dtype), self.norm_k(k.float()).to(v.dtype)
+        if rotation is not None:
+            q, k = rotated(q, rotation), rotated(k, rotation)
         bias = None if mask is None else mask[:, None, None, :]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.to_out(y.transpose(1, 2).flatten(2))

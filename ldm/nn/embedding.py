@@ -23,11 +23,14 @@ TimeEmbedding: TypeAlias = Callable[[int], nn.Module]
 
 def sinusoidal(s: Float[Tensor, " b"], width: int) -> Float[Tensor, "b width"]:
     """Cosines and sines of `s` at width / 2 frequencies from 1 down to 1e-4, in float32."""
-    half = width // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=s.device)
-    frequencies = torch.exp(exponents * (-math.log(10000) / half))
-    angles = s.float()[:, None] * frequencies[None, :]
+    angles = s.float()[:, None] * frequencies(width // 2, 10000.0, s.device)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def frequencies(count: int, base: float, device: torch.device) -> Float[Tensor, " count"]:
+    """base^(-i / count) for i = 0 ... count - 1, in float32."""
+    exponents = torch.arange(count, dtype=torch.float32, device=device)
+    return torch.exp(exponents * (-math.log(base) / count))
 
 
 def _even(width: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser
@@ -32,6 +32,8 @@ class Diffusion(Prior):
         guidance: waits for a denoiser and gives the guided one that samples.
         steps: of the sampler.
         drop: the probability that an example is trained without its condition.
+        offset_noise: deviation of a normal number a channel that is added to the noise in training, so that the mean of an
+            image is learnt at high noise, too (Guttenberg 2023, "Diffusion with offset noise", where it is 0.1).
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Diffusion(Prior):
         guidance: Callable[[Denoiser], Denoiser],
         steps: PositiveInt = 50,
         drop: Probability = 0.1,
+        offset_noise: NonNegativeFloat = 0.0,
     ):
         super().__init__()
         self.latent_shape = latent_shape
@@ -55,6 +58,7 @@ class Diffusion(Prior):
         self.denoiser = NetworkDenoiser(network, schedule, parameterization)
         self.weighting, self.time = weighting, time
         self.sampler, self.grid, self.guidance, self.steps, self.drop = sampler, grid, guidance, steps, drop
+        self.offset_noise = offset_noise
         if isinstance(parameterization, Noise) and schedule.alpha_sigma(torch.ones(1))[0].item() == 0:
             raise ValueError(
                 "noise prediction says nothing of x where alpha = 0, and this schedule ends there; "
@@ -70,6 +74,8 @@ class Diffusion(Prior):
         random = random or Random.fresh(len(z), z.device)
         t = self.time(random.stratified("time"))
         eps = random.normal("noise", tuple(z.shape[1:]))
+        if self.offset_noise:
+            eps = eps + self.offset_noise * random.normal("offset noise", (z.shape[1], 1, 1))
         if self.training:
             c = c.drop(self.drop, random.uniform("drop"))
         return {"diffusion": self.errors(z, c, t, eps).mean()}

@@ -2,6 +2,7 @@
 
     config.yaml      what was asked for, resolved
     checkpoints/     training state of each stage
+    snapshots/       averages of the weights in the course of it, from which others are rebuilt
     model/           safetensors and config: all that loading needs
     samples/         grids with their captions
     metrics.jsonl    the curves
@@ -38,6 +39,7 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
         self.checkpoints, self.model, self.samples = path / "checkpoints", path / "model", path / "samples"
+        self.snapshots = path / "snapshots"
         self.metrics, self.records, self.report = path / "metrics.jsonl", path / "records.jsonl", path / "report.html"
         self._lock: FileLock | None = None
 

@@ -12,7 +12,7 @@ from torch import nn
 from ldm.stage.rate import Rate
 from ldm.types import Probability
 
-WATCHING = ("log_every", "validate_every", "picture_every", "save_every", "patience")
+WATCHING = ("log_every", "validate_every", "picture_every", "save_every", "snapshots", "patience")
 """Fields that change nothing of what a stage computes."""
 
 
@@ -26,6 +26,8 @@ class Recipe:
         clip: bound on the norm of each player's gradient.
         decay: of the average of weights.
         log_every, validate_every, picture_every, save_every: in updates, 0 is never; the end is always saved.
+        snapshots: how many, over the run, of power-function averages, from which an average of any width can be rebuilt
+            (ldm.run.snapshots); with 0, none are kept. They take twice the weights in memory and 2 x snapshots on disk.
         patience: updates in a row without a finite gradient that end the run.
         compile: compile the networks (torch.compile).
     """
@@ -40,5 +42,6 @@ class Recipe:
     validate_every: NonNegativeInt = 500
     picture_every: NonNegativeInt = 1000
     save_every: NonNegativeInt = 500
+    snapshots: NonNegativeInt = 0
     patience: PositiveInt = 20
     compile: bool = False

@@ -28,7 +28,8 @@ from ldm.random import Random, seed_of
 from ldm.run.checkpoint import Checkpoints, to_device
 from ldm.run.directory import Journal
 from ldm.run.signals import StopFlag
-from ldm.stage.average import Average
+from ldm.run.snapshots import Snapshots
+from ldm.stage.average import Average, Powers, WarmUp
 from ldm.stage.launch import agree
 from ldm.stage.player import Player, Terms, alone
 from ldm.stage.recipe import Recipe
@@ -85,11 +86,20 @@ class Stage(L.LightningModule, ABC):
 
     # Where it stands
 
-    def attach(self, checkpoints: Checkpoints, journal: Journal, stop: StopFlag, sinks: Sequence[Sink] = ()) -> None:
+    def attach(
+        self,
+        checkpoints: Checkpoints,
+        snapshots: Snapshots,
+        journal: Journal,
+        stop: StopFlag,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
         """Give the stage its places in a run; without, it trains and leaves nothing."""
-        self.checkpoints, self.journal, self.stop, self.sinks = checkpoints, journal, stop, list(sinks)
+        self.checkpoints, self.snapshots, self.journal = checkpoints, snapshots, journal
+        self.stop, self.sinks = stop, list(sinks)
 
     checkpoints: Checkpoints | None = None
+    snapshots: Snapshots | None = None
     journal: Journal | None = None
     stop: StopFlag | None = None
     sinks: Sequence[Sink] = ()
@@ -105,7 +115,8 @@ class Stage(L.LightningModule, ABC):
         # wait for the device whether it came. `StopFlag` does this.
         self.trainer._signal_connector.register_signal_handlers = lambda: None
         self.trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
-        self.average = Average(self.averaged(), self.recipe.decay, self.steps)
+        self.average = Average(self.averaged(), WarmUp(self.recipe.decay, self.steps))
+        self.powers = Powers(self.averaged(), self.recipe.snapshots, self.steps)
         self._skipped = torch.zeros(2, device=self.device)  # in all, in a row
         self._sums: dict[str, Tensor] = {}
         self._counted = 0
@@ -125,8 +136,11 @@ class Stage(L.LightningModule, ABC):
     def _resume(self) -> None:
         found = self.checkpoints.load() if self.checkpoints is not None else None
         step = 0 if found is None else found[0]
-        if self.journal is not None and self.global_rank == 0:
-            self.journal.rewind(self.name, step)  # also of what was killed before its first checkpoint
+        if self.global_rank == 0:  # also of what was killed before its first checkpoint
+            if self.journal is not None:
+                self.journal.rewind(self.name, step)
+            if self.snapshots is not None:
+                self.snapshots.rewind(step)
         if found is None:
             return
         self._saved = step
@@ -134,13 +148,14 @@ class Stage(L.LightningModule, ABC):
         log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
 
     def state(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on; raw weights and averages both."""
+        """Everything that the rest of the training depends on; raw weights and averages all."""
         scaler = self._scaler()
         return {
             "updates": self.updates,
             "seconds": self.seconds,
             "weights": dict(self.trained().state_dict()),
             "average": self.average.state_dict(),
+            "powers": self.powers.state_dict(),
             "optimizers": {player.name: player.built.state_dict() for player in self._players},
             "scaler": None if scaler is None else scaler.state_dict(),
             "skipped": self._skipped,
@@ -152,6 +167,7 @@ class Stage(L.LightningModule, ABC):
         self.updates, self.seconds = state["updates"], state["seconds"]
         put_weights(self.trained(), state["weights"], f"the checkpoint of update {state['updates']}")
         self.average.load_state_dict(state["average"])
+        self.powers.load_state_dict(state.get("powers", {}))
         for player in self._players:
             player.built.load_state_dict(state["optimizers"][player.name])
         scaler = self._scaler()
@@ -210,6 +226,7 @@ class Stage(L.LightningModule, ABC):
         if scaler is not None:
             scaler.update()
         self.average.update()
+        self.powers.update()
         bad = 1 - finite
         self._skipped = torch.stack([self._skipped[0] + bad, (self._skipped[1] + bad) * bad])
         self.updates += 1
@@ -229,6 +246,8 @@ class Stage(L.LightningModule, ABC):
             self._flush(batch["total"])
         if self.recipe.validate_every and (self.updates % self.recipe.validate_every == 0 or done):
             self.validate(batch["total"])
+        if self.powers.due(self.updates):
+            self._snapshot()  # before a checkpoint, so that none before it is missing
         asked = self.stop is not None and self.stop.agreed()
         if asked or done or (self.recipe.save_every and self.updates % self.recipe.save_every == 0):
             self.save()
@@ -253,6 +272,13 @@ class Stage(L.LightningModule, ABC):
         if self._whole and self._saved < self.updates:
             log.info("%s stage: saving update %d before ending", self.name, self.updates)
             self.save()
+
+    def _snapshot(self) -> None:
+        self.tick()
+        if self.snapshots is not None and self.global_rank == 0:
+            for width, average in self.powers.averages.items():
+                self.snapshots.save(self.updates, width, average.named())
+        self.pause()
 
     # Logging
 

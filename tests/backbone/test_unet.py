@@ -36,16 +36,10 @@ CASES = {
 }
 
 
-def shape_of(c):
-    return ContextShape(
-        None if c.tokens is None else c.tokens.shape[-1], None if c.spatial is None else c.spatial.shape[1]
-    )
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_shape_kept_and_gradients_reach_every_parameter(case):
     options, c = CASES[case]
-    unet, z = awake(tiny(4, shape_of(c), **options)), torch.randn(2, 4, 8, 8)
+    unet, z = awake(tiny(4, c.shape, **options)), torch.randn(2, 4, 8, 8)
     y = unet(z, LOG_SNR, c)
     assert y.shape == z.shape
     y.square().sum().backward()
@@ -55,7 +49,7 @@ def test_shape_kept_and_gradients_reach_every_parameter(case):
 @pytest.mark.parametrize("case", ["tokens", "pooled", "drawn", "spatial"])
 def test_time_and_context_matter(case):
     options, c = CASES[case]
-    unet, z = awake(tiny(4, shape_of(c), **options)).eval(), torch.randn(2, 4, 8, 8)
+    unet, z = awake(tiny(4, c.shape, **options)).eval(), torch.randn(2, 4, 8, 8)
     y = unet(z, LOG_SNR, c)
     assert not torch.allclose(y, unet(z, LOG_SNR + 1, c))
     other = Context(*(None if p is None else p.flip(0) for p in (c.tokens, c.mask, c.spatial)))
@@ -65,7 +59,7 @@ def test_time_and_context_matter(case):
 
 def test_masked_tokens_are_not_read():
     c = TOKENS
-    unet, z = awake(tiny(4, shape_of(c), pooled_context=True)), torch.randn(2, 4, 8, 8)
+    unet, z = awake(tiny(4, c.shape, pooled_context=True)), torch.randn(2, 4, 8, 8)
     other = Context(torch.where(c.mask[..., None], c.tokens, 9.0), c.mask)
     torch.testing.assert_close(unet(z, LOG_SNR, c), unet(z, LOG_SNR, other))
 
@@ -120,5 +114,5 @@ def test_wrong_shapes_are_refused_with_what_to_do():
         unet(torch.randn(2, 4, 8, 8), LOG_SNR, Context())
     with pytest.raises(ValueError, match="one entry a level"):
         UNet(4, ContextShape(), multipliers=(1, 2), attention=(True,))
-    with pytest.raises(ValueError, match="need a context with tokens"):
+    with pytest.raises(ValueError, match="needs a context with tokens"):
         tiny(4, ContextShape(), pooled_context=True)

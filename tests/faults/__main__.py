@@ -17,7 +17,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from tests.faults import damage, kills, plain, ranks, together
+from tests.faults import damage, kills, plain, ranks
 from tests.faults.runs import Case, timed
 from tests.faults.zygote import ROOT, Zygote
 

@@ -52,7 +52,7 @@ def _ends_after(job, seconds: float, number: int) -> bool:
 
 def preemptions(zygote: Zygote, folder: Path, case: Case, count: int, dice: random.Random) -> None:
     """One run asked to stop again and again, and started again: no update is lost, the disk does not fill."""
-    steps = 6 * count
+    steps = 20 * count
     assert zygote.start("train", config(folder / "whole", "second", steps=steps)).wait() == 0
     wanted, place, hits = result(folder / "whole"), folder / "cut", 0
     chosen = config(place, "second", steps=steps)
@@ -61,15 +61,11 @@ def preemptions(zygote: Zygote, folder: Path, case: Case, count: int, dice: rand
         before = max(checkpoints.steps(), default=0)
         job = zygote.start("train", chosen)
         if hits < count:
-            while job.running and not (place / "runs" / "run" / "metrics.jsonl").exists():
-                time.sleep(0.005)
-            stopped = _ends_after(job, dice.uniform(0.3, 1.2), signal.SIGTERM)
-            if stopped:
+            if _ends_after(job, dice.uniform(0.5, 1.5), signal.SIGTERM) and job.wait() != 0:
                 hits += 1
                 kept = checkpoints.steps()
-                case.count(
-                    job.wait() == 75 and max(kept, default=0) >= before and len(kept) <= 3, f"{job.wait()} {kept}"
-                )
+                well = job.wait() == 75 and max(kept, default=0) >= before and len(kept) <= 3
+                case.count(well, f"exit code {job.wait()}, checkpoints {kept}")
                 continue
         code = job.wait()
         break

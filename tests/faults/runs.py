@@ -52,7 +52,7 @@ def config(folder: Path, stage: str, *words: str, steps: int = 20, workers: int 
     chosen["data"]["workers"] = workers
     for name in ("first", "second"):
         if chosen.get(name):
-            chosen[name] |= {"save_every": 5, "validate_every": 10, "picture_every": 10}
+            chosen[name] |= {"steps": steps, "save_every": 5, "validate_every": 10, "picture_every": 10}
     return chosen | top
 
 

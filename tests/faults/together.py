@@ -32,9 +32,7 @@ def one_first_stage(zygote: Zygote, folder: Path, case: Case) -> None:
     """Three runs want the same first stage: one trains it; when it is killed another takes over."""
 
     def run(name: str) -> dict[str, Any]:
-        chosen = config(folder, "both", "prior=normal", name=name)
-        chosen["first"]["steps"] = 150  # long enough for the others to come
-        return chosen
+        return config(folder, "both", "prior=normal", name=name, steps=150)  # long enough for the others to come
 
     first = zygote.start("train", run("killed"))
     journal = folder / "runs" / "killed" / "metrics.jsonl"
@@ -68,7 +66,7 @@ def caches(zygote: Zygote, folder: Path, case: Case, count: int, dice: random.Ra
         hits += job.running
         job.send(signal.SIGKILL)
         job.wait()
-        if job.running or hits < count and _hashes(place) == wanted:
+        if job.running or (hits < count and _hashes(place) == wanted):
             shutil.rmtree(place)  # it was through before the kill; once more
     code = zygote.start("encode", chosen(place), 0.0).wait()
     case.count(code == 0 and _hashes(place) == wanted, f"exit code {code}", count)

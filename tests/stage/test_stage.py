@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ldm.run.checkpoint import Checkpoints
-from ldm.stage.average import Average
 from ldm.stage.rate import Constant, Cosine, Linear
 from ldm.stage.stage import Diverged
 from tests.runs import equal, rows
@@ -250,55 +249,7 @@ def test_the_second_stage_leaves_the_first_alone():
     assert equal(weights(stage.model.autoencoder), before)
 
 
-# Averages and rates have closed forms.
-
-
-@pytest.mark.parametrize(("decay", "steps"), [(0.999, 10_000), (0.5, 1000), (0.999, 40)])
-def test_average_is_its_closed_form(decay, steps):
-    module = torch.nn.Linear(1, 1, bias=False).double()
-    with torch.no_grad():
-        module.weight.fill_(0.0)
-    average, wanted, bound = Average(module, decay, steps), 0.0, min(decay, 1 - 10 / steps)
-    for n in range(60):
-        with torch.no_grad():
-            module.weight.fill_(n + 1)
-        average.update()
-        d = min(bound, (1 + n) / (10 + n))
-        wanted = d * wanted + (1 - d) * (n + 1)
-    assert average.weights[0].item() == pytest.approx(wanted, rel=1e-12)
-    with average.applied():
-        assert module.weight.item() == pytest.approx(wanted)
-    assert module.weight.item() == 60
-    average.keep()
-    assert module.weight.item() == pytest.approx(wanted)
-
-
-def test_average_in_warm_up_is_a_known_mean():
-    """With d_n = (1 + n) / (10 + n) the weight of update m falls like a power: after N of them the first value has
-    the product of d_n left, (N! 9!) / (N + 9)!."""
-    module = torch.nn.Linear(1, 1, bias=False).double()
-    torch.nn.init.ones_(module.weight)
-    average = Average(module, 1.0, 10**9)
-    with torch.no_grad():
-        module.weight.zero_()
-    for _ in range(20):
-        average.update()
-    assert average.weights[0].item() == pytest.approx(math.factorial(20) * math.factorial(9) / math.factorial(29))
-
-
-def test_an_average_of_something_else_is_refused():
-    average = Average(torch.nn.Linear(1, 1), 0.9, 10)
-    with pytest.raises(ValueError, match="another model"):
-        average.load_state_dict({"updates": 1, "weights": {"other": torch.zeros(1)}})
-
-
-def test_the_block_of_averaged_weights_ends_well_or_not():
-    module = torch.nn.Linear(1, 1)
-    average, raw = Average(module, 0.9, 10), module.weight.detach().clone()
-    with pytest.raises(KeyError), average.applied():
-        module.weight.data.fill_(7)
-        raise KeyError
-    assert torch.equal(module.weight, raw)
+# Rates have closed forms.
 
 
 @pytest.mark.parametrize("final", [0.0, 0.1])

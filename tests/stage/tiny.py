@@ -31,6 +31,7 @@ from ldm.prior.diffusion import Diffusion
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal
 from ldm.run.signals import StopFlag
+from ldm.run.snapshots import Snapshots
 from ldm.stage.first import First
 from ldm.stage.rate import Cosine
 from ldm.stage.recipe import Recipe
@@ -118,7 +119,12 @@ def fit(stage: Stage, folder: Path | None = None, *callbacks: L.Callback, batch_
     """Train to the end or to a stop; with a folder, leave checkpoints and a journal in it."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        stage.attach(Checkpoints(folder / stage.name), Journal(folder / "metrics.jsonl"), StopFlag())
+        stage.attach(
+            Checkpoints(folder / stage.name),
+            Snapshots(folder / "snapshots"),
+            Journal(folder / "metrics.jsonl"),
+            StopFlag(),
+        )
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,

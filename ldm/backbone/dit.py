@@ -1,0 +1,187 @@
+"""DiT, the diffusion transformer: F(z_t, log-SNR, c) with the shape of z_t (arXiv 2212.09748).
+
+z is cut into patches of p x p pixels, each a token. A block is
+
+    x + gate attention(scale norm(x) + shift),  x + cross-attention(norm(x), tokens),  x + gate feed(scale norm(x) + shift)
+
+where scales, shifts and gates are linear in what is told of the noise level (adaLN-zero, its section 3.2: they begin at
+zero, so every block begins as the identity) and cross-attention, where the context has tokens, stands between as in
+arXiv 2310.00426, section 2.3. The feed-forward is the gated one of ldm.nn.attention, three times as wide in place of
+four to cost about the same. Where a token stands is told by `position` (ldm.nn.position).
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ldm.backbone.base import Backbone, Told
+from ldm.nn.attention import Attention, FeedForward
+from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
+from ldm.nn.position import Position, SinCos
+from ldm.nn.routing import Routing, put_back, taken
+from ldm.types import Context, ContextShape, Latent, Probability, Time
+
+
+class Modulated(nn.Module):
+    """norm(x) (1 + scale) + shift, and a gate beside it, linear in what is told (b, width).
+
+    Arguments:
+        gated: whether there is a gate, for the residual branch that follows.
+    """
+
+    def __init__(self, width: PositiveInt, gated: bool):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(width, (2 + gated) * width)
+        self.gated = gated
+
+    def forward(self, x: Float[Tensor, "b n d"], told: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor | None]:
+        """(the tokens, the gate (b, 1, d) if there is one)."""
+        shift, scale, *gate = self.modulation(told)[:, None].chunk(2 + self.gated, dim=-1)
+        return self.norm(x) * (1 + scale) + shift, gate[0] if gate else None
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention where there is a context, and feed-forward, told the noise level."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        context: int | None,
+        expansion: int,
+        qk_norm: bool,
+        dropout: float,
+        checkpointing: bool,
+    ):
+        super().__init__()
+        self.before_attention = Modulated(width, gated=True)
+        self.attention = Attention(width, heads, bias=True, qk_norm=qk_norm)
+        self.cross_norm = None if context is None else nn.LayerNorm(width, eps=1e-6)
+        self.cross_attention = None if context is None else Attention(width, heads, context, bias=True, qk_norm=qk_norm)
+        self.before_feed = Modulated(width, gated=True)
+        self.feed = FeedForward(width, expansion, dropout)
+        self.checkpointing = checkpointing
+
+    def start_as_identity(self) -> None:
+        outputs = [self.before_attention.modulation, self.before_feed.modulation]
+        if self.cross_attention is not None:
+            outputs.append(self.cross_attention.to_out)
+        for linear in outputs:
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def _forward(
+        self, x: Tensor, rotation: Tensor | None, told: Tensor, tokens: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        y, gate = self.before_attention(x, told)
+        x = x + gate * self.attention(y, rotation=rotation)
+        if self.cross_attention is not None:
+            x = x + self.cross_attention(self.cross_norm(x), tokens, mask)
+        y, gate = self.before_feed(x, told)
+        return x + gate * self.feed(y)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "#b n e"] | None, told: Told
+    ) -> Float[Tensor, "b n d"]:
+        if self.checkpointing and self.training:
+            return checkpoint(self._forward, x, rotation, *told, use_reentrant=False)
+        return self._forward(x, rotation, *told)
+
+
+class DiT(Backbone):
+    """A transformer over patches.
+
+    Arguments:
+        channels: of z; the output has as many.
+        context: what the context holds. With tokens, every block attends to them if `cross_attention`.
+        width: of a token; depth: blocks; heads: of every attention.
+        patch: side of the square of pixels that is one token. The height and width of z must be multiples of it.
+        position: how a token is told where it stands.
+        cross_attention, pooled_context: the ways in which the context's tokens enter, one of them at least: attended to,
+            or their mean added to what is told of the noise level, which is all that a class needs.
+        qk_norm: normalise queries and keys.
+        expansion: of the feed-forward.
+        dropout: in the feed-forward.
+        checkpointing: recompute activations in the backward pass instead of keeping them.
+        routing: in training, a share of the tokens goes around the middle blocks.
+        time: makes the embedding of log-SNR, given its width.
+    """
+
+    def __init__(
+        self,
+        channels: PositiveInt,
+        context: ContextShape,
+        *,
+        width: PositiveInt = 384,
+        depth: PositiveInt = 12,
+        heads: PositiveInt = 6,
+        patch: PositiveInt = 2,
+        position: Position = SinCos,
+        cross_attention: bool = True,
+        pooled_context: bool = False,
+        qk_norm: bool = False,
+        expansion: PositiveInt = 3,
+        dropout: Probability = 0.0,
+        checkpointing: bool = False,
+        routing: Routing | None = None,
+        time: TimeEmbedding = LogSnrEmbedding,
+    ):
+        super().__init__(channels, context, width, width, time, pooled_context)
+        if context.tokens is not None and not (cross_attention or pooled_context):
+            raise ValueError("this DiT would not hear its context: set cross_attention or pooled_context to true")
+        self.patch, self.routing, self.places = patch, routing, position(width, heads)
+        self.span = None if routing is None else routing.span(depth)
+        attended = context.tokens if cross_attention else None
+        self.stem = nn.Linear((channels + (context.spatial or 0)) * patch**2, width)
+        blocks = [Block(width, heads, attended, expansion, qk_norm, dropout, checkpointing) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
+        self.before_head = Modulated(width, gated=False)
+        self.head = nn.Linear(width, channels * patch**2)
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        """Weights as in the paper's code: every block begins as the identity, and the output as zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            block.start_as_identity()
+        for linear in (self.before_head.modulation, self.head):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
+        """F(z, log_snr, c), of z's shape; log_snr is (b,)."""
+        self.check(z, c, self.patch, "patch")
+        height, width = (side // self.patch for side in z.shape[2:])
+        x = self.stem(F.pixel_unshuffle(self.joined(z, c), self.patch).flatten(2).transpose(1, 2))
+        added = self.places.added(height, width, z.device)
+        if added is not None:
+            x = x + added.to(x.dtype)
+        rotation = self.places.rotation(height, width, z.device)
+        told = F.silu(self.tell(log_snr, c))
+        x = self._routed(x, rotation, (told, c.tokens, c.mask))
+        x = self.head(self.before_head(x, told)[0])
+        return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (height, width)), self.patch)
+
+    def _routed(self, x: Tensor, rotation: Tensor | None, told: Told) -> Tensor:
+        """Through all blocks; in training, by way of the routing."""
+        if self.routing is None or not self.training:
+            return self._through(slice(None), x, rotation, told)
+        start, stop = self.span
+        x = self._through(slice(start), x, rotation, told)
+        kept = self.routing.kept(x)
+        turned = None if rotation is None else taken(rotation, kept)
+        x = put_back(x, self._through(slice(start, stop), taken(x, kept), turned, told), kept)
+        return self._through(slice(stop, None), x, rotation, told)
+
+    def _through(self, blocks: slice, x: Tensor, rotation: Tensor | None, told: Told) -> Tensor:
+        for block in self.blocks[blocks]:
+            x = block(x, rotation, told)
+        return x

@@ -1,0 +1,80 @@
+"""A multi-layer perceptron: F(z_t, log-SNR, c) with the shape of z_t, for points of the plane and other small z.
+
+z (c, h, w) is one vector; a block is x + out(silu(hidden(norm(x) (1 + scale) + shift))), with scale and shift linear in
+what is told of the noise level and of the context, whose tokens enter by their mean. Blocks begin as the identity and the
+output as zero.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from ldm.backbone.base import Backbone
+from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
+from ldm.types import Context, ContextShape, Latent, Probability, Time
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, expansion: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.hidden, self.out = nn.Linear(width, expansion * width), nn.Linear(expansion * width, width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Float[Tensor, "b d"], told: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        scale, shift = self.modulation(told).chunk(2, dim=1)
+        return x + self.out(self.dropout(F.silu(self.hidden(self.norm(x) * (1 + scale) + shift))))
+
+
+class MLP(Backbone):
+    """Residual blocks over the whole of z.
+
+    Arguments:
+        channels: of z.
+        context: what the context holds; tokens are pooled.
+        sides: height and width of z, for an MLP takes one size only.
+        width: of the hidden vector; depth: blocks; expansion: of each block inside.
+        dropout: inside each block.
+        time: makes the embedding of log-SNR, given its width.
+    """
+
+    def __init__(
+        self,
+        channels: PositiveInt,
+        context: ContextShape,
+        *,
+        sides: tuple[PositiveInt, PositiveInt] = (1, 1),
+        width: PositiveInt = 128,
+        depth: PositiveInt = 4,
+        expansion: PositiveInt = 2,
+        dropout: Probability = 0.0,
+        time: TimeEmbedding = LogSnrEmbedding,
+    ):
+        super().__init__(channels, context, width, width, time, pooled_context=context.tokens is not None)
+        self.sides, size = tuple(sides), sides[0] * sides[1]
+        self.stem = nn.Linear((channels + (context.spatial or 0)) * size, width)
+        self.blocks = nn.ModuleList(_Block(width, expansion, dropout) for _ in range(depth))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, channels * size)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
+        """F(z, log_snr, c), of z's shape; log_snr is (b,)."""
+        if tuple(z.shape[1:]) != (self.channels, *self.sides):
+            height, width = z.shape[2:]
+            raise ValueError(
+                f"this MLP takes {(self.channels, *self.sides)} and got {tuple(z.shape[1:])}: build it for these "
+                f"channels and with backbone.sides=[{height},{width}]"
+            )
+        self.check_context(c)
+        told = F.silu(self.tell(log_snr, c))
+        x = self.stem(self.joined(z, c).flatten(1))
+        for block in self.blocks:
+            x = block(x, told)
+        return self.head(F.silu(self.norm(x))).view_as(z)

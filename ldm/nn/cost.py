@@ -1,0 +1,40 @@
+"""What a network costs: floating-point operations of one forward pass, 2 a multiply-add.
+
+Counted on the meta device, where tensors have shapes and no content: nothing is computed, no random number drawn, and
+the weights are not touched. A training step costs about three times a forward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ldm.types import Context, ContextShape
+
+
+@torch.no_grad()
+def flops(network: nn.Module, *inputs: Any) -> int:
+    """Of network(*inputs) in eval mode, in matrix products, convolutions and attention; `inputs` on the meta device."""
+    named = (*network.named_parameters(), *network.named_buffers())
+    weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in named}
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with FlopCounterMode(display=False) as counter:
+            torch.func.functional_call(network, weights, inputs)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return counter.get_total_flops()
+
+
+def backbone_flops(backbone: nn.Module, latent_shape: tuple[int, int, int], context: ContextShape) -> int:
+    """Of F(z, log_snr, c) for one z of `latent_shape`; the context's tokens, whose number varies, count as one."""
+    with torch.device("meta"):
+        tokens = None if context.tokens is None else torch.empty(1, 1, context.tokens)
+        spatial = None if context.spatial is None else torch.empty(1, context.spatial, *latent_shape[1:])
+        z, log_snr = torch.empty(1, *latent_shape), torch.empty(1)
+    return flops(backbone, z, log_snr, Context(tokens, spatial=spatial))

@@ -1,0 +1,63 @@
+"""The arithmetic of power profiles, against numerical integrals."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ldm.run.snapshots import WIDEST, Snapshots, coefficients, exponent
+
+U = (np.arange(200_000) + 0.5) / 200_000
+
+
+def profile(t: float, g: float) -> np.ndarray:
+    """p(u; t, g) on the unit interval."""
+    return np.where(t > U, (g + 1) * U**g / t ** (g + 1), 0)
+
+
+@pytest.mark.parametrize("width", [0.01, 0.05, 0.10, 0.28])
+def test_a_width_is_its_profiles_deviation(width):
+    g = exponent(width)
+    assert math.sqrt(g + 1) / (g + 2) / math.sqrt(g + 3) == pytest.approx(width)
+    p = profile(1, g)
+    mean = (U * p).mean()
+    assert math.sqrt(((U - mean) ** 2 * p).mean()) == pytest.approx(width, rel=1e-4)
+
+
+@pytest.mark.parametrize("width", [0.0, -0.1, WIDEST, 0.5])
+def test_a_width_that_cannot_be_is_refused(width):
+    with pytest.raises(ValueError, match="between 0 and 0.289"):
+        exponent(width)
+
+
+def test_coefficients_are_the_least_squares_of_the_profiles():
+    """Against the same problem on the sampled functions, with the last coefficient eliminated by the sum."""
+    made, wanted = [(1, 17.0), (1, 7.0), (2, 17.0), (2, 7.0)], (2, 11.0)
+    x, left = coefficients(made, wanted)
+    assert x.sum() == pytest.approx(1)
+    *columns, target = (profile(t / 2, g) for t, g in (*made, wanted))
+    columns = np.stack(columns, 1)
+    free = np.linalg.lstsq(columns[:, :3] - columns[:, 3:], target - columns[:, 3], rcond=None)[0]
+    assert x[:3] == pytest.approx(free, abs=1e-3)
+    distance = np.linalg.norm(columns @ x - target) / np.linalg.norm(target)
+    assert left == pytest.approx(distance, abs=1e-3)
+
+
+def test_a_profile_that_was_kept_is_itself():
+    made = [(t, exponent(width)) for t in range(100, 1001, 100) for width in (0.05, 0.10)]
+    x, left = coefficients(made, (1000, exponent(0.10)))
+    assert x[-1] == pytest.approx(1, abs=1e-9) and abs(x[:-1]).max() < 1e-9 and left < 1e-6
+
+
+def test_nothing_to_rebuild_from_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no snapshots in .*second.snapshots=8"):
+        Snapshots(tmp_path / "absent").rebuild(0.05)
+
+
+def test_later_snapshots_are_dropped(tmp_path):
+    kept = Snapshots(tmp_path)
+    for updates in (5, 100, 12):
+        kept.save(updates, 0.05, {"weight": torch.zeros(1)})
+    kept.rewind(12)
+    assert list(kept.files()) == [(5, 0.05), (12, 0.05)]
