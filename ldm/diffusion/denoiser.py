@@ -7,6 +7,7 @@ c_in = 1 / sqrt(alpha^2 + sigma^2) gives the backbone inputs of unit variance, a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,15 @@ class Denoiser(nn.Module, ABC):
         """E[x | x_t, c], (b, c, h, w)."""
 
 
+@dataclass(frozen=True)
+class Errors:
+    """The mean squared error of each example's prediction F, (b,), and what it is of eps and of x, at fixed x_t."""
+
+    prediction: Time
+    eps: Time
+    x: Time
+
+
 class NetworkDenoiser(Denoiser):
     def __init__(self, backbone: nn.Module, schedule: Schedule, parameterization: Parameterization):
         super().__init__()
@@ -43,14 +53,15 @@ class NetworkDenoiser(Denoiser):
         return self.backbone(along(c_in, x_t) * x_t, log_snr, c).float()
 
     def forward(self, x_t: Latent, t: Time, c: Context) -> Latent:
-        a, b = self.parameterization.pair(self.schedule, t)
         alpha, sigma = self.schedule.alpha_sigma(t)
+        a, b = self.parameterization.pair(self.schedule, t)
         det = alpha * b - sigma * a
-        prediction = self.predict(x_t, t, c)
-        return along(b / det, x_t) * x_t - along(sigma / det, x_t) * prediction
+        clean = t <= 0  # x_0 is x: nothing is left to predict, though 0 / 0 would say so for some
+        c_skip, c_out = torch.where(clean, 1, b / det), torch.where(clean, 0, -sigma / det)
+        return along(c_skip, x_t) * x_t + along(c_out, x_t) * self.predict(x_t, t, c)
 
-    def loss(self, x: Latent, eps: Latent, t: Time, c: Context) -> tuple[Time, Time]:
-        """Mean squared error of F per example, (b,), and (alpha / det)^2, (b,), which makes it an error of eps.
+    def errors(self, x: Latent, eps: Latent, t: Time, c: Context) -> Errors:
+        """The errors of the prediction at x_t = alpha x + sigma eps, t > 0.
 
         The target is formed from (a, b); x_t subtracted from something would lose its digits near t = 0 in bf16.
         """
@@ -60,4 +71,5 @@ class NetworkDenoiser(Denoiser):
             x_t = along(alpha, x) * x + along(sigma, x) * eps
             target = along(a, x) * x + along(b, x) * eps
         error = (self.predict(x_t, t, c) - target).square().flatten(1).mean(1)
-        return error, (alpha / (alpha * b - sigma * a)).square()
+        det = alpha * b - sigma * a
+        return Errors(error, (alpha / det).square() * error, (sigma / det).square() * error)
