@@ -30,6 +30,23 @@ class Denoiser(nn.Module, ABC):
         """E[x | x_t, c], (b, c, h, w)."""
 
 
+class Rescheduled(Denoiser):
+    """A denoiser of one schedule as one of another, to sample on a schedule that it was not trained on.
+
+    E[x | x_t] depends on the direction of (alpha, sigma) only: x_t is brought to the length that it has in the other
+    schedule, at the time of the same log-SNR. Beyond the other's ends, its nearest end answers.
+    """
+
+    def __init__(self, denoiser: Denoiser, schedule: Schedule):
+        super().__init__()
+        self.denoiser, self.schedule = denoiser, schedule
+
+    def forward(self, x_t: Latent, t: Time, c: Context) -> Latent:
+        s = self.denoiser.schedule.time(self.schedule.log_snr(t))
+        scale = torch.hypot(*self.denoiser.schedule.alpha_sigma(s)) / torch.hypot(*self.schedule.alpha_sigma(t))
+        return self.denoiser(along(scale, x_t) * x_t, s, c)
+
+
 @dataclass(frozen=True)
 class Errors:
     """The mean squared error of each example's prediction F, (b,), and what it is of eps and of x, at fixed x_t."""

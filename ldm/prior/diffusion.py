@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
