@@ -56,15 +56,15 @@ class Tabular(Grid, ABC):
 
 
 class Leading(Tabular):
-    """0, r, 2r, ... + `offset` with r = table // steps (Stable Diffusion, with offset 1). It begins below t = 1, where x_t
-    holds some signal: for comparison with what was published."""
+    """0, r, 2r, ... + `offset` with r = table // steps, the offset as far as the table has room (Stable Diffusion, with
+    offset 1). It begins below t = 1, where x_t holds some signal: for comparison with what was published."""
 
     def __init__(self, offset: NonNegativeInt = 1, table: PositiveInt = 1000):
         self.offset, self.table = offset, table
 
     def _ks(self, steps: int) -> Float[Tensor, " steps"]:
-        first = self.table // steps * torch.arange(steps, dtype=torch.float64).flip(0)
-        return (first + self.offset).clamp(max=self.table - 1)
+        ks = self.table // steps * torch.arange(steps, dtype=torch.float64).flip(0)
+        return ks + min(self.offset, self.table - 1 - ks[0].item())
 
 
 class Trailing(Tabular):

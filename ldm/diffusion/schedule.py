@@ -186,6 +186,8 @@ class Preserving(Schedule):
 
     def __init__(self, beta_min: PositiveFloat = 0.1, beta_max: PositiveFloat = 20.0):
         super().__init__(circle)
+        if beta_min >= beta_max:
+            raise ValueError(f"beta grows from beta_min to a greater beta_max; got {beta_min} and {beta_max}")
         self.beta, self.growth = beta_min, beta_max - beta_min
 
     def _direction(self, t: Time) -> tuple[Time, Time]:
@@ -194,7 +196,8 @@ class Preserving(Schedule):
 
     def _time(self, log_snr: Time) -> Time:
         integral = nn.functional.softplus(-log_snr)
-        return 2 * integral / (self.beta + (self.beta**2 + 2 * self.growth * integral).sqrt())
+        rate = self.beta / integral  # the quadratic's root in a form that holds from integral 0 to inf
+        return 2 / (rate + (rate**2 + 2 * self.growth / integral).sqrt())
 
 
 class Exploding(Schedule):
