@@ -61,12 +61,11 @@ class NetworkDenoiser(Denoiser):
         super().__init__()
         self.backbone, self.schedule, self.parameterization = backbone, schedule, parameterization
 
-    def predict(self, x_t: Latent, t: Time, c: Context) -> Latent:
+    def _predict(self, x_t: Latent, alpha: Time, sigma: Time, c: Context) -> Latent:
         """F, as the network gives it, in float32."""
-        alpha, sigma = self.schedule.alpha_sigma(t)
         c_in = (alpha**2 + sigma**2).rsqrt()
         # A schedule may end at pure noise or data; the network is told a finite number all the same.
-        log_snr = self.schedule.log_snr(t).clamp(-20, 20)
+        log_snr = (2 * (alpha.log() - sigma.log())).clamp(-20, 20)
         return self.backbone(along(c_in, x_t) * x_t, log_snr, c).float()
 
     def forward(self, x_t: Latent, t: Time, c: Context) -> Latent:
@@ -75,7 +74,7 @@ class NetworkDenoiser(Denoiser):
         det = alpha * b - sigma * a
         clean = t <= 0  # x_0 is x: nothing is left to predict, though 0 / 0 would say so for some
         c_skip, c_out = torch.where(clean, 1, b / det), torch.where(clean, 0, -sigma / det)
-        return along(c_skip, x_t) * x_t + along(c_out, x_t) * self.predict(x_t, t, c)
+        return along(c_skip, x_t) * x_t + along(c_out, x_t) * self._predict(x_t, alpha, sigma, c)
 
     def errors(self, x: Latent, eps: Latent, t: Time, c: Context) -> Errors:
         """The errors of the prediction at x_t = alpha x + sigma eps, t > 0.
@@ -87,6 +86,6 @@ class NetworkDenoiser(Denoiser):
             a, b = self.parameterization.pair(self.schedule, t)
             x_t = along(alpha, x) * x + along(sigma, x) * eps
             target = along(a, x) * x + along(b, x) * eps
-        error = (self.predict(x_t, t, c) - target).square().flatten(1).mean(1)
+        error = (self._predict(x_t, alpha, sigma, c) - target).square().flatten(1).mean(1)
         det = alpha * b - sigma * a
         return Errors(error, (alpha / det).square() * error, (sigma / det).square() * error)

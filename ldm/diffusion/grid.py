@@ -20,6 +20,8 @@ from ldm.types import Probability
 
 
 class Grid(ABC):
+    """Times for a sampler; a new one writes `_starts`."""
+
     @abstractmethod
     def _starts(self, schedule: Schedule, steps: int) -> Float[Tensor, " steps"]:
         """The decreasing times at which the steps begin, float64."""

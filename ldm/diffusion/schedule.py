@@ -103,7 +103,7 @@ class Table(Schedule, ABC):
 
     def _time(self, log_snr: Time) -> Time:
         value = log_snr.clamp(self.knots[-1], self.knots[0])
-        high = torch.searchsorted(-self.knots, -value.detach()).clamp(1, self.steps)
+        high = torch.searchsorted(-self.knots, -value).clamp(1, self.steps)
         left, right = self.knots[high - 1], self.knots[high]
         return (high - 1 + (value - left) / (right - left)) / self.steps
 

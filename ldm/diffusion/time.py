@@ -18,6 +18,8 @@ from ldm.types import Probability, Time
 
 
 class TimeLaw(ABC):
+    """u -> t; a new one writes `_quantile`."""
+
     @abstractmethod
     def _quantile(self, u: Time, schedule: Schedule) -> Time:
         """The t below which a draw falls with probability u, 0 < u < 1; increasing and differentiable."""
