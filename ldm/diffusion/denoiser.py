@@ -42,7 +42,7 @@ class Rescheduled(Denoiser):
         self.denoiser, self.schedule = denoiser, schedule
 
     def forward(self, x_t: Latent, t: Time, c: Context) -> Latent:
-        s = self.denoiser.schedule.time(self.schedule.log_snr(t))
+        s = self.denoiser.schedule.time(self.schedule.log_snr(t)).clamp(min=1e-5).where(t > 0, 0)
         scale = torch.hypot(*self.denoiser.schedule.alpha_sigma(s)) / torch.hypot(*self.schedule.alpha_sigma(t))
         return self.denoiser(along(scale, x_t) * x_t, s, c)
 

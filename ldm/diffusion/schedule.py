@@ -97,14 +97,16 @@ class Table(Schedule, ABC):
     def _direction(self, t: Time) -> tuple[Time, Time]:
         position = t * self.steps
         low = position.floor().long().clamp(0, self.steps - 1)
-        left, right = self.knots[low], self.knots[low + 1]
+        knots = self.knots.to(t.device)  # a grid asks from the CPU
+        left, right = knots[low], knots[low + 1]
         log_snr = left + (position - low) * (right - left)
         return torch.exp(log_snr / 4), torch.exp(-log_snr / 4)
 
     def _time(self, log_snr: Time) -> Time:
-        value = log_snr.clamp(self.knots[-1], self.knots[0])
-        high = torch.searchsorted(-self.knots, -value).clamp(1, self.steps)
-        left, right = self.knots[high - 1], self.knots[high]
+        knots = self.knots.to(log_snr.device)
+        value = log_snr.clamp(knots[-1], knots[0])
+        high = torch.searchsorted(-knots, -value).clamp(1, self.steps)
+        left, right = knots[high - 1], knots[high]
         return (high - 1 + (value - left) / (right - left)) / self.steps
 
 

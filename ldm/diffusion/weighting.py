@@ -6,7 +6,7 @@ or of x, once and for every parameterization: w on eps is w SNR on x.
 
 What a weighting does to the sum over noise levels depends on how often the law of times visits each. One that is meant
 as an integral over log-SNR, as the likelihood is, is divided by the density p(log-SNR) of the visits, and then does
-not depend on the schedule or on the law but by its variance (arXiv 2303.00848, equation 6).
+not depend on the schedule or on the law but by its variance (arXiv 2303.00848).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Prediction(Weighting):
 
 
 class SNR(Weighting):
-    """SNR^power on the error of x: power 1 is the 'SNR weighting' of arXiv 2303.09556, section 3.3, which is `uniform` on
+    """SNR^power on the error of x: power 1 is the 'SNR weighting' of arXiv 2303.09556, which is `uniform` on
     eps; 0 is the plain error of x; between, less is left to details."""
 
     def __init__(self, power: float = 1.0):
@@ -71,7 +71,7 @@ class MinSNR(Weighting):
 
 
 class SoftMinSNR(Weighting):
-    """w = gamma / (SNR + gamma), min-SNR without its kink (arXiv 2401.11605, section 4.4, with gamma = 4)."""
+    """w = gamma / (SNR + gamma), min-SNR without its kink (arXiv 2401.11605, with gamma = 4)."""
 
     def __init__(self, gamma: PositiveFloat = 4.0):
         super().__init__()
@@ -102,7 +102,7 @@ class ELBO(Weighting):
 
 
 class Sigmoid(Weighting):
-    """w = sigmoid(bias - log-SNR) / (2 p(log-SNR)) (arXiv 2303.00848, section 4; 2410.19324, section 3): the bound of
+    """w = sigmoid(bias - log-SNR) / (2 p(log-SNR)) (arXiv 2303.00848; 2410.19324): the bound of
     noisy data, since it falls with log-SNR. A greater bias hears more of fine detail."""
 
     def __init__(self, bias: float = 2.0):

@@ -22,6 +22,15 @@ def test_grids_fall_to_zero(grid, schedule):
         assert times.dtype == torch.float32
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("grid", "schedule"), list(itertools.product(GRIDS, SCHEDULES)))
+def test_a_grid_does_not_ask_where_the_schedule_is(grid, schedule):
+    schedule = SCHEDULES[schedule]()
+    wanted = GRIDS[grid]()(schedule, 9)
+    found = GRIDS[grid]()(schedule.cuda(), 9)
+    assert found.device.type == "cpu" and torch.allclose(found, wanted)
+
+
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [5, 7, 20, 50, 1000])
 def test_spacings_are_diffusers(spacing, steps):

@@ -163,6 +163,15 @@ def test_a_denoiser_serves_another_schedule(trained, parameterization):
         assert torch.allclose(found, exact(x_t, t, Context()), atol=1e-4)
 
 
+def test_beyond_the_end_of_a_schedule_its_end_answers():
+    """The table's least noise is 0.02; at less it is asked as if that were it."""
+    table, straight, data = SCHEDULES["scaled_linear"](), SCHEDULES["rectified"](), PARAMETERIZATIONS["data"]()
+    other = Rescheduled(NetworkDenoiser(Answer(torch.zeros(2, 1, 1, 1)), table, data), straight)
+    x_t = torch.ones(2, 1, 1, 1)
+    found = other(x_t, torch.tensor([0.0, 0.005]), Context())
+    assert found[0] == 1 and found[1] == 0  # the network says 0; where it is not asked, x_t is x
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_sampling_on_a_schedule_not_trained_on(name):
     """A v network of the cosine schedule follows the ODE of any other as that one's own exact denoiser does."""

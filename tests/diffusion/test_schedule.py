@@ -174,7 +174,7 @@ def test_a_shift_is_of_log_snr_and_keeps_the_path(name):
 
 
 def test_on_the_straight_path_a_shift_is_stable_diffusions():
-    """t -> s t / (1 + (s - 1) t) (arXiv 2403.03206, section 5.3.2, equation 23)."""
+    """t -> s t / (1 + (s - 1) t) (arXiv 2403.03206, section 5.3.2)."""
     t, s = line(0, 1, 101), 3.0
     found, wanted = Shifted(Rectified(), s).alpha_sigma(t), Rectified().alpha_sigma(s * t / (1 + (s - 1) * t))
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found, wanted, strict=True))
