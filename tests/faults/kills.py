@@ -60,13 +60,12 @@ def preemptions(zygote: Zygote, folder: Path, case: Case, count: int, dice: rand
     while True:
         before = max(checkpoints.steps(), default=0)
         job = zygote.start("train", chosen)
-        if hits < count:
-            if _ends_after(job, dice.uniform(0.5, 1.5), signal.SIGTERM) and job.wait() != 0:
-                hits += 1
-                kept = checkpoints.steps()
-                well = job.wait() == 75 and max(kept, default=0) >= before and len(kept) <= 3
-                case.count(well, f"exit code {job.wait()}, checkpoints {kept}")
-                continue
+        if hits < count and _ends_after(job, dice.uniform(0.5, 1.5), signal.SIGTERM) and job.wait() != 0:
+            hits += 1
+            kept = checkpoints.steps()
+            well = job.wait() == 75 and max(kept, default=0) >= before and len(kept) <= 3
+            case.count(well, f"exit code {job.wait()}, checkpoints {kept}")
+            continue
         code = job.wait()
         break
     wrong = f"exit code {code}: {job.said()[-500:]}" if code else difference(result(place), wanted)
