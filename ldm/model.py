@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
@@ -24,7 +22,7 @@ from ldm.condition.conditioner import Conditioner
 from ldm.files import sync, write_json
 from ldm.prior.base import Prior
 from ldm.random import Random
-from ldm.tensors import write_tensors
+from ldm.tensors import read_tensors, write_tensors
 from ldm.types import Image, Latent
 
 PARTS = ("autoencoder", "condition", "prior")
@@ -107,15 +105,8 @@ def load_weights(module: nn.Module, file: Path, prefix: str = "") -> None:
 
     ValueError lists at most five names or shapes that differ.
     """
-    if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist")
-    try:
-        tensors = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file, or damaged: {error}") from error
-    put_weights(
-        module, {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}, str(file)
-    )
+    found = {name[len(prefix) :]: value for name, value in read_tensors(file).items() if name.startswith(prefix)}
+    put_weights(module, found, str(file))
 
 
 def put_weights(module: nn.Module, found: Mapping[str, Tensor], where: str) -> None:

@@ -68,7 +68,7 @@ def sweep(jobs: list[list[str]], runs: Path, script: str) -> int:
 
 def _labels(jobs: list[list[str]]) -> list[str]:
     """What each job has of its own: the words that are not the same in all."""
-    common = set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set()
+    common = set(jobs[0]).intersection(*jobs[1:])
     own = [",".join(word.removeprefix("++") for word in job if word not in common) for job in jobs]
     return [re.sub(r"[^\w.,=+-]+", "-", label) or "only" for label in own]
 

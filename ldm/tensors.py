@@ -1,9 +1,9 @@
-"""A safetensors file written as a stream: one tensor at a time on the host, its checksum taken on the way.
+"""Tensors in files: read without unpickling, written as a stream, one at a time on the host.
 
 The library's own writer holds every tensor once more as bytes; a training state is then in memory twice and the file is read
 again for its checksum. The format is a length (8 bytes, little endian), a JSON header with type, shape and place of every
 tensor, and their bytes (https://github.com/huggingface/safetensors, "Format"). Room for all of it is asked for first,
-so that a full disk is found out before anything is written. Files are read by the library.
+so that a full disk is found out before anything is written. The checksum is taken on the way.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import xxhash
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 _NAMES = {
@@ -107,3 +110,21 @@ def _write(descriptor: int, data: memoryview, digest: xxhash.xxh3_128) -> None:
     digest.update(data)
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a `.pth` without unpickling anything but tensors.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is not such a file, or damaged, or a pickle that holds more than tensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; wanted a .safetensors or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} holds no tensors that can be read, or is damaged: {reason}") from error

@@ -163,7 +163,7 @@ HOSTILE = [
     {"_target_": "ldm.build.importlib.abc.Loader"},
     {"_target_": "ldm.build.build", "config": {}},
     {"_target_": "ldm.build.types.FunctionType"},
-    {"_target_": "ldm.model.load_file", "filename": "{marker}"},
+    {"_target_": "ldm.model.read_tensors", "filename": "{marker}"},
     {"_target_": "ldm.model.LatentModel.load", "folder": "{marker}"},
     {"_target_": "ldm.model.LatentModel.__class__", "_partial_": True},
     {"_target_": "ldm.model.torch.load", "f": "{marker}"},

@@ -103,7 +103,7 @@ def test_entry_points_are_short_and_the_only_ones_with_hydra():
 @pytest.mark.parametrize("file", [*FILES, *ENTRIES], ids=name)
 def test_nothing_is_unpickled(file):
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    packages = {imported.split(".")[0] for imported in imports(file)}
+    packages = {imported.split(".")[0] for imported in imports(file) - {"pickle.UnpicklingError"}}
     unsafe = packages & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
     assert not unsafe, f"{name(file)} imports {unsafe}"
     for node in ast.walk(tree):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
@@ -36,6 +36,7 @@ from ldm.interop.diffusers_config import (
     unet_node,
 )
 from ldm.interop.diffusers_names import autoencoder_names, unet_names
+from ldm.tensors import read_tensors
 from ldm.types import ContextShape
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -133,7 +134,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             f"{folder} has no {missing[0]}; only safetensors are read, since a pickle can run anything: "
             "convert a .bin with diffusers' save_pretrained(safe_serialization=True)"
         )
-    return {name: value.float() for file in sorted(files) for name, value in load_file(folder / file).items()}
+    return {name: value.float() for file in sorted(files) for name, value in read_tensors(folder / file).items()}
 
 
 def find_folder(source: str | Path, part: str) -> Path:

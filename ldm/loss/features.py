@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveInt
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ldm.loss.perceptual import Perceptual
 from ldm.random import seed_of
+from ldm.tensors import read_tensors
 from ldm.types import Image
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -195,15 +195,6 @@ class _Untrained(nn.Module):
             x = F.relu(layer(x if i == 0 else F.avg_pool2d(x, 2)))
             found[str(i)] = x
         return found
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A state dict from safetensors, or from a `.pth` without unpickling anything but tensors."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; wanted a .safetensors or .pth file")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _published(network: str) -> dict[str, Tensor]:

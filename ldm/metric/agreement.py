@@ -12,7 +12,6 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm.data.shapes import ATTRIBUTES, combinations, parse
@@ -21,6 +20,7 @@ from ldm.metric.features import weights_hash
 from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric
+from ldm.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +75,14 @@ class Agreement(Metric):
         file = None if self.cache is None else Path(self.cache) / f"attribute-checker-{size}-{self.seed}.safetensors"
         if file is not None and file.exists():
             checker = AttributeChecker(size)
-            checker.load_state_dict(load_file(file))
+            checker.load_state_dict(read_tensors(file))
             return checker.to(device).eval()
         log.info("training the attribute checker on rendered images")
         checker, _ = train_checker(self.seed, device, size)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f".{file.name}.tmp")
-            save_file({k: v.cpu().contiguous() for k, v in checker.state_dict().items()}, temporary)
+            write_tensors(temporary, checker.state_dict())
             temporary.replace(file)
         return checker
 

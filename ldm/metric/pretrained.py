@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from pydantic import PositiveInt
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ldm.metric.features import FeatureNetwork, FeaturesUnavailable, standardized
+from ldm.tensors import read_tensors
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
@@ -32,8 +32,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from a safetensors file, or from a `.pth`/`.pt` file without unpickling anything but tensors."""
     if not path.is_file():
         raise FeaturesUnavailable(f"no weights at {path}; give the path of a .safetensors or .pth file")
-    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    return {key: v.float() if v.is_floating_point() else v for key, v in read_tensors(path).items()}
 
 
 class Inception2015(FeatureNetwork):

@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ldm.files import checksum, whole_directory, write_json, write_text
-from ldm.tensors import write_tensors
+from ldm.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +98,8 @@ def read(path: Path) -> dict[str, Any]:
             raise DamagedCheckpoint(f"{file}: {file.stat().st_size} bytes, {manifest['bytes']} were written")
         if checksum(file) != manifest["xxh3"]:
             raise DamagedCheckpoint(f"{file}: its checksum does not match")
-        return _join(manifest["state"], load_file(file))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        return _join(manifest["state"], read_tensors(file))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{path}: {type(error).__name__}: {error}") from error
 
 

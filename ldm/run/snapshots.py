@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ldm.model import write_weights
+from ldm.tensors import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Snapshots:
         log.info("average of relative width %g from %d snapshots: %.2g of its profile is off", width, len(files), left)
         total: dict[str, Tensor] = {}
         for share, file in zip(x.tolist(), files.values(), strict=True):
-            for name, value in load_file(file).items():
+            for name, value in read_tensors(file).items():
                 part = share * value.double()
                 total[name] = total[name] + part if name in total else part
         return {name: value.to(torch.float32) for name, value in total.items()}
