@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from ldm.diffusion.denoiser import Denoiser, along
 from ldm.diffusion.sampler.base import Sampler
 from ldm.types import Context, Latent, Time
 
 
 class DDPM(Sampler):
+    order, stochastic = 1, True
+
     def __init__(self, large: bool = False):
         self.large = large
 
@@ -27,8 +27,7 @@ class DDPM(Sampler):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.schedule.alpha_sigma(t), denoiser.schedule.alpha_sigma(s)
         x = denoiser(x_t, t, c)
         ratio = alpha_t / alpha_s
-        fresh = (sigma_t**2 - ratio**2 * sigma_s**2).clamp(min=0)
+        fresh = sigma_t**2 - ratio**2 * sigma_s**2
         mean = along(ratio * sigma_s**2 / sigma_t**2, x) * x_t + along(alpha_s * fresh / sigma_t**2, x) * x
         variance = fresh if self.large else fresh * sigma_s**2 / sigma_t**2
-        std = torch.where(s > 0, variance.sqrt(), torch.zeros_like(variance))  # the last step adds no noise
-        return mean + along(std, x) * noise(), None
+        return mean + along(variance.sqrt(), x) * noise(), None
