@@ -86,7 +86,9 @@ class DormandPrince(Solver):
     ) -> Solution:
         """`first`: the step to try first, (b,); a twentieth of the way if it is not given."""
         way = end - start
-        step = way / 20 if first is None else first.abs() * way.sign()
+        step = way / 20
+        if first is not None:
+            step = torch.where(first == 0, step, first.abs() * way.sign())
         u, k_1 = start, f(start, y)
         evaluations = torch.ones_like(start)
         for _ in range(self.steps):

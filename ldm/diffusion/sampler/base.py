@@ -42,12 +42,16 @@ class Sampler(ABC):
         """x_s of x_t, and what the next step may want to know; t, s (b,) in (0, 1]; `noise()` gives standard normals,
         others at each call. alpha may be 0 at t, but not at s."""
 
+    def begin(self, times: Float[Tensor, " n"]) -> Any:
+        """The memory of the first step: what it has to know of the grid."""
+        return None
+
     @torch.no_grad()
     def __call__(
         self, denoiser: Denoiser, x_t: Latent, times: Float[Tensor, " n"], c: Context, random: Random
     ) -> Latent:
         """Follow `times` (on the CPU, so that no step waits for a device) from x_t, which is at times[0], to times[-1]."""
-        memory, known = None, times.tolist()
+        memory, known = self.begin(times), times.tolist()
         if self.stochastic and known[-1] > known[0]:
             raise ValueError(f"times run from {known[0]} up to {known[-1]}, and {self} adds noise: only an ODE's sampler inverts")
         grid = times.to(x_t.device)[:, None].repeat(1, len(x_t))

@@ -15,7 +15,6 @@ from typing import Any
 
 from ldm.diffusion.denoiser import Denoiser, along
 from ldm.diffusion.sampler.base import Sampler
-from ldm.diffusion.sampler.exponential import decay
 from ldm.types import Context, Latent, Probability, Time
 
 
@@ -33,6 +32,7 @@ class DDIM(Sampler):
         eps = (x_t - along(alpha_t, x) * x) / along(sigma_t, x)
         if not self.stochastic:
             return along(alpha_s, x) * x + along(sigma_s, x) * eps, None
-        up = self.eta * sigma_s * (1 - decay(denoiser.schedule, t, s) ** 2).sqrt()
+        fall = alpha_t * sigma_s / (alpha_s * sigma_t)
+        up = self.eta * sigma_s * (1 - fall**2).sqrt()
         kept = (sigma_s**2 - up**2).sqrt()
         return along(alpha_s, x) * x + along(kept, x) * eps + along(up, x) * noise(), None

@@ -21,12 +21,6 @@ from ldm.diffusion.schedule import Schedule
 from ldm.types import Latent, Time
 
 
-def decay(schedule: Schedule, t: Time, s: Time) -> Time:
-    """exp(-h) = alpha_t sigma_s / (alpha_s sigma_t), (b,)."""
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.alpha_sigma(t), schedule.alpha_sigma(s)
-    return alpha_t * sigma_s / (alpha_s * sigma_t)
-
-
 @dataclass(frozen=True)
 class Step:
     """From t to s: x_s = keep x_t + psi_1 m + psi_2 a + psi_3 b + up z; alpha_s is in the psi, and all are (b,)."""
@@ -41,9 +35,10 @@ class Step:
 
     @classmethod
     def between(cls, schedule: Schedule, t: Time, s: Time, sde: bool = False) -> Step:
-        (_, sigma_t), (alpha_s, sigma_s) = schedule.alpha_sigma(t), schedule.alpha_sigma(s)
-        before, after = schedule.log_snr(t) / 2, schedule.log_snr(s) / 2
-        h, fall = after - before, decay(schedule, t, s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.alpha_sigma(t), schedule.alpha_sigma(s)
+        before = alpha_t.log() - sigma_t.log()
+        h = alpha_s.log() - sigma_s.log() - before
+        fall = alpha_t * sigma_s / (alpha_s * sigma_t)
         keep, up = sigma_s / sigma_t, torch.zeros_like(sigma_s)
         if sde:
             keep, up, fall = keep * fall, sigma_s * (1 - fall**2).sqrt(), fall**2

@@ -2,7 +2,8 @@
 
 The predictor is DPM-Solver++'s with two points. The corrector redoes the last step once the denoiser has answered at
 its end, with that answer as one point more: it costs no evaluation, which is not repeated at the corrected x. With three
-points it is the exact integral of the parabola through them; the first one has two, by the trapezoid.
+points it is the exact integral of the parabola through them; the first one has two, by the trapezoid. So
+UniPC-2 is of order 3.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ldm.types import Context, Latent, Time
 
 
 class UniPC(Sampler):
-    order = 2
+    order = 3
 
     def step(
         self, denoiser: Denoiser, x_t: Latent, t: Time, s: Time, c: Context, noise: Callable[[], Latent], memory: Any
