@@ -95,16 +95,18 @@ class Table(Schedule, ABC):
         self.steps = len(betas)
 
     def _direction(self, t: Time) -> tuple[Time, Time]:
-        position = (t * self.steps).clamp(0, self.steps)
-        low = position.floor().long().clamp(max=self.steps - 1)
-        left, right = self.knots[low], self.knots[low + 1]
+        position = t * self.steps
+        low = position.floor().long().clamp(0, self.steps - 1)
+        knots = self.knots.to(t.device)  # a grid asks from the CPU
+        left, right = knots[low], knots[low + 1]
         log_snr = left + (position - low) * (right - left)
         return torch.exp(log_snr / 4), torch.exp(-log_snr / 4)
 
     def _time(self, log_snr: Time) -> Time:
-        value = log_snr.clamp(self.knots[-1], self.knots[0])
-        high = torch.searchsorted(-self.knots, -value.detach()).clamp(1, self.steps)
-        left, right = self.knots[high - 1], self.knots[high]
+        knots = self.knots.to(log_snr.device)
+        value = log_snr.clamp(knots[-1], knots[0])
+        high = torch.searchsorted(-knots, -value).clamp(1, self.steps)
+        left, right = knots[high - 1], knots[high]
         return (high - 1 + (value - left) / (right - left)) / self.steps
 
 
@@ -186,6 +188,8 @@ class Preserving(Schedule):
 
     def __init__(self, beta_min: PositiveFloat = 0.1, beta_max: PositiveFloat = 20.0):
         super().__init__(circle)
+        if beta_min >= beta_max:
+            raise ValueError(f"beta grows from beta_min to a greater beta_max; got {beta_min} and {beta_max}")
         self.beta, self.growth = beta_min, beta_max - beta_min
 
     def _direction(self, t: Time) -> tuple[Time, Time]:
@@ -194,7 +198,8 @@ class Preserving(Schedule):
 
     def _time(self, log_snr: Time) -> Time:
         integral = nn.functional.softplus(-log_snr)
-        return 2 * integral / (self.beta + (self.beta**2 + 2 * self.growth * integral).sqrt())
+        rate = self.beta / integral  # the quadratic's root in a form that holds from integral 0 to inf
+        return 2 / (rate + (rate**2 + 2 * self.growth / integral).sqrt())
 
 
 class Exploding(Schedule):

@@ -1,6 +1,6 @@
 """Diffusion as a prior: eight independent pieces put together, and no formula of its own.
 
-The loss is w(log-SNR) |F - (a x + b eps)|^2 at stratified times; a sample follows a grid by a sampler, through a
+The loss is the weighted |F - (a x + b eps)|^2 at stratified times; a sample follows a grid by a sampler, through a
 guided denoiser. A condition is dropped with probability `drop`, so that the network knows the unconditional score, too.
 """
 
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser
 from ldm.diffusion.grid import Grid
-from ldm.diffusion.parameterization import Noise, Parameterization
+from ldm.diffusion.parameterization import Parameterization
 from ldm.diffusion.sampler.base import Sampler
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.time import TimeLaw
@@ -50,29 +49,27 @@ class Diffusion(Prior):
         drop: Probability = 0.1,
     ):
         super().__init__()
+        parameterization.check(schedule)
         self.latent_shape = latent_shape
         network = backbone(channels=latent_shape[0], context=context)
         self.denoiser = NetworkDenoiser(network, schedule, parameterization)
         self.weighting, self.time = weighting, time
         self.sampler, self.grid, self.guidance, self.steps, self.drop = sampler, grid, guidance, steps, drop
-        if isinstance(parameterization, Noise) and schedule.alpha_sigma(torch.ones(1))[0].item() == 0:
-            raise ValueError(
-                "noise prediction says nothing of x where alpha = 0, and this schedule ends there; "
-                "use parameterization v, velocity or data, or another schedule"
-            )
 
-    def errors(self, z: Latent, c: Context, t: Tensor, eps: Latent) -> Tensor:
-        """The weighted loss per example, (b,), at given times and noise."""
-        error, eps_per_prediction = self.denoiser.loss(z, eps, t, c)
-        return self.weighting(self.denoiser.schedule.log_snr(t), eps_per_prediction) * error
+    def errors(self, z: Latent, c: Context, u: Tensor, eps: Latent) -> Tensor:
+        """The weighted loss per example, (b,), at given places u (b,) in [0, 1) of the law of times and given noise."""
+        schedule = self.denoiser.schedule
+        t = self.time(u, schedule)
+        errors = self.denoiser.errors(z, eps, t, c)
+        return self.weighting(errors, schedule.log_snr(t), lambda: self.time.density(u, schedule).to(t.dtype))
 
     def loss(self, z: Latent, c: Context, random: Random | None = None) -> dict[str, Tensor]:
         random = random or Random.fresh(len(z), z.device)
-        t = self.time(random.stratified("time"))
+        u = random.stratified("time")
         eps = random.normal("noise", tuple(z.shape[1:]))
         if self.training:
             c = c.drop(self.drop, random.uniform("drop"))
-        return {"diffusion": self.errors(z, c, t, eps).mean()}
+        return {"diffusion": self.errors(z, c, u, eps).mean()}
 
     def sample(self, shape: tuple[int, int, int, int], c: Context, random: Random | None = None) -> Latent:
         random = random or Random.fresh(shape[0])

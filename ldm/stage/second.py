@@ -74,8 +74,7 @@ class Second(Stage):
 def _by_time(prior: Diffusion, z: Latent, c: Any, random: Random) -> dict[str, Tensor]:
     """The loss per example and, NaN where an example's time is elsewhere, in each quarter of the time."""
     u = random.stratified("time")
-    t = prior.time(u)
-    error = prior.errors(z, c, t, random.normal("noise", tuple(z.shape[1:])))
+    error = prior.errors(z, c, u, random.normal("noise", tuple(z.shape[1:])))
     terms = {"diffusion": error}
     for i in range(4):
         inside = (u >= i / 4) & (u < (i + 1) / 4)
