@@ -1,4 +1,4 @@
-"""DPM-Solver++, multistep (arXiv 2211.01095, algorithm 2 and equation 14): the exponential integrator with E[x | x_t]
+"""DPM-Solver++, multistep (arXiv 2211.01095, algorithm 2 and SDE-DPM-Solver++): the exponential integrator with E[x | x_t]
 interpolated in log-SNR through this evaluation and those of the last steps, on the ODE or on the reverse SDE.
 
 Two points are the customary '2M', three '3M'. The first step has one point and is DDIM. Three points are integrated exactly;

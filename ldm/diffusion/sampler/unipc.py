@@ -1,4 +1,4 @@
-"""UniPC of order 2 with B(h) = exp(h) - 1 (arXiv 2302.04867, algorithms 5 and 6, section 3.3), for data prediction.
+"""UniPC of order 2 with B(h) = exp(h) - 1 (arXiv 2302.04867, section 3), for data prediction.
 
 The predictor is DPM-Solver++'s with two points. The corrector redoes the last step once the denoiser has answered at
 its end, with that answer as one point more: it costs no evaluation, which is not repeated at the corrected x. With three
