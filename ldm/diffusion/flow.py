@@ -1,7 +1,7 @@
 """The probability-flow ODE (arXiv 2011.13456, equation 13) in coordinates that no schedule makes singular.
 
-With tan(phi) = sigma / alpha and y = x_t / sqrt(alpha^2 + sigma^2) = cos(phi) x + sin(phi) eps, every schedule is the same
-curve, run through at another speed:
+With tan(phi) = sigma / alpha and y = x_t / sqrt(alpha^2 + sigma^2) = cos(phi) x + sin(phi) eps, every schedule is the
+same curve, run through at another speed:
 
     dy/dphi = cos(phi) eps - sin(phi) x = (cos(phi) y - E[x | x_t]) / sin(phi),
 
@@ -31,6 +31,6 @@ def length(schedule: Schedule, t: Time) -> Time:
 
 def velocity(denoiser: Denoiser, y: Latent, phi: Time, c: Context) -> Tensor:
     """dy/dphi."""
-    t = denoiser.schedule.time(-2 * phi.tan().abs().log()).clamp(max=1)
+    t = denoiser.schedule.time(-2 * phi.tan().abs().log())
     x = denoiser(along(length(denoiser.schedule, t), y) * y, t, c)
     return (along(phi.cos(), y) * y - x) / along(phi.sin(), y)

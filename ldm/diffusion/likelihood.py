@@ -1,12 +1,14 @@
 """Likelihoods of diffusion models in nats, per example.
 
-`Flow`: the density that the probability-flow ODE gives (arXiv 2011.13456, equation 39), in the coordinates of ldm/diffusion/flow.py:
+`Flow`: the density that the probability-flow ODE gives (arXiv 2011.13456, equation 39), in the coordinates of
+ldm/diffusion/flow.py:
 
     log p(y_0) = log p(y_1) + int_{phi_0}^{phi_1} div dy/dphi dphi,   div = (d cos(phi) - tr dE[x | .]/dy) / sin(phi).
 
-The prior is what samples begin with, x_1 ~ N(0, sigma(1)^2). At the other end noise has to be left, since at t = 0 a network says nothing of
-the density: log p(x) is that of x_t / alpha = x + (sigma / alpha) eps at t = `start`, taken at x, Jacobian of alpha included. It is
-the density of data blurred by sigma / alpha, which tends to that of the data where that has one.
+The prior is what samples begin with, x_1 ~ N(0, sigma(1)^2). At the other end noise has to be left, since at t = 0 a
+network says nothing of the density: log p(x) is that of x_t / alpha = x + (sigma / alpha) eps at t = `start`, taken at
+x, Jacobian of alpha included. It is the density of data blurred by sigma / alpha, which tends to that of the data where
+that has one.
 
 `bound`: the variational bound of DDPM (arXiv 2006.11239, equation 5) along any times 1 = t_0 > ... > t_{n-1} > t_n = 0,
 which the densities p(x_s | x_t) = q(x_s | x_t, x = E[x | x_t]) make (arXiv 2107.00630, equations 11 to 13)
@@ -14,7 +16,8 @@ which the densities p(x_s | x_t) = q(x_s | x_t, x = E[x | x_t]) make (arXiv 2107
     -log p(x) <= 1/2 [SNR(t_0) |x|^2 + sum_{i < n-1} (SNR(t_{i+1}) - SNR(t_i)) |x - x_i|^2 + SNR(t_{n-1}) |x - x_{n-1}|^2]
                  + d/2 log(2 pi / SNR(t_{n-1})),   x_i = E[x | x_{t_i}],
 
-in expectation over x_{t_i}: the prior's divergence, the steps, and the last one, whose p(x | x_t) is N(E[x | x_t], (sigma / alpha)^2).
+in expectation over x_{t_i}: the prior's divergence, the steps, and the last one, whose p(x | x_t) is N(E[x | x_t],
+(sigma / alpha)^2).
 """
 
 from __future__ import annotations

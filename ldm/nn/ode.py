@@ -1,7 +1,7 @@
 """Solvers of dy/du = f(u, y) for a batch whose rows have nothing to do with each other.
 
-`RungeKutta` is the classical method with fixed steps (fourth order). `DormandPrince` is the pair of orders 5 and 4
-(doi 10.1016/0771-050X(80)90013-3) with a step of its own for every row, so that no row depends on the others; it looks at
+`RungeKutta` is the classical method with fixed steps (fourth order). `DormandPrince` is the pair of orders 5 and 4 (doi
+10.1016/0771-050X(80)90013-3) with a step of its own for every row, so that no row depends on the others; it looks at
 the errors on the host after each step, and a device has to wait for that.
 """
 

@@ -1,7 +1,7 @@
 """Laws that every sampler of conf/ obeys, whoever wrote it; what a law has to know of a sampler stands on its class.
 
-On Gaussian data the denoiser is affine in x_t, so a sample is an affine function of its start and of all noise that was added:
-answers to single impulses give its mean and deviation exactly, and their errors have no standard error.
+On Gaussian data the denoiser is affine in x_t, so a sample is an affine function of its start and of all noise that was
+added: answers to single impulses give its mean and deviation exactly, and their errors have no standard error.
 """
 
 import itertools
@@ -100,7 +100,11 @@ def inverts(sampler: Sampler, schedule: Schedule) -> None:
 
 def is_a_function(sampler: Sampler, schedule: Schedule) -> None:
     """of seed, start and times: not of the batch, nor of what it sampled before."""
-    denoiser, times, random = GaussianDenoiser(schedule, 0.3, 0.6), times_between(1, 0, 6).float(), Random(3, 0, torch.arange(6))
+    denoiser, times, random = (
+        GaussianDenoiser(schedule, 0.3, 0.6),
+        times_between(1, 0, 6).float(),
+        Random(3, 0, torch.arange(6)),
+    )
     x = random.normal("start", (1, 2, 2))
     whole = sampler(denoiser, x, times, Context(), random)
     assert whole.dtype == x.dtype and torch.equal(whole, sampler(denoiser, x, times, Context(), random))

@@ -49,7 +49,11 @@ def test_law_with_other_settings(sampler, schedule, law):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_with_shapes_checked(name):
-    assert sampled(SAMPLERS[name](), SCHEDULES["scaled_linear"](), laws.times_between(1, 0, 5), dtype=torch.float32).isfinite().all()
+    assert (
+        sampled(SAMPLERS[name](), SCHEDULES["scaled_linear"](), laws.times_between(1, 0, 5), dtype=torch.float32)
+        .isfinite()
+        .all()
+    )
 
 
 TOY = '''
@@ -109,7 +113,9 @@ def test_one_rule_with_several_names(schedule):
     ancestral = sampled(DDPM(), schedule, times)
     assert torch.allclose(ancestral, sampled(DDIM(1.0), schedule, times), atol=1e-7)
     one_point = laws.times_between(0.95, 0.5, 1)  # a first step has no past
-    assert torch.allclose(sampled(DPMpp(sde=True), schedule, one_point), sampled(DDPM(), schedule, one_point), atol=1e-7)
+    assert torch.allclose(
+        sampled(DPMpp(sde=True), schedule, one_point), sampled(DDPM(), schedule, one_point), atol=1e-7
+    )
     assert torch.allclose(sampled(DPMpp(), schedule, one_point), sampled(DDIM(), schedule, one_point), atol=1e-7)
 
 

@@ -1,8 +1,8 @@
 """Autoguidance (arXiv 2406.02507, section 3): away from a worse version of the same model, smaller or less trained.
 
-x = x_guide + scale (x_c - x_guide). The guide sees the condition, too, so unlike classifier-free guidance it says nothing
-against the variety of what fits the condition. A guide is any denoiser on the same schedule; a network whose self-attention is replaced
-by the identity is one, and makes this perturbed-attention guidance (arXiv 2403.17377).
+x = x_guide + scale (x_c - x_guide). The guide sees the condition, too, so unlike classifier-free guidance it says
+nothing against the variety of what fits the condition. A guide is any denoiser on the same schedule; a network whose
+self-attention is replaced by the identity is one, and makes this perturbed-attention guidance (arXiv 2403.17377).
 """
 
 from __future__ import annotations

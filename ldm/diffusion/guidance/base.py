@@ -1,8 +1,9 @@
 """Guidance: a denoiser around a denoiser, which also gives the plain answer that it moved away from.
 
-Three choices are independent of each other. What the plain answer is moved away from: the same network without its condition
-(`classifier_free`), or a worse one (`autoguidance`). How far it goes that way: `rescaled` and `projected` change the update and are functions of (guided, plain)
-alone. And when: `interval`. The first kind wraps a denoiser, the others wrap a guidance, so that any of them go together.
+Three choices are independent of each other. What the plain answer is moved away from: the same network without its
+condition (`classifier_free`), or a worse one (`autoguidance`). How far it goes that way: `rescaled` and `projected`
+change the update and are functions of (guided, plain) alone. And when: `interval`. The first kind wraps a denoiser, the
+others wrap a guidance, so that any of them go together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Guidance in an interval of noise levels only (arXiv 2404.07724, section 3), low <= sigma / alpha <= high.
 
-Outside, at high noise where guidance takes variety away and at low noise where it does nothing, the plain denoiser answers
-alone: one row per image and not two. Which steps of a sampler lie outside is known on the host, where its times come from
-(`Denoiser.within`): no step waits for a device, and one that crosses a border asks for both and chooses row by row.
+Outside, at high noise where guidance takes variety away and at low noise where it does nothing, the plain denoiser
+answers alone: one row per image and not two. Which steps of a sampler lie outside is known on the host, where its times
+come from (`Denoiser.within`): no step waits for a device, and one that crosses a border asks for both and chooses row
+by row.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Adaptive projected guidance (arXiv 2410.02416, algorithm 1): of the update u = guided - plain, the part along the plain answer
-makes images oversaturated and the part at right angles to it makes them better.
+"""Adaptive projected guidance (arXiv 2410.02416, algorithm 1): of the update u = guided - plain, the part along the
+plain answer makes images oversaturated and the part at right angles to it makes them better.
 
-x = plain + f (u - (1 - eta) u_along), where u_along = (u . plain / plain . plain) plain and f = min(1, norm / |u|), over each image.
-The paper's threshold is on u / (scale - 1). Its momentum is left out: a mean over steps is a state, and a denoiser has none.
+x = plain + f (u - (1 - eta) u_along), where u_along = (u . plain / plain . plain) plain and f = min(1, norm / |u|),
+over each image. The paper's threshold is on u / (scale - 1). Its momentum is left out: a mean over steps is a state,
+and a denoiser has none.
 """
 
 from __future__ import annotations

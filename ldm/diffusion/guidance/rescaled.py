@@ -1,5 +1,5 @@
-"""Rescaled guidance (arXiv 2305.08891, equations 14 to 16): guidance makes images too bright and contrasty, so each gets back
-the deviation of the plain answer, to a part phi: x = guided (phi std(plain) / std(guided) + 1 - phi)."""
+"""Rescaled guidance (arXiv 2305.08891, equations 14 to 16): guidance makes images too bright and contrasty, so each
+gets back the deviation of the plain answer, to a part phi: x = guided (phi std(plain) / std(guided) + 1 - phi)."""
 
 from __future__ import annotations
 

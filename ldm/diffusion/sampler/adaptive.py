@@ -1,9 +1,9 @@
-"""The probability-flow ODE solved to a tolerance (arXiv 2011.13456, section 4.3), by Dormand and Prince's pair with steps of its
-own for every image, so that an image does not depend on its batch.
+"""The probability-flow ODE solved to a tolerance (arXiv 2011.13456, section 4.3), by Dormand and Prince's pair with
+steps of its own for every image, so that an image does not depend on its batch.
 
-Between two times of the grid it takes as many steps as it needs, so the grid says where it stops to look, and no more: a
-custom grid of 1, a small time and 0 leaves everything to the tolerance. Evaluations are counted in `memory` and logged. After each step it
-reads the errors on the host; every other sampler runs ahead of its device.
+Between two times of the grid it takes as many steps as it needs, so the grid says where it stops to look, and no more:
+a custom grid of 1, a small time and 0 leaves everything to the tolerance. Evaluations are counted in `memory` and
+logged. After each step it reads the errors on the host; every other sampler runs ahead of its device.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """Samplers: from noise to data along a grid of times; a new one writes `step` and nothing else.
 
-A sampler sees a denoiser, a schedule and times. What it remembers between steps it returns as `memory`, so a sampler has no
-state. Its noise is a function of (seed, step of the grid, image), so an image does not depend on the batch that it was sampled
-in. Times reversed run the probability-flow ODE backwards (inversion); times cut begin in the middle (img2img).
+A sampler sees a denoiser, a schedule and times. What it remembers between steps it returns as `memory`, so a sampler
+has no state. Its noise is a function of (seed, step of the grid, image), so an image does not depend on the batch that
+it was sampled in. Times reversed run the probability-flow ODE backwards (inversion); times cut begin in the middle
+(img2img).
 
-The two ends are the same for all. To the data, t = 0, every rule of the literature steps by x_0 = E[x | x_t]: that is the limit
-of DDIM, of ancestral sampling and of DPM-Solver++ as sigma_s -> 0, Euler's last step in EDM (arXiv 2206.00364, algorithm 1) and
-Tweedie's formula after Langevin dynamics. From the data E[eps | x_0] = 0, so x_s = alpha_s x. `step` never sees t = 0.
+The two ends are the same for all. To the data, t = 0, every rule of the literature steps by x_0 = E[x | x_t]: that is
+the limit of DDIM, of ancestral sampling and of DPM-Solver++ as sigma_s -> 0, Euler's last step in EDM (arXiv
+2206.00364, algorithm 1) and Tweedie's formula after Langevin dynamics. From the data E[eps | x_0] = 0, so x_s = alpha_s
+x. `step` never sees t = 0.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Sampler(ABC):
         """Follow `times` (on the CPU, so that no step waits for a device) from x_t, which is at times[0], to times[-1]."""
         memory, known = self.begin(times), times.tolist()
         if self.stochastic and known[-1] > known[0]:
-            raise ValueError(f"times run from {known[0]} up to {known[-1]}, and {self} adds noise: only an ODE's sampler inverts")
+            raise ValueError(
+                f"times run from {known[0]} up to {known[-1]}, and {self} adds noise: only an ODE's sampler inverts"
+            )
         grid = times.to(x_t.device)[:, None].repeat(1, len(x_t))
         for k in range(len(known) - 1):
             here, t, s = denoiser.within(known[k], known[k + 1]), grid[k], grid[k + 1]

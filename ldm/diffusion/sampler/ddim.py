@@ -1,11 +1,11 @@
 """DDIM (arXiv 2010.02502, equations 12 and 16), for any schedule.
 
-x_s = alpha_s x + sqrt(sigma_s^2 - up^2) eps + up z with x, eps of the denoiser and up = eta sigma_s sqrt(1 - exp(-2 h)), where
-exp(-h) = alpha_t sigma_s / (alpha_s sigma_t).
+x_s = alpha_s x + sqrt(sigma_s^2 - up^2) eps + up z with x, eps of the denoiser and up = eta sigma_s sqrt(1 - exp(-2
+h)), where exp(-h) = alpha_t sigma_s / (alpha_s sigma_t).
 
 eta = 0 is a first-order solver of the probability-flow ODE. It is Euler's method in sigma / alpha for x / alpha
-(diffusers' EulerDiscrete), and Euler's in t on straight paths (FlowMatchEuler). eta = 1 is ancestral sampling
-with the smaller of DDPM's variances, and Euler's ancestral method (Katherine Crowson's k-diffusion): one rule with three names.
+(diffusers' EulerDiscrete), and Euler's in t on straight paths (FlowMatchEuler). eta = 1 is ancestral sampling with the
+smaller of DDPM's variances, and Euler's ancestral method (Katherine Crowson's k-diffusion): one rule with three names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Ancestral sampling (DDPM, arXiv 2006.11239, algorithm 2 and equations 6 and 7), between any two times.
 
-q(x_s | x_t, x) is normal with mean (alpha_ts sigma_s^2 x_t + alpha_s sigma_ts^2 x) / sigma_t^2, where
-alpha_ts = alpha_t / alpha_s and sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2 (arXiv 2107.00630, equation 25). Its variance,
+q(x_s | x_t, x) is normal with mean (alpha_ts sigma_s^2 x_t + alpha_s sigma_ts^2 x) / sigma_t^2, where alpha_ts =
+alpha_t / alpha_s and sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2 (arXiv 2107.00630, equation 25). Its variance,
 `large = false`, is exact for data at a point; `large = true` takes sigma_ts^2, exact for standard normal data.
 """
 

@@ -1,8 +1,8 @@
-"""DPM-Solver++, multistep (arXiv 2211.01095, algorithm 2 and SDE-DPM-Solver++): the exponential integrator with E[x | x_t]
-interpolated in log-SNR through this evaluation and those of the last steps, on the ODE or on the reverse SDE.
+"""DPM-Solver++, multistep (arXiv 2211.01095, algorithm 2 and SDE-DPM-Solver++): the exponential integrator with E[x |
+x_t] interpolated in log-SNR through this evaluation and those of the last steps, on the ODE or on the reverse SDE.
 
-Two points are the customary '2M', three '3M'. The first step has one point and is DDIM. Three points are integrated exactly;
-the reference code weighs the curvature by half of what its integral gives. A start of first order leaves an
+Two points are the customary '2M', three '3M'. The first step has one point and is DDIM. Three points are integrated
+exactly; the reference code weighs the curvature by half of what its integral gives. A start of first order leaves an
 error of second order, so that is the order of both.
 """
 

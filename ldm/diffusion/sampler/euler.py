@@ -1,9 +1,9 @@
-"""Euler's method in t on the probability-flow ODE dx/dt = alpha' x + sigma' eps, with x and eps of the denoiser
-(flow matching, arXiv 2210.02747, equation 1; stochastic interpolants, arXiv 2401.08740, section 2).
+"""Euler's method in t on the probability-flow ODE dx/dt = alpha' x + sigma' eps, with x and eps of the denoiser (flow
+matching, arXiv 2210.02747, equation 1; stochastic interpolants, arXiv 2401.08740, section 2).
 
-On the straight paths of `rectified` it is DDIM. On curved ones it is not: DDIM is the same with the secant
-(alpha_s - alpha_t) / (s - t) in place of the slope alpha', and is exact for data at a point, which this is not. It is
-here because velocity models on curved paths are sampled and compared with it; for quality take DDIM or better.
+On the straight paths of `rectified` it is DDIM. On curved ones it is not: DDIM is the same with the secant (alpha_s -
+alpha_t) / (s - t) in place of the slope alpha', and is exact for data at a point, which this is not. It is here because
+velocity models on curved paths are sampled and compared with it; for quality take DDIM or better.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The exponential integrator that DDIM, DPM-Solver++ and UniPC share.
 
-With lambda = log(alpha / sigma), h = lambda_s - lambda_t and D(u) = E[x | x_.] at lambda_t + u h, the probability-flow ODE is solved by
-x_s = (sigma_s / sigma_t) x_t + alpha_s int_0^1 h exp(-h (1 - u)) D(u) du (arXiv 2211.01095, proposition 4.1), and the
-reverse SDE by the same with 2 h in place of h below the integral, exp(-h) x_t and sigma_s sqrt(1 - exp(-2 h)) z (its SDE-DPM-Solver++).
-For D(u) = m + a u + b u^2 the integral is psi_1 m + psi_2 a + psi_3 b with
+With lambda = log(alpha / sigma), h = lambda_s - lambda_t and D(u) = E[x | x_.] at lambda_t + u h, the probability-flow
+ODE is solved by x_s = (sigma_s / sigma_t) x_t + alpha_s int_0^1 h exp(-h (1 - u)) D(u) du (arXiv 2211.01095,
+proposition 4.1), and the reverse SDE by the same with 2 h in place of h below the integral, exp(-h) x_t and sigma_s
+sqrt(1 - exp(-2 h)) z (its SDE-DPM-Solver++). For D(u) = m + a u + b u^2 the integral is psi_1 m + psi_2 a + psi_3 b
+with
 
     psi_1 = 1 - exp(-H),  psi_2 = 1 - psi_1 / H,  psi_3 = 1 - 2 psi_2 / H,  H = h or 2 h.
 

@@ -1,11 +1,11 @@
 """Heun's method with churn (EDM, arXiv 2206.00364, algorithm 2), for any schedule.
 
 In y = x_t / alpha and r = sigma / alpha the probability-flow ODE is dy/dr = eps. A step goes by Euler to r_s, which is
-DDIM, and takes the mean of the slopes at both ends: x_s += alpha_s (r_s - r_t) (eps_s - eps_t) / 2. Where alpha_t = 0, r_t is infinite
-and Euler's step stays.
+DDIM, and takes the mean of the slopes at both ends: x_s += alpha_s (r_s - r_t) (eps_s - eps_t) / 2. Where alpha_t = 0,
+r_t is infinite and Euler's step stays.
 
-Churn first raises the noise from r to (1 + gamma) r, gamma = min(s_churn / steps, sqrt(2) - 1), by fresh noise of deviation
-s_noise, where s_min <= r <= s_max. No noise is added beyond the schedule's t = 1.
+Churn first raises the noise from r to (1 + gamma) r, gamma = min(s_churn / steps, sqrt(2) - 1), by fresh noise of
+deviation s_noise, where s_min <= r <= s_max. No noise is added beyond the schedule's t = 1.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 from ldm.diffusion.denoiser import Denoiser, along
 from ldm.diffusion.sampler.base import Sampler
 from ldm.types import Context, Latent, Time
+
 
 class Heun(Sampler):
     order = 2

@@ -1,12 +1,13 @@
 """Annealed Langevin dynamics (arXiv 1907.05600, algorithm 1), for any schedule.
 
-At level s, `corrections` times: x += step score / 2 + sqrt(step) z with score = (alpha_s E[x | x_s] - x_s) / sigma_s^2 and
-step = (2 snr sigma_s)^2. That is the step of arXiv 2011.13456, algorithms 4 and 5, with the norms of score and noise
-replaced by what they are on average, so that an image does not depend on its batch; sigma cancels, and alpha = 0 is no exception.
+At level s, `corrections` times: x += step score / 2 + sqrt(step) z with score = (alpha_s E[x | x_s] - x_s) / sigma_s^2
+and step = (2 snr sigma_s)^2. That is the step of arXiv 2011.13456, algorithms 4 and 5, with the norms of score and
+noise replaced by what they are on average, so that an image does not depend on its batch; sigma cancels, and alpha = 0
+is no exception.
 
 Between levels x_t / sqrt(alpha^2 + sigma^2) is kept: at high noise what is noise stays noise of the right size, at low
-noise it is x / alpha, as in the paper. With s = t it is the corrector of `predictor_corrector`. Its step leaves
-an error, `floor`; and the levels have to be close (many steps), as nothing but the dynamics takes noise away.
+noise it is x / alpha, as in the paper. With s = t it is the corrector of `predictor_corrector`. Its step leaves an
+error, `floor`; and the levels have to be close (many steps), as nothing but the dynamics takes noise away.
 """
 
 from __future__ import annotations

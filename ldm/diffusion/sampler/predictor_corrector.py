@@ -1,5 +1,5 @@
-"""Predictor-corrector sampling (arXiv 2011.13456, algorithm 1): each step of one sampler is followed by one of another that
-stays at the same level of noise, as Langevin dynamics does."""
+"""Predictor-corrector sampling (arXiv 2011.13456, algorithm 1): each step of one sampler is followed by one of another
+that stays at the same level of noise, as Langevin dynamics does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from ldm.types import Context, Latent, Time
 class PredictorCorrector(Sampler):
     def __init__(self, predictor: Sampler, corrector: Sampler):
         self.predictor, self.corrector = predictor, corrector
-        self.order = min(predictor.order, corrector.order)  # what a predictor remembers is of an x before its correction
+        self.order = min(
+            predictor.order, corrector.order
+        )  # what a predictor remembers is of an x before its correction
         self.floor = max(predictor.floor, corrector.floor)
         self.stochastic = predictor.stochastic or corrector.stochastic
 

@@ -1,9 +1,9 @@
 """UniPC of order 2 with B(h) = exp(h) - 1 (arXiv 2302.04867, section 3), for data prediction.
 
 The predictor is DPM-Solver++'s with two points. The corrector redoes the last step once the denoiser has answered at
-its end, with that answer as one point more: it costs no evaluation, which is not repeated at the corrected x. With three
-points it is the exact integral of the parabola through them; the first one has two, by the trapezoid. So
-UniPC-2 is of order 3.
+its end, with that answer as one point more: it costs no evaluation, which is not repeated at the corrected x. With
+three points it is the exact integral of the parabola through them; the first one has two, by the trapezoid. So UniPC-2
+is of order 3.
 """
 
 from __future__ import annotations
