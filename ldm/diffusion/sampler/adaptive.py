@@ -32,7 +32,7 @@ class Progress:
 
 
 class Adaptive(Sampler):
-    order = 1
+    order = 1  # of the step to the data, which every sampler makes; elsewhere its error is the tolerance's
 
     def __init__(self, tolerance: PositiveFloat = 1e-4):
         self.solver, self.floor = DormandPrince(tolerance), 10 * tolerance

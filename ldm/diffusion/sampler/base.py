@@ -56,7 +56,8 @@ class Sampler(ABC):
         memory, known = self.begin(times), times.tolist()
         if self.stochastic and known[-1] > known[0]:
             raise ValueError(
-                f"times run from {known[0]} up to {known[-1]}, and {self} adds noise: only an ODE's sampler inverts"
+                f"times run from {known[0]} up to {known[-1]}, but {type(self).__name__} adds noise and cannot go back; "
+                "invert with a sampler of the ODE, as ddim, heun or unipc"
             )
         grid = times.to(x_t.device)[:, None].repeat(1, len(x_t))
         for k in range(len(known) - 1):

@@ -27,7 +27,7 @@ class DDPM(Sampler):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.schedule.alpha_sigma(t), denoiser.schedule.alpha_sigma(s)
         x = denoiser(x_t, t, c)
         ratio = alpha_t / alpha_s
-        fresh = sigma_t**2 - ratio**2 * sigma_s**2
+        fresh = (sigma_t**2 - ratio**2 * sigma_s**2).clamp(min=0)  # of rounding
         mean = along(ratio * sigma_s**2 / sigma_t**2, x) * x_t + along(alpha_s * fresh / sigma_t**2, x) * x
         variance = fresh if self.large else fresh * sigma_s**2 / sigma_t**2
         return mean + along(variance.sqrt(), x) * noise(), None

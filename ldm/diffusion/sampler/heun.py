@@ -39,7 +39,7 @@ class Heun(Sampler):
 
     def begin(self, times: Float[Tensor, " n"]) -> Any:
         """gamma."""
-        return min(self.s_churn / (len(times) - 1), math.sqrt(2) - 1)
+        return min(self.s_churn / max(len(times) - 1, 1), math.sqrt(2) - 1)
 
     def step(
         self, denoiser: Denoiser, x_t: Latent, t: Time, s: Time, c: Context, noise: Callable[[], Latent], memory: Any
