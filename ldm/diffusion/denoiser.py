@@ -29,6 +29,11 @@ class Denoiser(nn.Module, ABC):
     def forward(self, x_t: Latent, t: Time, c: Context) -> Latent:
         """E[x | x_t, c], (b, c, h, w)."""
 
+    def within(self, t: float, s: float) -> Denoiser:
+        """What answers as this denoiser does at all times between t and s. The host knows t and s, so guidance that is
+        limited in time can leave out what it does not need there, and no step of a sampler waits for a device."""
+        return self
+
 
 class Rescheduled(Denoiser):
     """A denoiser of one schedule as one of another, to sample on a schedule that it was not trained on.

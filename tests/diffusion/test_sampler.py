@@ -1,111 +1,195 @@
-"""Laws of every sampler and guidance: on Gaussian data the ODE and the moments are known."""
+"""Samplers: the laws of tests/diffusion/laws.py, what is said of single ones, and that a newcomer needs one file and one yaml."""
 
-import itertools
+import shutil
 
 import pytest
 import torch
 
-from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.guidance.classifier_free import ClassifierFree
+import ldm.diffusion.sampler
+import tests.pieces
+from ldm.diffusion.sampler.adaptive import Adaptive
 from ldm.diffusion.sampler.ddim import DDIM
 from ldm.diffusion.sampler.ddpm import DDPM
+from ldm.diffusion.sampler.dpmpp import DPMpp
+from ldm.diffusion.sampler.euler import Euler
+from ldm.diffusion.sampler.heun import Heun
+from ldm.diffusion.sampler.langevin import Langevin
+from ldm.diffusion.sampler.predictor_corrector import PredictorCorrector
+from ldm.diffusion.sampler.unipc import UniPC
 from ldm.random import Random
 from ldm.types import Context
+from tests.diffusion import laws
 from tests.diffusion.gaussian import GaussianDenoiser
-from tests.pieces import pieces
+from tests.diffusion.mixture import MixtureDenoiser
+from tests.pieces import CONF, pieces
 
-SCHEDULES, SAMPLERS, GUIDANCE = pieces("diffusion/schedule"), pieces("diffusion/sampler"), pieces("diffusion/guidance")
-MEAN, STD = 0.3, 0.6
-
-
-def run(sampler, schedule, times, n=64, side=2, seed=0):
-    denoiser = GaussianDenoiser(schedule, MEAN, STD)
-    random = Random(seed, 0, torch.arange(n))
-    t = times[:1].expand(n)
-    alpha, sigma = (v.view(-1, 1, 1, 1) for v in schedule.alpha_sigma(t))
-    z = random.normal("start", (1, side, side)).double()
-    x = alpha * MEAN + (alpha**2 * STD**2 + sigma**2).sqrt() * z
-    return denoiser, x, sampler(denoiser, x, times, Context(), random)
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_ddim_converges_at_first_order(name):
-    schedule, errors = SCHEDULES[name](), []
-    for steps in (40, 80, 160):
-        times = torch.linspace(0.9, 0.1, steps + 1, dtype=torch.float64)
-        denoiser, x, found = run(DDIM(), schedule, times)
-        n = len(x)
-        exact = denoiser.flow(x, times[:1].expand(n), times[-1:].expand(n))
-        errors.append((found - exact).abs().mean())
-    for coarse, fine in itertools.pairwise(errors):
-        assert 1.7 < coarse / fine < 2.4
+SCHEDULES, SAMPLERS = pieces("diffusion/schedule"), pieces("diffusion/sampler")
+SETTINGS = {
+    "ddpm large": lambda: DDPM(large=True),
+    "ddim eta 0.5": lambda: DDIM(0.5),
+    "heun churned": lambda: Heun(5.0),
+    "heun churned between": lambda: Heun(5.0, 0.1, 10.0),
+    "dpmpp 3m": lambda: DPMpp(points=3),
+    "2m corrected": lambda: PredictorCorrector(DPMpp(), Langevin(0.16)),
+}
+SOME = {name: SCHEDULES[name] for name in ("rectified", "scaled_linear")}
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_ddim_reversed_inverts(name):
-    schedule = SCHEDULES[name]()
-    times = torch.linspace(0.8, 0.2, 401, dtype=torch.float64)
-    denoiser, x, found = run(DDIM(), schedule, times)
-    back = DDIM()(denoiser, found, times.flip(0), Context(), Random(0, 0, torch.arange(len(x))))
-    assert (back - x).abs().max() < 0.02
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("sampler", "schedule", "law"), laws.cases(SAMPLERS, SCHEDULES))
+def test_law(sampler, schedule, law):
+    getattr(laws, law)(SAMPLERS[sampler](), SCHEDULES[schedule]())
 
 
-STOCHASTIC = {"ddpm small": DDPM(), "ddpm large": DDPM(large=True), "ddim eta 1": DDIM(1.0), "ddim eta 0.5": DDIM(0.5)}
-
-
-@pytest.mark.parametrize(("name", "sampler"), itertools.product(SCHEDULES, STOCHASTIC))
-def test_stochastic_samplers_keep_the_moments(name, sampler):
-    """N = 16,000 numbers: standard errors 0.0047 of the mean and 0.0034 of the deviation; 5 of them, and a first-order step."""
-    times = torch.linspace(0.95, 0.0, 201, dtype=torch.float64)
-    _, _, found = run(STOCHASTIC[sampler], SCHEDULES[name](), times, n=4000)
-    assert abs(found.mean() - MEAN) < 0.03
-    assert abs(found.std() - STD) < 0.03
-
-
-def test_ddpm_with_the_small_variance_is_ddim_with_eta_one():
-    times = torch.linspace(1, 0, 21, dtype=torch.float64)
-    schedule = SCHEDULES["scaled_linear"]()
-    assert torch.allclose(run(DDPM(), schedule, times)[2], run(DDIM(1.0), schedule, times)[2], atol=1e-9)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("sampler", "schedule", "law"), laws.cases(SETTINGS, SOME))
+def test_law_with_other_settings(sampler, schedule, law):
+    getattr(laws, law)(SETTINGS[sampler](), SCHEDULES[schedule]())
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_an_image_does_not_depend_on_its_batch(name):
-    sampler, schedule = SAMPLERS[name](), SCHEDULES["scaled_linear"]()
-    denoiser, times, rows = GaussianDenoiser(schedule, MEAN, STD), torch.linspace(1, 0, 6), torch.arange(6)
-    random = Random(3, 0, rows)
-    x = random.normal("start", (1, 2, 2))
-    whole = sampler(denoiser, x, times, Context(), random)
-    for part in (slice(0, 2), slice(2, 6)):
-        assert torch.equal(whole[part], sampler(denoiser, x[part], times, Context(), random[part]))
+def test_with_shapes_checked(name):
+    assert (
+        sampled(SAMPLERS[name](), SCHEDULES["scaled_linear"](), laws.times_between(1, 0, 5), dtype=torch.float32)
+        .isfinite()
+        .all()
+    )
 
 
-class Sees(Denoiser):
-    """A denoiser whose answer is the mean of its tokens, counting its calls."""
-
-    def __init__(self):
-        super().__init__()
-        self.schedule, self.calls = SCHEDULES["cosine"](), 0
-
-    def forward(self, x_t, t, c):
-        self.calls += 1
-        return c.tokens.mean((1, 2)).view(-1, 1, 1, 1).expand_as(x_t)
+TOY = '''
+from ldm.diffusion.denoiser import along
+from ldm.diffusion.sampler.base import Sampler
 
 
-def conditioned():
-    empty = Context(tokens=torch.full((1, 1, 2), -1.0))
-    return Context(tokens=torch.full((3, 1, 2), 2.0), empty=empty)
+class Toy(Sampler):
+    """x_s = alpha_s x + {wrong} sigma_s eps."""
+
+    order = {order}
+
+    def step(self, denoiser, x_t, t, s, c, noise, memory):
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.schedule.alpha_sigma(t), denoiser.schedule.alpha_sigma(s)
+        x = denoiser(x_t, t, c)
+        eps = (x_t - along(alpha_t, x) * x) / along(sigma_t, x)
+        return along(alpha_s, x) * x + {wrong} * along(sigma_s, x) * eps, None
+'''
 
 
-@pytest.mark.parametrize("name", GUIDANCE)
-def test_neutral_guidance_is_the_identity(name):
-    plain, x, t = Sees(), torch.randn(3, 1, 2, 2), torch.full((3,), 0.5)
-    guided = GUIDANCE[name]()(plain, scale=1.0)
-    assert torch.equal(guided(x, t, conditioned()), plain(x, t, conditioned()))
+def _newcomer(name, order, wrong, folder, monkeypatch):
+    """One file beside the samplers, one yaml beside theirs."""
+    shutil.copytree(CONF / "diffusion", folder / "conf" / "diffusion", dirs_exist_ok=True)
+    (folder / f"{name}.py").write_text(TOY.format(order=order, wrong=wrong))
+    yaml = folder / "conf" / "diffusion" / "sampler" / f"{name}.yaml"
+    yaml.write_text(f"_target_: ldm.diffusion.sampler.{name}.Toy\n")
+    monkeypatch.setattr(ldm.diffusion.sampler, "__path__", [*ldm.diffusion.sampler.__path__, str(folder)])
+    monkeypatch.setattr(tests.pieces, "CONF", folder / "conf")
+    samplers = pieces("diffusion/sampler")
+    return samplers, [case for case in laws.cases(samplers, SOME) if case[0] == name]
 
 
-def test_guidance_is_linear_and_one_call():
-    plain, x, t = Sees(), torch.randn(3, 1, 2, 2), torch.full((3,), 0.5)
-    for scale, wanted in ((0.0, -1.0), (1.0, 2.0), (3.0, 8.0)):
-        plain.calls = 0
-        assert (ClassifierFree(plain, scale)(x, t, conditioned()) == wanted).all()
-        assert plain.calls == 1
+def test_a_newcomer_is_judged_for_one_file_and_one_yaml(tmp_path, monkeypatch):
+    samplers, cases = _newcomer("toy_of_a_test", 1, 1.0, tmp_path, monkeypatch)
+    assert {law for _, _, law in cases} == {"converges", "arrives", "is_a_function", "inverts"}
+    for name, schedule, law in cases:
+        getattr(laws, law)(samplers[name](), SCHEDULES[schedule]())
+
+
+@pytest.mark.parametrize(("order", "wrong"), [(2, 1.0), (1, 0.99)])
+def test_a_newcomer_that_claims_too_much_is_caught(order, wrong, tmp_path, monkeypatch):
+    samplers, _ = _newcomer(f"toy_{order}_{wrong == 1}", order, wrong, tmp_path, monkeypatch)
+    sampler = samplers[f"toy_{order}_{wrong == 1}"]()
+    with pytest.raises(AssertionError):
+        laws.converges(sampler, SCHEDULES["cosine"]())
+
+
+def sampled(sampler, schedule, times, n=16, dtype=torch.float64):
+    random = Random(0, 0, torch.arange(n))
+    x = random.normal("start", (1, 2, 2)).to(dtype)
+    return sampler(GaussianDenoiser(schedule, 0.3, 0.6), x, times.to(dtype), Context(), random)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_one_rule_with_several_names(schedule):
+    schedule, times = SCHEDULES[schedule](), laws.times_between(0.95, 0, 12)
+    ancestral = sampled(DDPM(), schedule, times)
+    assert torch.allclose(ancestral, sampled(DDIM(1.0), schedule, times), atol=1e-7)
+    one_point = laws.times_between(0.95, 0.5, 1)  # a first step has no past
+    assert torch.allclose(
+        sampled(DPMpp(sde=True), schedule, one_point), sampled(DDPM(), schedule, one_point), atol=1e-7
+    )
+    assert torch.allclose(sampled(DPMpp(), schedule, one_point), sampled(DDIM(), schedule, one_point), atol=1e-7)
+
+
+def test_euler_is_ddim_on_straight_paths_and_nowhere_else():
+    times = laws.times_between(1, 0, 12)
+    for name, straight in (("rectified", True), ("shifted", False), ("cosine", False)):
+        pair = [sampled(sampler, SCHEDULES[name](), times) for sampler in (Euler(), DDIM())]
+        assert torch.allclose(*pair, atol=1e-9) == straight
+
+
+DETERMINISTIC = [name for name in SAMPLERS if not SAMPLERS[name]().stochastic]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_the_ode_of_a_mixture(name):
+    """Not affine and with curvature; the solution is the adaptive solver's at a tolerance out of the others' reach."""
+    denoiser, random = MixtureDenoiser(SCHEDULES["cosine"]()), Random(1, 0, torch.arange(32))
+    sampler, x = SAMPLERS[name](), random.normal("x", (2, 1, 1)).double()
+    exact = Adaptive(1e-10)(denoiser, x, laws.times_between(0.99, 0.1, 1), Context(), random)
+    coarse, fine = (
+        (sampler(denoiser, x, laws.times_between(0.99, 0.1, steps), Context(), random) - exact).abs().mean().item()
+        for steps in (40, 80)
+    )
+    assert fine < max(coarse / (0.7 * 2**sampler.order), sampler.floor)
+
+
+def test_adaptive_counts_evaluations_and_keeps_its_tolerance():
+    schedule, x = SCHEDULES["rectified"](), Random(2, 0, torch.arange(5)).normal("x", (2, 1, 1)).double()
+    denoiser, t = MixtureDenoiser(schedule), torch.ones(5, dtype=torch.float64)
+    found = []
+    for tolerance in (1e-3, 1e-6, 1e-10):
+        sampler = Adaptive(tolerance)
+        found.append(sampler.step(denoiser, x, t, 0.01 * t, Context(), lambda: x, None))
+    exact, counts = found[-1][0], [progress.evaluations for _, progress in found]
+    # The tolerance is of a single step; the way is some tens of them.
+    assert ((found[0][0] - exact).abs() < 3e-2).all() and ((found[1][0] - exact).abs() < 3e-5).all()
+    assert (counts[0] < counts[1]).all() and (counts[1] < counts[2]).all() and (counts[0] % 6 == 1).all()
+
+
+def test_several_draws_of_a_step_are_different_numbers():
+    drawn = []
+
+    class Twice(DDIM):
+        def step(self, denoiser, x_t, t, s, c, noise, memory):
+            drawn.extend([noise(), noise()])
+            return x_t, None
+
+    sampled(Twice(), SCHEDULES["cosine"](), laws.times_between(1, 0.5, 2))
+    assert len({tuple(z.flatten().tolist()) for z in drawn}) == 4
+
+
+def test_what_adds_noise_does_not_invert():
+    with pytest.raises(ValueError, match="adds noise"):
+        sampled(DDPM(), SCHEDULES["cosine"](), laws.times_between(0, 0.5, 2))
+
+
+def test_no_device_is_waited_for():
+    """On the 'meta' device nothing has a value, so a look at one is an error; adaptive says in its docstring that it looks."""
+
+    class Blind(GaussianDenoiser):
+        def forward(self, x_t, t, c):
+            return x_t
+
+    times, rows = laws.times_between(1, 0, 4).float(), torch.arange(3, device="meta")
+    for name in SAMPLERS:
+        schedule = SCHEDULES["cosine"]().to("meta")
+        x = torch.zeros(3, 1, 2, 2, device="meta")
+        if isinstance(SAMPLERS[name](), Adaptive):
+            continue
+        assert SAMPLERS[name]()(Blind(schedule, 0.0, 1.0), x, times, Context(), Random(0, 0, rows)).shape == x.shape
+
+
+def test_unipc_corrects_what_2m_predicts():
+    """The same evaluations, a tenth of the error."""
+    schedule, times = SCHEDULES["cosine"](), laws.times_between(0.9, 0.1, 60)
+    assert laws.error(UniPC(), schedule, times) < 0.2 * laws.error(DPMpp(), schedule, times)

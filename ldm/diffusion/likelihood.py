@@ -1,0 +1,136 @@
+"""Likelihoods of diffusion models in nats, per example.
+
+`Flow`: the density that the probability-flow ODE gives (arXiv 2011.13456, equation 39), in the coordinates of
+ldm/diffusion/flow.py:
+
+    log p(y_0) = log p(y_1) + int_{phi_0}^{phi_1} div dy/dphi dphi,   div = (d cos(phi) - tr dE[x | .]/dy) / sin(phi).
+
+The prior is what samples begin with, x_1 ~ N(0, sigma(1)^2). At the other end noise has to be left, since at t = 0 a
+network says nothing of the density: log p(x) is that of x_t / alpha = x + (sigma / alpha) eps at t = `start`, taken at
+x, Jacobian of alpha included. It is the density of data blurred by sigma / alpha, which tends to that of the data where
+that has one.
+
+`bound`: the variational bound of DDPM (arXiv 2006.11239, equation 5) along any times 1 = t_0 > ... > t_{n-1} > t_n = 0,
+which the densities p(x_s | x_t) = q(x_s | x_t, x = E[x | x_t]) make (arXiv 2107.00630, equations 11 to 13)
+
+    -log p(x) <= 1/2 [SNR(t_0) |x|^2 + sum_{i < n-1} (SNR(t_{i+1}) - SNR(t_i)) |x - x_i|^2 + SNR(t_{n-1}) |x - x_{n-1}|^2]
+                 + d/2 log(2 pi / SNR(t_{n-1})),   x_i = E[x | x_{t_i}],
+
+in expectation over x_{t_i}: the prior's divergence, the steps, and the last one, whose p(x | x_t) is N(E[x | x_t],
+(sigma / alpha)^2).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from ldm.diffusion.denoiser import Denoiser, along
+from ldm.diffusion.flow import angle, length, velocity
+from ldm.nn.ode import DormandPrince, Solver
+from ldm.random import Random
+from ldm.types import Context, Latent, Time
+
+
+class Divergence(ABC):
+    """tr J = sum of e . J e over `probes` e, times `weight`."""
+
+    kind: Literal["exact", "estimate"]
+    weight: float = 1.0
+
+    @abstractmethod
+    def probes(self, y: Latent, random: Random) -> Float[Tensor, "n b z lh lw"]:
+        """The same ones all along the way, so that what is solved is an ODE."""
+
+
+class Exact(Divergence):
+    """Every axis once: as many backward passes as there are dimensions."""
+
+    kind = "exact"
+
+    def probes(self, y: Latent, random: Random) -> Float[Tensor, "n b z lh lw"]:
+        axes = torch.eye(y[0].numel(), dtype=y.dtype, device=y.device)
+        return axes.view(-1, 1, *y.shape[1:]).expand(-1, len(y), *y.shape[1:])
+
+
+class Hutchinson(Divergence):
+    """The mean over random signs, unbiased (Hutchinson's estimate; arXiv 1810.01367, section 3.1)."""
+
+    kind = "estimate"
+
+    def __init__(self, probes: PositiveInt = 1):
+        self.count, self.weight = probes, 1 / probes
+
+    def probes(self, y: Latent, random: Random) -> Float[Tensor, "n b z lh lw"]:
+        shape = tuple(y.shape[1:])
+        signs = [random.uniform(f"probe {k}", shape) < 0.5 for k in range(self.count)]
+        return 2 * torch.stack(signs).to(y) - 1
+
+
+class Flow:
+    """
+    Arguments:
+        divergence: exact, or an unbiased estimate of it.
+        solver: of the ODE; DormandPrince for a tolerance, RungeKutta for fixed steps.
+        start: the t at which data is looked at.
+    """
+
+    def __init__(self, divergence: Divergence, solver: Solver | None = None, start: PositiveFloat = 1e-3):
+        self.divergence, self.solver, self.start = divergence, solver or DormandPrince(1e-5), start
+        self.kind = divergence.kind
+
+    @torch.no_grad()
+    def log_prob(self, denoiser: Denoiser, x: Latent, c: Context, random: Random) -> Time:
+        """log p(x | c), (b,)."""
+        schedule, size = denoiser.schedule, x[0].numel()
+        ones = torch.ones(len(x), dtype=x.dtype, device=x.device)
+        first, last = self.start * ones, ones
+        alpha, scale = schedule.alpha_sigma(first)[0], length(schedule, first)
+        y = along(alpha / scale, x) * x
+        probes = self.divergence.probes(y, random)
+
+        def slope(phi: Tensor, state: Tensor) -> Tensor:
+            dy, div = self._slope(denoiser, state[:, :-1].view_as(x), phi, c, probes)
+            return torch.cat([dy.flatten(1), div[:, None]], 1)
+
+        state = torch.cat([y.flatten(1), torch.zeros_like(ones)[:, None]], 1)
+        end = self.solver(slope, state, angle(schedule, first), angle(schedule, last)).y
+        width = schedule.alpha_sigma(last)[1] / length(schedule, last)  # of y_1
+        prior = -end[:, :-1].square().sum(1) / (2 * width**2) - size / 2 * (2 * math.pi * width**2).log()
+        return prior + end[:, -1] + size * (alpha / scale).log()
+
+    def _slope(
+        self, denoiser: Denoiser, y: Latent, phi: Time, c: Context, probes: Float[Tensor, "n b z lh lw"]
+    ) -> tuple[Latent, Time]:
+        """dy/dphi and its divergence."""
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            dy = velocity(denoiser, y, phi, c)
+            products = [torch.autograd.grad(dy, y, probe, retain_graph=True)[0] for probe in probes]
+        trace = sum((product * probe).flatten(1).sum(1) for product, probe in zip(products, probes, strict=True))
+        return dy.detach(), self.divergence.weight * trace
+
+
+@torch.no_grad()
+def bound(
+    denoiser: Denoiser, x: Latent, times: Float[Tensor, " n"], c: Context, random: Random, draws: PositiveInt = 1
+) -> Time:
+    """An upper bound of -log p(x | c), (b,), of a sampler's `times`: estimated without bias, by `draws` of noise a time."""
+    schedule, size = denoiser.schedule, x[0].numel()
+    grid = times.to(x.device)[:-1, None].repeat(1, len(x))
+    snr = [schedule.log_snr(t).exp() for t in grid]
+    total = snr[0] * x.flatten(1).square().sum(1)
+    for k, t in enumerate(grid):
+        weight = snr[k + 1] - snr[k] if k + 1 < len(snr) else snr[k]
+        alpha, sigma = (along(value, x) for value in schedule.alpha_sigma(t))
+        for draw in range(draws):
+            eps = random.normal(f"bound {k} draw {draw}", tuple(x.shape[1:])).to(x.dtype)
+            error = x - denoiser(alpha * x + sigma * eps, t, c)
+            total = total + weight / draws * error.flatten(1).square().sum(1)
+    return total / 2 + size / 2 * (2 * math.pi / snr[-1]).log()

@@ -1,0 +1,121 @@
+"""Solvers of dy/du = f(u, y) for a batch whose rows have nothing to do with each other.
+
+`RungeKutta` is the classical method with fixed steps (fourth order). `DormandPrince` is the pair of orders 5 and 4 (doi
+10.1016/0771-050X(80)90013-3) with a step of its own for every row, so that no row depends on the others; it looks at
+the errors on the host after each step, and a device has to wait for that.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+Slope = Callable[[Float[Tensor, " b"], Float[Tensor, "b n"]], Float[Tensor, "b n"]]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """y (b, n) at the end, evaluations of f (b,) that each row needed, and the step (b,) to try next."""
+
+    y: Tensor
+    evaluations: Tensor
+    step: Tensor
+
+
+class Solver(ABC):
+    @abstractmethod
+    def __call__(
+        self, f: Slope, y: Float[Tensor, "b n"], start: Float[Tensor, " b"], end: Float[Tensor, " b"]
+    ) -> Solution:
+        """y at `end` of y at `start`."""
+
+
+class RungeKutta(Solver):
+    def __init__(self, steps: PositiveInt = 50):
+        self.steps = steps
+
+    def __call__(
+        self, f: Slope, y: Float[Tensor, "b n"], start: Float[Tensor, " b"], end: Float[Tensor, " b"]
+    ) -> Solution:
+        h = (end - start) / self.steps
+        half, whole = (h / 2)[:, None], h[:, None]
+        for k in range(self.steps):
+            u = start + k * h
+            k_1 = f(u, y)
+            k_2 = f(u + h / 2, y + half * k_1)
+            k_3 = f(u + h / 2, y + half * k_2)
+            k_4 = f(u + h, y + whole * k_3)
+            y = y + whole / 6 * (k_1 + 2 * k_2 + 2 * k_3 + k_4)
+        return Solution(y, torch.full_like(start, 4 * self.steps), h)
+
+
+_NODES = (0.2, 0.3, 0.8, 8 / 9, 1.0, 1.0)
+_WEIGHTS = (
+    (0.2,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),  # the fifth order; its slope begins the next step
+)
+_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+class DormandPrince(Solver):
+    """
+    tolerance: of every element's error in a step, in units of 1 + |element|.
+    steps: more of them than this are an error: f is not smooth, or the tolerance too small for its precision.
+    """
+
+    def __init__(self, tolerance: PositiveFloat = 1e-5, steps: PositiveInt = 10_000):
+        self.tolerance, self.steps = tolerance, steps
+
+    def __call__(
+        self,
+        f: Slope,
+        y: Float[Tensor, "b n"],
+        start: Float[Tensor, " b"],
+        end: Float[Tensor, " b"],
+        first: Float[Tensor, " b"] | None = None,
+    ) -> Solution:
+        """`first`: the step to try first, (b,); a twentieth of the way if it is not given."""
+        way = end - start
+        step = way / 20
+        if first is not None:
+            step = torch.where(first == 0, step, first.abs() * way.sign())
+        u, k_1 = start, f(start, y)
+        evaluations = torch.ones_like(start)
+        for _ in range(self.steps):
+            left = end - u
+            going = left != 0
+            if not going.any():
+                return Solution(y, evaluations, step)
+            last = step.abs() >= left.abs()
+            h = torch.where(last, left, step)
+            new, k_7, error = self._step(f, u, y, h, k_1)
+            good = going & (error <= 1)
+            factor = torch.where(error > 0, 0.9 * error.clamp(min=1e-10) ** -0.2, 5).clamp(0.2, 5)
+            # The last step may be cut short; what it was cut from is the better guess for what comes.
+            proposal = torch.where(last & good & (step.abs() > h.abs() * factor), step, h * factor)
+            step = torch.where(going, proposal, step)
+            evaluations = evaluations + 6 * going
+            y, k_1 = torch.where(good[:, None], new, y), torch.where(good[:, None], k_7, k_1)
+            u = torch.where(good, torch.where(last, end, u + h), u)
+        raise ArithmeticError(f"no solution within {self.steps} steps at tolerance {self.tolerance}; try a greater one")
+
+    def _step(self, f: Slope, u: Tensor, y: Tensor, h: Tensor, k_1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """y after a step, the slope there, and the greatest error of a row in units of what is tolerated."""
+        slopes, new = [k_1], y
+        for node, weights in zip(_NODES, _WEIGHTS, strict=True):
+            new = y + h[:, None] * sum(w * k for w, k in zip(weights, slopes, strict=True) if w)
+            slopes.append(f(u + node * h, new))
+        error = h[:, None] * sum(w * k for w, k in zip(_ERROR, slopes, strict=True) if w)
+        scale = self.tolerance * (1 + torch.maximum(y.abs(), new.abs()))
+        # What is not finite is no step at all.
+        return new, slopes[-1], (error / scale).abs().amax(1).nan_to_num(torch.inf)
