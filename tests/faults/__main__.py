@@ -17,7 +17,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from tests.faults import damage, kills, plain, ranks
+from tests.faults import damage, kills, places, plain, ranks, together
 from tests.faults.runs import Case, timed
 from tests.faults.zygote import ROOT, Zygote
 
@@ -49,6 +49,12 @@ def ours(zygote: Zygote, folder: Path, count: int, dice: random.Random) -> Itera
         "R7: a rank fails, is killed, freezes: the other names it": lambda c: ranks.deaths(zygote, folder, c, deaths),
         "R8: sets of 1, 7, 10, 33 items, 2 ranks": lambda c: ranks.sizes(zygote, folder, c, [1, 7, 10, 33]),
         "R9: other ranks and workers on the way": lambda c: ranks.elastic(zygote, folder, c, plans),
+        "R19: 8 runs started at once": lambda c: together.same_second(zygote, folder, c, 8),
+        "R23: 3 runs want one first stage, its maker is killed": lambda c: together.one_first_stage(zygote, folder, c),
+        "R23: kill -9 while encoding: the same cache": lambda c: together.caches(zygote, folder, c, 10, dice),
+        "R24: a data worker killed: saved, told, bit-exact": lambda c: places.dead_workers(zygote, folder, c, 5),
+        "R24: the data vanish: saved, told": lambda c: places.vanished_data(zygote, folder, c),
+        "R25: odd names, relative, moved, clock, host": lambda c: places.odd_places(zygote, folder, c),
         "R13: NaN on one of 2 ranks": lambda c: ranks.poisons(zygote, folder, c, ["loss", "gradient", "average"]),
     }.items()
 

@@ -5,10 +5,13 @@ Hooks (all optional) of a run:
     pause: {"at": "start" | "validate" | "save", "file": file}: touches the file there, once, and waits a moment.
     poison: {"what": "loss" | "gradient" | "average", "updates": [...], "rank": r}: makes it NaN.
     fail: {"how": "raise" | "kill" | "freeze", "update": k, "rank": r}.
+    clock: the system's clock jumps by weeks at every look.
+    folder: where the process is.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -45,6 +48,12 @@ def train(config: dict[str, Any], hooks: dict[str, Any] | None = None) -> int:
         _poison(hooks["poison"]["what"], hooks["poison"]["updates"])
     if "fail" in hooks and hooks["fail"]["rank"] == rank:
         _fail(hooks["fail"]["how"], hooks["fail"]["update"])
+    if hooks.get("clock"):
+        jumps = itertools.cycle([0, 3e6, -3e6, 7e5])
+        now = time.time
+        time.time = lambda: now() + next(jumps)
+    if "folder" in hooks:
+        os.chdir(hooks["folder"])
     return guarded(lambda: ldm.experiment.Experiment(config).run())
 
 
