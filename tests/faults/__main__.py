@@ -42,6 +42,7 @@ def ours(zygote: Zygote, folder: Path, count: int, dice: random.Random) -> Itera
         "R3: no room for a file; room again": lambda c: kills.full_disks(zygote, folder, c, 10),
         "R4: a bit of a checkpoint flipped: noticed": lambda c: damage.flips(folder, c, 200, dice),
         "R4: a checkpoint cut short: noticed": lambda c: damage.cuts(folder, c, 50, dice),
+        "2 ranks: weights equal, and those of 1 rank to 1e-5": lambda c: ranks.one_run(zygote, folder, c),
         "R5: signals, 2 ranks: stopped together, bit-exact": lambda c: ranks.signals(
             zygote, folder, c, ranks.all_signals()
         ),
@@ -63,6 +64,7 @@ def theirs(zygote: Zygote, folder: Path, count: int, dice: random.Random) -> Ite
     yield from {
         "R1: kill -9 at a random moment: bit-exact": lambda c: plain.kills(zygote, folder, c, max(2, count // 5), dice),
         "R4: a bit of a checkpoint flipped: noticed": lambda c: plain.damage(zygote, folder, c, 50, dice),
+        "2 ranks: weights equal, and those of 1 rank to 1e-5": lambda c: ranks.one_run(zygote, folder, c),
         "R5: signals: saved, and an exit code that says so": lambda c: plain.signals(zygote, folder, c),
         "R13: NaN in the loss: weights finite": lambda c: plain.poison(zygote, folder, c),
     }.items()

@@ -56,6 +56,10 @@ def test_preempted_again_and_again(zygote, tmp_path, case, dice):
     kills.preemptions(zygote, tmp_path / "runs", case, 4, dice)
 
 
+def test_two_ranks_are_one_run(zygote, tmp_path, case):
+    ranks.one_run(zygote, tmp_path / "runs", case)
+
+
 def test_signals_to_ranks(zygote, tmp_path, case):
     ranks.signals(
         zygote,
