@@ -15,7 +15,7 @@ ROWS = [
     ("prior",),
     ("model",),
     ("task", "metric", "data"),
-    ("run", "interop"),
+    ("run", "interop", "settings"),
     ("stage", "callback"),
     ("experiment", "measuring", "sampling", "sweep", "main"),
 ]
