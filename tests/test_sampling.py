@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ldm.model import LatentModel
+from ldm.run.finished import load, named
 from ldm.run.snapshots import Snapshots
-from ldm.sampling import load, named
 from tests.runs import tiny
 
 
@@ -27,9 +27,14 @@ def run(tmp_path):
 
 
 def test_an_average_of_any_width_takes_the_place_of_what_was_learnt(run):
-    plain, other = load(run, "average", None, "cpu").state_dict(), load(run, "average", 0.08, "cpu").state_dict()
+    plain, other = (
+        load(run, "average", None, torch.device("cpu")).state_dict(),
+        load(run, "average", 0.08, torch.device("cpu")).state_dict(),
+    )
     learnt = {
-        name for name, _ in load(run, "raw", None, "cpu").named_parameters() if not name.startswith("autoencoder")
+        name
+        for name, _ in load(run, "raw", None, torch.device("cpu")).named_parameters()
+        if not name.startswith("autoencoder")
     }
     for name, value in other.items():
         torch.testing.assert_close(value, plain[name] + 1 if name in learnt else plain[name])
@@ -38,12 +43,12 @@ def test_an_average_of_any_width_takes_the_place_of_what_was_learnt(run):
 
 def test_what_cannot_be_loaded_is_refused(run):
     with pytest.raises(ValueError, match="ema=0.08 is of averaged weights and weights=raw"):
-        load(run, "raw", 0.08, "cpu")
+        load(run, "raw", 0.08, torch.device("cpu"))
     with pytest.raises(ValueError, match="between 0 and 0.289, .* got 0.8"):
-        load(run, "average", 0.8, "cpu")
+        load(run, "average", 0.8, torch.device("cpu"))
     Snapshots(run / "snapshots" / "second").save(9, 0.05, {"other.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="another model: it has no other.weight"):
-        load(run, "average", 0.08, "cpu")
+        load(run, "average", 0.08, torch.device("cpu"))
     Snapshots(run / "snapshots" / "second").rewind(0)
     with pytest.raises(FileNotFoundError, match="no snapshots"):
-        load(run, "average", 0.08, "cpu")
+        load(run, "average", 0.08, torch.device("cpu"))
