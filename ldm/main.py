@@ -126,6 +126,9 @@ def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str
         key = key.removeprefix("++").removeprefix("+").partition("@")[0]
         if not equals or key.startswith(("-", "~", "hydra")) or ("." in key and key not in groups):
             continue
+        pieces = sorted(group for group in groups if group.startswith(f"{key}/"))
+        if pieces and key not in groups:
+            return f"{key}: a whole recipe is of training; a finished run takes another {', '.join(pieces)}"
         if key not in keys:
             return f"{key}: no such word{_nearest(key, keys - {'defaults', 'hydra'})}"
         if key in groups and re.fullmatch(r"[\w,]+", words):

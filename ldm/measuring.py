@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def measure_again(
     run: str,
     samples: int | None,
-    guidance: float | None,
+    guidance: float | int | None,
     steps: int | None,
     seed: int,
     weights: Weights,

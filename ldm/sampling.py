@@ -34,7 +34,7 @@ def sample(
     prompts: str | None,
     label: int | None,
     n: int,
-    guidance: float | None,
+    guidance: float | int | None,
     steps: int | None,
     seed: int,
     weights: Weights,

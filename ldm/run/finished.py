@@ -63,7 +63,7 @@ class Changes:
     """
 
     diffusion: Mapping[str, Any] | None = None
-    guidance: float | None = None
+    guidance: float | int | None = None
     steps: int | None = None
     guide: str | None = None
     guide_ema: float | None = None
@@ -120,7 +120,7 @@ class Changes:
                     f"diffusion/{name} is not of sampling{hint} A finished run takes another {', '.join(PIECES)}"
                 )
             place = "sampling_schedule" if name == "schedule" else name
-            new[place] = _merged(own.get(place) or own[name], node)
+            new[place] = copy.deepcopy(_merged(own.get(place) or own[name], node))
         if new.get("sampling_schedule") == own["schedule"]:
             del new["sampling_schedule"]
         if self.guidance is not None:
