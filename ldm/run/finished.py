@@ -84,19 +84,22 @@ class Changes:
 
     def load(self, run: str, weights: Weights, ema: float | None, device: torch.device) -> LatentModel:
         """The run's model, which samples so; ValueError says by name what does not fit."""
-        model = load(run, weights, ema, device)
+        model, other = load(run, weights, ema, device), None
+        if self.guide is not None or self.guide_ema is not None:
+            other = load(self.guide or run, "average", self.guide_ema, device)
+        self.put(model, other)
+        return model
+
+    def put(self, model: LatentModel, guide: LatentModel | None = None) -> None:
+        """Let a model sample so, away from `guide`."""
         asked = self.facts()
         if not asked:
-            return model
+            return
         if not isinstance(model.prior, Diffusion):
             words = [f"diffusion/{name}" for name in asked.pop("diffusion", {})] + list(asked)
             raise ValueError(f"{'=, '.join(words)}= is of diffusion; this run's prior is {type(model.prior).__name__}")
         self._put(model)
-        other = None
-        if self.guide is not None or self.guide_ema is not None:
-            other = load(self.guide or run, "average", self.guide_ema, device)
-        _guide(model, other)
-        return model
+        _guide(model, guide)
 
     def _put(self, model: LatentModel) -> None:
         prior, config = model.prior, self._changed(model.config["prior"])
