@@ -51,7 +51,7 @@ from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics
 from ldm.stage.launch import agree, rank, ranks, turn
 from ldm.stage.recipe import WATCHING
-from ldm.stage.second import Second
+from ldm.stage.second import Second, aligned
 from ldm.stage.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -59,10 +59,10 @@ log = logging.getLogger(__name__)
 # What a part is handed beside its config, by whoever builds it.
 _PIECES = ("backbone", "diffusion")  # which the prior's node refers to
 _NAME = re.compile(r"(?!\.)[^/\\\x00]+(/(?!\.)[^/\\\x00]+)*")  # no way out of runs/
-_GIVEN = {"prior": ("latent_shape", "context")}
+_GIVEN = {"prior": ("latent_shape", "context"), "alignment": ("width", "grid")}
 
 
-_NODES = ("data", *PARTS, "loss", "first", "second", "trainer", "logger", "metric", "evaluation")
+_NODES = ("data", *PARTS, "loss", "alignment", "first", "second", "trainer", "logger", "metric", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ class Experiment:
         self._check_batch(trainer.world_size)
         torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
         self.model = LatentModel.build(self.config)  # what does not fit together is found before anything is begun
+        self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
         with ranks(trainer, self.config):
             self.place = RunDirectory(Path(agree(self._claim)))
             try:
@@ -265,12 +266,12 @@ class Experiment:
     def _second_stage(self) -> None:
         autoencoder = self.model.autoencoder.to(self._trainer().strategy.root_device)
         if self.config["cache_latents"]:
-            self.data = cached(autoencoder, self.data, self.store)
+            self.data = cached(autoencoder, self.data, self.store, self.alignment)
         autoencoder.set_statistics(*statistics(autoencoder, self.data))
         if self.config.get("second"):
             self.model.condition.fit(self.data.captions())
             if any(p.requires_grad for p in self.model.prior.parameters()):
-                stage = Second(self.model, build(self.config["second"], "second"), self.seed)
+                stage = Second(self.model, build(self.config["second"], "second"), self.seed, self.alignment)
                 self._fit(stage)
                 agree(lambda: self.model.save(self.place.model, self.config, "raw"))
                 stage.average.keep()

@@ -64,7 +64,7 @@ class Maps(Frozen):
 
     Arguments:
         network: images standardised as for ImageNet -> {name: map (b, d, h, w)}.
-        flip180: turn images by 180 degrees first.
+        flip180: turn images by 180 degrees first, and the maps back.
         settings: all else that the maps depend on, beside the weights.
     """
 
@@ -77,7 +77,9 @@ class Maps(Frozen):
         x = self.prepared(x)
         mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (_MEAN, _STD))
         x = ((x + 1) / 2 - mean) / std
-        return list(self.network(x.flip(2, 3) if self.flip180 else x).values())
+        if self.flip180:
+            return [seen.flip(2, 3) for seen in self.network(x.flip(2, 3)).values()]
+        return list(self.network(x).values())
 
     @property
     def key(self) -> str:
