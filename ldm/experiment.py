@@ -45,7 +45,7 @@ from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics
 from ldm.stage.launch import agree, rank, ranks, turn
 from ldm.stage.recipe import WATCHING
-from ldm.stage.second import Second
+from ldm.stage.second import Second, aligned
 from ldm.stage.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class Experiment:
         check_batch(self.config, trainer.world_size)
         torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
         self.model = LatentModel.build(self.config)  # what does not fit together is found before anything is begun
+        self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
         with ranks(trainer, self.config):
             self.place = RunDirectory(Path(agree(self._claim)))
             try:
@@ -204,12 +205,12 @@ class Experiment:
     def _second_stage(self) -> None:
         autoencoder = self.model.autoencoder.to(self._trainer().strategy.root_device)
         if self.config["cache_latents"]:
-            self.data = cached(autoencoder, self.data, self.store)
+            self.data = cached(autoencoder, self.data, self.store, self.alignment)
         autoencoder.set_statistics(*statistics(autoencoder, self.data))
         if self.config.get("second"):
             self.model.condition.fit(self.data.captions())
             if any(p.requires_grad for p in self.model.prior.parameters()):
-                stage = Second(self.model, build(self.config["second"], "second"), self.seed)
+                stage = Second(self.model, build(self.config["second"], "second"), self.seed, self.alignment)
                 self._fit(stage)
                 agree(lambda: self.model.save(self.place.model, self.config, "raw"))
                 stage.average.keep()

@@ -16,10 +16,10 @@ from ldm.build import Config, ConfigError, build, check, plain
 from ldm.data.batches import micro_batch
 from ldm.model import PARTS
 
-NODES = ("data", *PARTS, "loss", "first", "second", "trainer", "logger", "metric", "evaluation")
+NODES = ("data", *PARTS, "loss", "alignment", "first", "second", "trainer", "logger", "metric", "evaluation")
 _PIECES = ("backbone", "diffusion")  # which the prior's node refers to
 # What a part is handed beside its config, by whoever builds it.
-_GIVEN = {"prior": ("latent_shape", "context")}
+_GIVEN = {"prior": ("latent_shape", "context"), "alignment": ("width", "grid")}
 _NAME = re.compile(r"(?!\.)[^/\\\x00]+(/(?!\.)[^/\\\x00]+)*")  # no way out of runs/
 
 

@@ -9,6 +9,7 @@ so that a full disk is found out before anything is written. The checksum is tak
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import sys
@@ -128,3 +129,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} holds no tensors that can be read, or is damaged: {reason}") from error
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """32 hexadecimal digits over the names and bytes of tensors, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in tensors.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -8,7 +8,7 @@ without attention. A spatial context is concatenated to the input.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,20 @@ from ldm.types import Context, ContextShape, Latent, Time
 
 Told: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
 """What every block is told: the embedding (b, e), the context's tokens and their mask."""
+
+
+class Inner(NamedTuple):
+    """A layer on the way through a network, whose output others look at.
+
+    Fields:
+        layer: gives a map (b, width, h, w), its tokens (b, n, width) row by row, or for one token (b, width).
+        width: of a token.
+        stride: height and width of the part of z that is one token.
+    """
+
+    layer: nn.Module
+    width: int
+    stride: tuple[int, int]
 
 
 class Backbone(nn.Module, ABC):
@@ -53,6 +67,12 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
         """F(z, log_snr, c), of z's shape; log_snr is (b,)."""
+
+    @property
+    @abstractmethod
+    def inner(self) -> Inner:
+        """Where the network is to have understood z, with as much of it left to say what was asked; for alignment.
+        ValueError where training leaves no such layer to all tokens."""
 
     def tell(self, log_snr: Time, c: Context) -> Float[Tensor, "b e"]:
         """What the network's parts are told of the noise level and, pooled, of the context."""

@@ -18,7 +18,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ldm.backbone.base import Backbone, Told
+from ldm.backbone.base import Backbone, Inner, Told
 from ldm.nn.attention import Attention, FeedForward
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
 from ldm.nn.position import Position, SinCos
@@ -169,6 +169,17 @@ class DiT(Backbone):
         x = self._routed(x, rotation, (told, c.tokens, c.mask))
         x = self.head(self.before_head(x, told)[0])
         return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (height, width)), self.patch)
+
+    @property
+    def inner(self) -> Inner:
+        """The block that ends the first third (8 of 24 in arXiv 2410.06940, table 2), or the nearest before it, else
+        behind it, that all tokens pass."""
+        wanted, depth = (len(self.blocks) - 1) // 3, len(self.blocks)
+        start, stop = (depth, depth) if self.span is None else self.span
+        passed = [*range(min(wanted, start - 1), -1, -1), *range(stop, depth)]
+        if not passed:
+            raise ValueError("tokens go around every block: set backbone.routing.before=1, for alignment")
+        return Inner(self.blocks[passed[0]], self.stem.out_features, (self.patch, self.patch))
 
     def _routed(self, x: Tensor, rotation: Tensor | None, told: Told) -> Tensor:
         """Through all blocks; in training, by way of the routing."""

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from ldm.backbone.base import Backbone
+from ldm.backbone.base import Backbone, Inner
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
 from ldm.types import Context, ContextShape, Latent, Probability, Time
 
@@ -78,3 +78,8 @@ class MLP(Backbone):
         for block in self.blocks:
             x = block(x, told)
         return self.head(F.silu(self.norm(x))).view_as(z)
+
+    @property
+    def inner(self) -> Inner:
+        """The block that ends the first third; its vector is of all of z."""
+        return Inner(self.blocks[(len(self.blocks) - 1) // 3], self.stem.out_features, self.sides)

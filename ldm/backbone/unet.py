@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ldm.backbone.base import Backbone, Told
+from ldm.backbone.base import Backbone, Inner, Told
 from ldm.nn.attention import SpatialTransformer, masked_mean
 from ldm.nn.drawing import Drawing
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
@@ -176,6 +176,12 @@ class UNet(Backbone):
             x = level.up(x, skips, told)
         x = self.head(F.silu(self.norm(x)))
         return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
+
+    @property
+    def inner(self) -> Inner:
+        """The last layer of the middle, where the map is smallest."""
+        layer = self.middle[-1]
+        return Inner(layer, layer.block.outputs, (self.factor, self.factor))
 
     def _drawn(self, z: Tensor, c: Context) -> list[Tensor]:
         if self.drawing is None:

@@ -43,8 +43,8 @@ class Maker:
         return source[index]
 
     def example(self, item: Item, index: int, epoch: int) -> dict[str, Any]:
-        """`pixels` uint8 (h, w, c), or `mean` and `std` (c, h, w); `caption`; `label`; `index`. Epoch -1 changes
-        nothing: the first caption, a fixed crop, no mirror."""
+        """`pixels` uint8 (h, w, c), or `mean` and `std` (c, h, w), perhaps `feature`; `caption`; `label`; `index`. Epoch -1
+        changes nothing: the first caption, a fixed crop, no mirror."""
         draw = seed_of(self.seed, epoch, index, "item") if epoch >= 0 else 0
         mirror = self.transform.flip and bool(draw & 1)
         place = (draw >> 1) % 2**24 / 2**24 if epoch >= 0 else 0.5
@@ -56,7 +56,7 @@ class Maker:
         example: dict[str, Any] = {"caption": text, "label": int(label), "index": index}
         if "mean" in item:
             suffix = "_mirrored" if mirror else ""
-            example |= {key: item[key + suffix] for key in ("mean", "std")}
+            example |= {key: item[key + suffix] for key in ("mean", "std", "feature") if key in item}
         else:
             pixels = self.transform(item["image"], place, name or f"item {index}")
             if self.pixels is not None and index not in self.pixels:
@@ -180,6 +180,8 @@ def collate(examples: list[dict[str, Any]], total: int) -> dict[str, Any]:
         batch["image"] = to_float(torch.from_numpy(np.stack([e["pixels"] for e in examples])))
     else:
         batch |= {key: _stack(examples, key).to(torch.float32) for key in ("mean", "std")}
+    if "feature" in examples[0]:  # many channels: as they are stored
+        batch["feature"] = _stack(examples, "feature")
     batch["caption"] = [e["caption"] for e in examples]
     for key in ("label", "index", "row"):
         batch[key] = torch.tensor([e[key] for e in examples], dtype=torch.int64)

@@ -1,10 +1,12 @@
-"""The latent cache: the first stage's posterior of every item, computed once.
+"""The latent cache: what a frozen network makes of every item, computed once: the first stage's posterior, or features.
 
-Mean and standard deviation, and not a sample, so that each epoch draws anew; of the mirrored image too where training
-mirrors, since an encoder does not commute with mirroring. What is stored is what the encoder gave, unscaled.
+Of the posterior mean and standard deviation, and not a sample, so that each epoch draws anew; of the mirrored image too
+where training mirrors, since an encoder does not commute with mirroring. What is stored is what the encoder gave, unscaled.
 
-    latents-00000.safetensors ...   mean, std (n, c, h, w), perhaps mean_mirrored, std_mirrored; index (n,)
-    manifest.json                   key, items, shape, type, size and checksum of every shard; written last
+    shard-00000.safetensors ...   mean, std (n, c, h, w), perhaps mean_mirrored, std_mirrored; index (n,)
+    manifest.json                 key, items, shape, type, size and checksum of every shard; written last
+
+Features (`feature`, perhaps feature_mirrored) are a cache of their own, over that of the latents.
 
 Each file is written under another name, flushed to the disk and renamed, so a file that is there is whole, and a
 build that was killed goes on with the next shard. `key` names all that the latents depend on; a cache with another
@@ -32,7 +34,7 @@ from ldm.data.batches import Position
 from ldm.data.items import Items, collate
 from ldm.data.source import Item, Source
 
-Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+Encode = Callable[[Tensor], dict[str, Tensor]]
 _TYPES = {"float16": torch.float16, "float32": torch.float32}
 _VERSION = 1
 
@@ -59,7 +61,8 @@ def build(
     With one rank the cache is complete after it; with more, call `finish` on one of them when all have returned.
 
     Arguments:
-        encode: images (b, c, h, w) in [-1, 1] on the CPU -> mean and std of the latents, on any device.
+        encode: images (b, c, h, w) in [-1, 1] on the CPU -> `mean` and `std` of the latents, or `feature`, each (b, c, h,
+            w), on any device.
         key: names all that the latents depend on (`DataModule.latent_key`).
         flips: encode the mirrored images too.
     Raises:
@@ -93,7 +96,8 @@ def finish(path: Path) -> None:
             f"{path}: {len(absent)} of {count} shards are not there, the first {_file(path, absent[0]).name}"
         )
     with safe_open(first, "numpy") as file:
-        shape = file.get_slice("mean").get_shape()[1:]
+        name = min(set(file.keys()) - {"index"})  # "mean" or "feature"
+        shape = file.get_slice(name).get_shape()[1:]
     files = [_file(path, number) for number in range(count)]
     shards = [{"file": f.name, "size": f.stat().st_size, "xxh3": _hash(f)} for f in files]
     manifest = head | {"shape": list(shape), "shards": shards}
@@ -101,10 +105,10 @@ def finish(path: Path) -> None:
 
 
 class LatentSource(Source):
-    """A source whose items have `mean` and `std` (and mirrored ones) in place of an image.
+    """A source whose items have what was encoded (and of mirrored images) in place of an image.
 
     Arguments:
-        source: where captions and labels come from; its images are not read.
+        source: where captions and labels come from, or another cache over them; its images are not read.
         path: the cache.
         key: what the cache has to be of.
         verify: compare every shard's checksum (about a second per GB) and not only its size.
@@ -115,7 +119,7 @@ class LatentSource(Source):
         manifest = self._manifest()
         if manifest["key"] != key or manifest["items"] != len(source):
             raise BadLatentsError(
-                f"{path}: latents of another first stage, data set or transform (key {manifest['key'][:12]}, "
+                f"{path}: made by another network, or of another data set or transform (key {manifest['key'][:12]}, "
                 f"{manifest['items']} items; wanted {key[:12]}, {len(source)}); delete the folder to make them anew"
             )
         for entry in manifest["shards"]:
@@ -127,6 +131,7 @@ class LatentSource(Source):
         self.shape: tuple[int, int, int] = tuple(manifest["shape"])
         self.flips: bool = manifest["flips"]
         self._key, self._shard = key, manifest["shard"]
+        self._files = [self.path / entry["file"] for entry in manifest["shards"]]
         self._open: dict[int, dict[str, Any]] = {}
 
     def _manifest(self) -> dict[str, Any]:
@@ -144,7 +149,7 @@ class LatentSource(Source):
     def _slices(self, number: int) -> dict[str, Any]:
         """The tensors of a shard, mapped into memory when first asked for in this process."""
         if number not in self._open:
-            file = safe_open(_file(self.path, number), "numpy")
+            file = safe_open(self._files[number], "numpy")
             self._open[number] = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return self._open[number]
 
@@ -170,7 +175,7 @@ class LatentSource(Source):
 
 
 def _file(path: Path, number: int) -> Path:
-    return path / f"latents-{number:05d}.safetensors"
+    return path / f"shard-{number:05d}.safetensors"
 
 
 def _rows(number: int, shard: int, items: int, batch_size: int) -> list[list[Position]]:
@@ -202,7 +207,7 @@ def _encode(encode: Encode, batch: dict[str, Any], flips: bool, dtype: torch.dty
     for suffix, images in {"": batch["image"], "_mirrored": batch["image"].flip(-1) if flips else None}.items():
         if images is None:
             continue
-        for name, value in zip(("mean", "std"), encode(images), strict=True):
+        for name, value in encode(images).items():
             value = value.detach().to("cpu", dtype)
             finite = torch.isfinite(value).flatten(1).all(1)
             if not finite.all():

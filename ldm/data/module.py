@@ -4,7 +4,8 @@ A training batch is a function of (seed, update): `loader(start, stop, ...)` beg
 and `stop` are read from the stage, whose count of updates is the only position of a run. Validation is in order, each
 row once.
 
-A batch is a dict: image (b, c, h, w) in [-1, 1], or `mean` and `std` (b, c, h, w) where latents are cached; caption,
+A batch is a dict: image (b, c, h, w) in [-1, 1], or `mean` and `std` (b, c, h, w) where latents are cached, in training
+perhaps with `feature` (b, d, h, w), what a frozen network sees in the image; caption,
 a list of b strings ('' is no condition); label, index (the row in the set), row (in the global batch), each (b,)
 int64; step and total (the size of the global batch), two ints. In validation step is 0, row is the index and total
 the size of the set, so that random numbers keyed by them are the same each time and for any number of processes.
@@ -140,9 +141,16 @@ class DataModule(L.LightningDataModule):
 
     # Latents
 
-    def with_latents(self, train: Path, val: Path, weights: str) -> DataModule:
-        """This data module with cached latents in place of images; ValueError where they are not of these weights and
-        items."""
+    def with_latents(
+        self, train: Path, val: Path, weights: str, features: Path | None = None, network: str = ""
+    ) -> DataModule:
+        """This data module with cached latents in place of images, and beside them in training features, if any.
+
+        Arguments:
+            weights, network: what names the encoder and the network of the features, as in `latent_key`.
+        Raises:
+            BadLatentsError: they are not of these networks and items.
+        """
         other = DataModule(
             self.sources["train"],
             self.sources["val"],
@@ -160,17 +168,23 @@ class DataModule(L.LightningDataModule):
             self.transform.max_bytes,
         )
         other.bad_samples, other._pixels = self.bad_samples, self._pixels
-        other.latents = {
-            "train": LatentSource(self.sources["train"], train, self.latent_key("train", weights)),
-            "val": LatentSource(self.sources["val"], val, self.latent_key("val", weights)),
-        }
-        if self.transform.flip and not other.latents["train"].flips:
-            raise BadLatentsError(f"{train}: data.flip=true wants the mirrored latents too; build with flips=True")
+        stored = self._encoded(self.sources["train"], train, weights)
+        if features is not None:
+            stored = self._encoded(stored, features, network)
+        val_key = self.latent_key("val", weights)
+        other.latents = {"train": stored, "val": LatentSource(self.sources["val"], val, val_key)}
         return other
 
+    def _encoded(self, source: Source, path: Path, weights: str) -> LatentSource:
+        """The training items with what is stored of them at `path`."""
+        found = LatentSource(source, path, self.latent_key("train", weights))
+        if self.transform.flip and not found.flips:
+            raise BadLatentsError(f"{path}: data.flip=true wants the mirrored latents too; build with flips=True")
+        return found
+
     def latent_key(self, split: Split, weights: str) -> str:
-        """What the latents of a split depend on: the encoder's weights (their hash), the items, the way to the
-        tensor."""
+        """What the latents of a split depend on: the encoder (its weights' hash, or what names another network), the
+        items, the way to the tensor."""
         if self.transform.crop == "random":
             raise ValueError(
                 "data.crop=random has no latents to cache, for each epoch cuts anew; take data.crop=centre"

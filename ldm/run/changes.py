@@ -54,11 +54,12 @@ def check(old: Config, new: Config, run: Path) -> None:
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) of every leaf that differs; None where there is none."""
+    """(dotted key, old value, new value) of every leaf that differs; None where there is none, and so is an empty node, as
+    of a group that a run was begun without."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
             yield from differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
-    elif old != new:
+    elif old != new and not (old in (None, {}) and new in (None, {})):
         yield key, old, new
 
 

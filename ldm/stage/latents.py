@@ -1,4 +1,4 @@
-"""Between the stages: posteriors of every image from the store, and the moments that whiten a latent.
+"""Between the stages: posteriors and features of every image from the store, and the moments that whiten a latent.
 
 The moments are over at least 10,000 images (or all there are) and all ranks: per channel the mean of z and
 sqrt(E[mean^2 + std^2] - E[mean]^2), the deviation of a draw from q(z|x) over images and pixels.
@@ -6,7 +6,6 @@ sqrt(E[mean^2 + std^2] - E[mean]^2), the deviation of a draw from q(z|x) over im
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Literal
@@ -19,8 +18,10 @@ from torch import Tensor
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.data import latent
 from ldm.data.module import DataModule
+from ldm.loss.alignment import Alignment
 from ldm.run.store import Store
 from ldm.stage.launch import agree, rank, turn
+from ldm.tensors import hash_of
 
 log = logging.getLogger(__name__)
 
@@ -29,43 +30,46 @@ ENOUGH = 10_000  # images for the moments
 
 def weights_key(autoencoder: Autoencoder) -> str:
     """A hash of what the raw posterior depends on: all weights, not the whitening."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in autoencoder.state_dict().items():
-        if name not in ("latent_mean", "latent_std"):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    state = autoencoder.state_dict()
+    return hash_of({name: state[name] for name in state if name not in ("latent_mean", "latent_std")})
 
 
-def cached(autoencoder: Autoencoder, data: DataModule, store: Store) -> DataModule:
-    """`data` with latents in place of images, encoded now where the store does not have them. All ranks call it."""
+def cached(autoencoder: Autoencoder, data: DataModule, store: Store, alignment: Alignment | None = None) -> DataModule:
+    """`data` with latents in place of images, and features of the training images where there is an alignment, encoded now
+    where the store does not have them. All ranks call it."""
     if data.transform.crop == "random" or data.sources["train"].stream is not None:
         log.info("latents are not cached: training images are cropped anew, or streamed")
         return data
-    weights = weights_key(autoencoder)
-    train, val = (_stored(autoencoder, data, split, weights, store) for split in ("train", "val"))
-    return data.with_latents(train, val, weights)
+    weights, device = weights_key(autoencoder), next(autoencoder.parameters(), torch.zeros(())).device
+
+    def posterior(images: Tensor) -> dict[str, Tensor]:
+        found = autoencoder.posterior(images.to(device))
+        return {"mean": found.mean, "std": found.std}
+
+    train, val = (_stored("latents", posterior, data, split, weights, store) for split in ("train", "val"))
+    if alignment is None:
+        return data.with_latents(train, val, weights)
+
+    def feature(images: Tensor) -> dict[str, Tensor]:
+        return {"feature": alignment.features(images.to(device))}
+
+    features = _stored("features", feature, data, "train", alignment.key, store)
+    return data.with_latents(train, val, weights, features, alignment.key)
 
 
 def _stored(
-    autoencoder: Autoencoder, data: DataModule, split: Literal["train", "val"], weights: str, store: Store
+    kind: str, encode: latent.Encode, data: DataModule, split: Literal["train", "val"], weights: str, store: Store
 ) -> Path:
     key = data.latent_key(split, weights)
     flips = data.transform.flip and split == "train"
     name = f"{key}-mirrored" if flips else key
-    with turn(store.lock("latents", name)):
-        found = agree(lambda: store.find("latents", name))
+    with turn(store.lock(kind, name)):
+        found = agree(lambda: store.find(kind, name))
         if found is not None:
             return found
-        log.info("encoding the %s images once: %d of them", split, len(data.sources[split]))
-        place = Path(agree(lambda: str(store.workplace("latents", name))))
+        log.info("encoding the %s images once: %s of %d", split, kind, len(data.sources[split]))
+        place = Path(agree(lambda: str(store.workplace(kind, name))))
         world = dist.get_world_size() if dist.is_initialized() else 1
-        device = next(autoencoder.parameters(), torch.zeros(())).device
-
-        def encode(images: Tensor) -> tuple[Tensor, Tensor]:
-            posterior = autoencoder.posterior(images.to(device))
-            return posterior.mean, posterior.std
-
         latent.build(
             encode, data.latent_items(split), place, key, flips, workers=data.workers, rank=rank(), world=world
         )
@@ -75,7 +79,7 @@ def _stored(
         def publish() -> Path:
             if world > 1:
                 latent.finish(place)
-            return store.publish("latents", name, {"split": split, "weights": weights, "data": data.fingerprint})
+            return store.publish(kind, name, {"split": split, "weights": weights, "data": data.fingerprint})
 
         return agree(publish)
 

@@ -165,13 +165,16 @@ def test_half_precision_runs():
 
 
 def test_it_is_one_graph(monkeypatch):
-    """No Python that depends on data, in training with routing and out of it."""
+    """No Python that depends on data, in training with routing and out of it; a hook on the inner block is in it."""
     # Checks of annotations, which only tests make, are no graph; nor is a data class that they have wrapped.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     monkeypatch.setattr(DiT, "check_context", lambda self, c: None)
     dit = awake(tiny(4, ContextShape(6), depth=3, position=Rotary, qk_norm=True, routing=Routing()))
+    heard = []
+    dit.inner.layer.register_forward_hook(lambda block, inputs, output: heard.append(output))
     z, compiled = torch.randn(2, 4, 8, 8), torch.compile(dit, backend="eager", fullgraph=True)
     assert compiled(z, LOG_SNR, TOKENS).shape == z.shape
+    assert len(heard) == 1 and heard[0].requires_grad
     torch.testing.assert_close(compiled.eval()(z, LOG_SNR, TOKENS), dit.eval()(z, LOG_SNR, TOKENS))
 
 
@@ -191,3 +194,20 @@ def test_what_cannot_be_is_refused_with_what_to_do():
         tiny(4, ContextShape(), pooled_context=True)
     with pytest.raises(ValueError, match="there are only 2"):
         tiny(4, ContextShape(), routing=Routing())
+
+
+@pytest.mark.parametrize("depth, before, after", [(12, None, None), (24, None, None), (4, 1, 1), (6, 2, 0), (5, 0, 2)])
+def test_the_inner_block_ends_the_first_third_or_is_the_nearest_that_all_tokens_pass(depth, before, after):
+    routing = None if before is None else Routing(before=before, after=after)
+    dit = awake(tiny(4, ContextShape(), depth=depth, routing=routing))
+    expected = {(12, None): 3, (24, None): 7, (4, 1): 0, (6, 2): 1, (5, 0): 3}[depth, before]
+    assert dit.inner.layer is dit.blocks[expected]
+    given = []
+    dit.inner.layer.register_forward_hook(lambda block, inputs, output: given.append(output))
+    dit(torch.randn(2, 4, 8, 8), LOG_SNR, Context())
+    assert given[0].shape == (2, 64 // (dit.inner.stride[0] * dit.inner.stride[1]), dit.inner.width)
+
+
+def test_without_a_block_that_all_tokens_pass_there_is_no_inner_one():
+    with pytest.raises(ValueError, match=r"backbone\.routing\.before=1"):
+        _ = tiny(4, ContextShape(), depth=3, routing=Routing(before=0, after=0)).inner

@@ -17,7 +17,7 @@ from tests.data.sources import Halves, Numbers
 
 def encode(x):
     """Not symmetric: mean keeps the left column pair, deviation the right one."""
-    return x[:, :, ::2, :2].clone(), x[:, :, ::2, -2:].abs() + 0.5
+    return {"mean": x[:, :, ::2, :2].clone(), "std": x[:, :, ::2, -2:].abs() + 0.5}
 
 
 def module(train=None, **options) -> DataModule:
@@ -40,8 +40,7 @@ def test_cached_batches_equal_encoded_ones(tmp_path):
     cached = plain.with_latents(made(plain, tmp_path, flips=True), made(plain, tmp_path, "val"), "w")
     mirrored = 0
     for image, latent in zip(plain.loader(0, 14), cached.loader(0, 14), strict=True):
-        mean, std = encode(image["image"])
-        assert torch.equal(latent["mean"], mean) and torch.equal(latent["std"], std)
+        assert all(torch.equal(latent[name], value) for name, value in encode(image["image"]).items())
         assert "image" not in latent and latent["caption"] == image["caption"]
         assert (
             all(torch.equal(latent[k], image[k]) for k in ("label", "index", "row")) and latent["step"] == image["step"]
@@ -49,7 +48,7 @@ def test_cached_batches_equal_encoded_ones(tmp_path):
         mirrored += int((image["image"][:, 0, 0, 0] == 1).sum())
     assert 0 < mirrored < 70
     for image, latent in zip(plain.val_loader(), cached.val_loader(), strict=True):
-        assert torch.equal(latent["mean"], encode(image["image"])[0])
+        assert torch.equal(latent["mean"], encode(image["image"])["mean"])
     assert "image" in cached.items("val", [0]) and cached.latents["train"].shape == (3, 4, 2)
 
 
@@ -58,7 +57,7 @@ def test_workers_and_half_precision(tmp_path):
     cached = plain.with_latents(made(plain, tmp_path, dtype="float16", workers=2), made(plain, tmp_path, "val"), "w")
     for image, latent in zip(plain.loader(0, 7), cached.loader(0, 7), strict=True):
         assert latent["mean"].dtype == torch.float32
-        assert torch.allclose(latent["mean"], encode(image["image"])[0], atol=1e-3)
+        assert torch.allclose(latent["mean"], encode(image["image"])["mean"], atol=1e-3)
 
 
 def test_ranks_share_the_work(tmp_path):
@@ -134,17 +133,17 @@ def test_a_shard_that_is_there_is_not_made_again(tmp_path):
     data = module()
     path = made(data, tmp_path)
     before = {f: f.stat().st_mtime_ns for f in path.glob("*.safetensors")}
-    (path / "latents-00002.safetensors").unlink()
+    (path / "shard-00002.safetensors").unlink()
     made(data, tmp_path)
     after = {f: f.stat().st_mtime_ns for f in path.glob("*.safetensors")}
-    assert [f.name for f in before if before[f] != after[f]] == ["latents-00002.safetensors"]
+    assert [f.name for f in before if before[f] != after[f]] == ["shard-00002.safetensors"]
 
 
 def test_of_other_weights_items_or_transform(tmp_path):
     data = module()
     train, val = made(data, tmp_path), made(data, tmp_path, "val")
     for other, weights in ((data, "x"), (module(Numbers(34)), "w"), (module(image_shape=(1, 8, 8)), "w")):
-        with pytest.raises(BadLatentsError, match="another first stage, data set or transform"):
+        with pytest.raises(BadLatentsError, match="another network, or of another data set or transform"):
             other.with_latents(train, val, weights)
         with pytest.raises(BadLatentsError, match="of another build"):
             build(encode, other.latent_items("train"), train, other.latent_key("train", weights), shard=8)
@@ -159,14 +158,14 @@ def test_mirrored_latents_are_wanted_where_images_are_mirrored(tmp_path):
 def test_damage_is_named(tmp_path):
     data = module()
     path = made(data, tmp_path)
-    shard, key = path / "latents-00001.safetensors", data.latent_key("train", "w")
+    shard, key = path / "shard-00001.safetensors", data.latent_key("train", "w")
     content = shard.read_bytes()
     for damaged in (content[:-1], b"", content[:200] + bytes([content[200] ^ 1]) + content[201:]):
         shard.write_bytes(damaged)
-        with pytest.raises(BadLatentsError, match=r"latents-00001\.safetensors: damaged"):
+        with pytest.raises(BadLatentsError, match=r"shard-00001\.safetensors: damaged"):
             LatentSource(Numbers(33), path, key)
     shard.unlink()
-    with pytest.raises(BadLatentsError, match=r"latents-00001\.safetensors"):
+    with pytest.raises(BadLatentsError, match=r"shard-00001\.safetensors"):
         LatentSource(Numbers(33), path, key)
     shard.write_bytes(content)
     manifest = path / "manifest.json"
@@ -186,7 +185,7 @@ def test_damage_is_named(tmp_path):
 def test_latents_that_are_not_finite(tmp_path, value, dtype):
     data = module()
     with pytest.raises(BadLatentsError, match=r"mean of items \[0, 1, 2\] is not finite"):
-        build(lambda x: (x * 0 + value, x), data.latent_items("train"), tmp_path, "k", dtype=dtype, batch_size=3)
+        build(lambda x: {"mean": x * 0 + value}, data.latent_items("train"), tmp_path, "k", dtype=dtype, batch_size=3)
 
 
 def test_random_crops_have_no_latents():

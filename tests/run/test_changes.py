@@ -14,6 +14,8 @@ from tests.runs import rows, tiny
 def test_differences_are_leaves():
     old, new = {"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"b": 2, "c": [1]}, "e": None, "f": 3}
     assert list(differences(old, new)) == [("a.b", 1, 2), ("d", 1, None), ("f", None, 3)]
+    assert not list(differences({"a": 1}, {"a": 1, "group": {}})), "begun before there was such a group"
+    assert list(differences({"a": 0}, {"a": {}})) == [("a", 0, {})]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,17 @@ def test_what_changes_the_rest_is_told(key, tmp_path, caplog):
 
 @pytest.mark.parametrize(
     "key",
-    ["seed", "loss.kl_weight", "autoencoder.encoder.width", "prior.backbone.width", "data.flip", "data.batch_size"],
+    [
+        *(
+            "seed",
+            "loss.kl_weight",
+            "autoencoder.encoder.width",
+            "prior.backbone.width",
+            "data.flip",
+            "data.batch_size",
+        ),
+        "alignment.weight",
+    ],
 )
 def test_what_makes_another_run_is_refused(key, tmp_path):
     with pytest.raises(ConfigError, match=rf"{key}=2 \(was 1\).*name="):

@@ -25,7 +25,9 @@ from ldm.diffusion.schedule import Cosine as CosineSchedule
 from ldm.diffusion.time import Uniform as Time
 from ldm.diffusion.weighting import Prediction
 from ldm.loss.adversarial import Adversarial
+from ldm.loss.alignment import Alignment
 from ldm.loss.first_stage import FirstStageLoss
+from ldm.loss.maps import RandomMaps
 from ldm.loss.reconstruction import Gaussian as GaussianLikelihood
 from ldm.model import LatentModel
 from ldm.nn.patchgan import PatchGAN
@@ -94,7 +96,8 @@ def first(critic_start: int | None = None, heard: int | None = None, seed: int =
     return First(own, FirstStageLoss(GaussianLikelihood(), 1e-6, adversarial=critic), recipe(**options), seed)
 
 
-def second(seed: int = 0, **options: Any) -> Second:
+def second(seed: int = 0, aligned: float | None = None, **options: Any) -> Second:
+    """With `aligned`, the weight of an alignment."""
     torch.manual_seed(0)
 
     def backbone(channels: int, context: Any) -> UNet:
@@ -103,7 +106,8 @@ def second(seed: int = 0, **options: Any) -> Second:
     ae, condition = autoencoder(), Label(3, 4)
     parts = (CosineSchedule(), V(), Prediction(), Time(), DDIM(), Grid())
     prior = Diffusion(ae.latent_shape, condition.shape, backbone, *parts, lambda d: ClassifierFree(d, 2.0), steps=2)
-    return Second(LatentModel(ae, condition, prior), recipe(**options), seed)
+    alignment = None if aligned is None else Alignment(RandomMaps(width=4, layers=2), 4, (4, 4), aligned)
+    return Second(LatentModel(ae, condition, prior), recipe(**options), seed, alignment)
 
 
 class At(L.Callback):
