@@ -61,6 +61,8 @@ class Zygote:
     def __enter__(self) -> Zygote:
         environment = {key: value for key, value in os.environ.items() if key not in ("LDM_CONFIG", "LOCAL_RANK")}
         environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+        # CPython takes a short write of a .pyc, as on a full disk, for a whole one.
+        environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "tests.faults.zygote"]
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
