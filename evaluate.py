@@ -1,11 +1,12 @@
 """Measure a finished run again: python evaluate.py run=DIR samples=2048 guidance=3"""
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.main import guarded
+from ldm.main import guarded, misspelt, settable
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
@@ -19,4 +20,8 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = map(settable, sys.argv[1:])
+    wrong = misspelt(sys.argv[1:], Path(__file__).parent / "conf", "evaluate")
+    if wrong:
+        sys.exit(wrong)
     main()

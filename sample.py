@@ -1,11 +1,12 @@
 """Images from a run: python sample.py run=DIR prompt="a large blue star at the bottom on a black background" n=16"""
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.main import guarded
+from ldm.main import guarded, misspelt, settable
 
 
 @hydra.main(config_path="conf", config_name="sample", version_base="1.3")
@@ -27,5 +28,8 @@ def quoted(argument: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = map(quoted, sys.argv[1:])
+    sys.argv[1:] = map(quoted, map(settable, sys.argv[1:]))
+    wrong = misspelt(sys.argv[1:], Path(__file__).parent / "conf", "sample")
+    if wrong:
+        sys.exit(wrong)
     main()

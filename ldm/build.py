@@ -208,3 +208,25 @@ def build(config: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED
     if isinstance(config, list | tuple):
         return [build(value, f"{where}[{i}]", allowed) for i, value in enumerate(config)]
     return config
+
+
+def described(node: Config, leave: tuple[str, ...] = (), allowed: tuple[str, ...] = ALLOWED) -> str:
+    """A node in a word: its class in lower case and, in brackets, the arguments that are not the default, in the order of
+    the signature; those to `leave` are left out at every depth. Two nodes of the same word build the same."""
+    target, arguments = _bind(node, "config", (), allowed)
+    parameters = inspect.signature(target).parameters
+    words = []
+    for name in sorted(arguments, key=list(parameters).index):
+        if name not in leave and arguments[name] != parameters[name].default:
+            words.append(f"{name}={_word(arguments[name], leave, allowed)}")
+    return target.__name__.lower() + (f"({', '.join(words)})" if words else "")
+
+
+def _word(value: Any, leave: tuple[str, ...], allowed: tuple[str, ...]) -> str:
+    if is_node(value):
+        return described(value, leave, allowed)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_word(each, leave, allowed) for each in value) + "]"
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

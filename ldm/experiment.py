@@ -7,15 +7,10 @@ priors trains one autoencoder.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import difflib
 import logging
-import re
 import shlex
 import sys
-import typing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +18,13 @@ import lightning as L
 import torch
 import torch.distributed as dist
 import yaml
-from pydantic import NonNegativeInt, PositiveFloat
 from rich.console import Console
 from torch import nn
 
-from ldm.build import Config, ConfigError, build, check, plain
+from ldm.build import Config, build
 from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
 from ldm.callback.sink import Guarded
-from ldm.data.batches import micro_batch
 from ldm.data.module import DataModule
 from ldm.files import write_json, write_text
 from ldm.interop.pretrained import pretrained
@@ -47,6 +40,7 @@ from ldm.run.evaluation import Evaluation, code_version, device_name
 from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
+from ldm.settings import check_batch, checked
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics
 from ldm.stage.launch import agree, rank, ranks, turn
@@ -55,41 +49,6 @@ from ldm.stage.second import Second, aligned
 from ldm.stage.stage import Stage
 
 log = logging.getLogger(__name__)
-
-# What a part is handed beside its config, by whoever builds it.
-_PIECES = ("backbone", "diffusion")  # which the prior's node refers to
-_NAME = re.compile(r"(?!\.)[^/\\\x00]+(/(?!\.)[^/\\\x00]+)*")  # no way out of runs/
-_GIVEN = {"prior": ("latent_shape", "context"), "alignment": ("width", "grid")}
-
-
-_NODES = ("data", *PARTS, "loss", "alignment", "first", "second", "trainer", "logger", "metric", "evaluation")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The plain words of a run; the rest of its config are nodes."""
-
-    experiment: str
-    name: str | None
-    seed: NonNegativeInt
-    runs: str
-    store: str
-    cache_latents: bool
-    rank_timeout: PositiveFloat = 120.0
-
-    @classmethod
-    def of(cls, config: Config) -> Settings:
-        """ConfigError where a key is unknown or its value of another kind."""
-        fields = typing.get_type_hints(cls, include_extras=True)
-        for key in config.keys() - fields.keys() - {*_NODES, *_PIECES}:
-            near = difflib.get_close_matches(key, [*fields, *_NODES], 1)
-            raise ConfigError(f"{key}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
-        settings = cls(**{key: plain(config[key], hint, key) for key, hint in fields.items() if key in config})
-        if settings.name is not None and not _NAME.fullmatch(settings.name):
-            raise ConfigError(
-                f"name: {settings.name!r} is to be a directory below runs; use letters, digits and -_.,=+ /"
-            )
-        return settings
 
 
 class _LogFile(logging.FileHandler):
@@ -112,37 +71,17 @@ class Experiment:
         self.pretrained = None if checkpoint is None else pretrained(checkpoint)
         if self.pretrained is not None:
             self.config["autoencoder"] = self.pretrained.config(tuple(config["data"]["image_shape"]))
-        settings = Settings.of(self.config)
-        for part in _NODES:
-            if self.config.get(part) is not None:
-                check(self.config[part], part, _GIVEN.get(part, ()))
-        self.config |= dataclasses.asdict(settings)
-        self.seed, self.store = settings.seed, Store(Path(settings.store))
+        self.config = checked(self.config)
+        self.seed, self.store = self.config["seed"], Store(Path(self.config["store"]))
         self.console = Console()
         self.place: RunDirectory | None = None
-        for stage in ("first", "second"):
-            if self.config.get(stage):
-                self._check_optimizer(stage)
-
-    def _check_optimizer(self, stage: str) -> None:
-        """Ranges that only the optimiser's constructor knows, as a negative learning rate, before anything is begun."""
-        recipe = build(self.config[stage], stage)
-        try:
-            recipe.optimizer([torch.nn.Parameter(torch.zeros(1))])
-        except ValueError as error:
-            raise ConfigError(f"{stage}.optimizer: {error}") from error
-
-    def _check_batch(self, world: int) -> None:
-        for stage in ("first", "second"):
-            if self.config.get(stage):
-                micro_batch(self.config["data"]["batch_size"], world, self.config[stage].get("accumulate", 1))
 
     def run(self) -> int:
         """Do what is not done yet; the exit code of the process."""
         self.stop = StopFlag()
         self.stop.install()
         trainer = self._trainer()
-        self._check_batch(trainer.world_size)
+        check_batch(self.config, trainer.world_size)
         torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
         self.model = LatentModel.build(self.config)  # what does not fit together is found before anything is begun
         self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)

@@ -112,18 +112,25 @@ def settable(argument: str) -> str:
     return f"++{argument}" if dotted else argument
 
 
-def misspelt(arguments: Sequence[str], conf: Path) -> str | None:
+def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str | None:
     """What is wrong with the first `group=word` that conf/ does not know, with the nearest that it does; None if all is
-    well, as far as can be seen from the names of files."""
+    well, as far as can be seen from the names of files. Training takes every group, the other entry points (`entry` is
+    their file in conf/) those that they name."""
+    text = (conf / f"{entry}.yaml").read_text(encoding="utf-8")
     groups = {folder.relative_to(conf).as_posix() for folder in conf.rglob("*") if folder.is_dir()}
-    keys = groups | set(re.findall(r"^(\w+):", (conf / "config.yaml").read_text(encoding="utf-8"), re.MULTILINE))
+    if entry != "config":
+        groups &= set(re.findall(r"^  - ([\w/]+): null", text, re.MULTILINE))
+    keys = groups | set(re.findall(r"^(\w+):", text, re.MULTILINE))
     for argument in arguments:
         key, equals, words = argument.partition("=")
         key = key.removeprefix("++").removeprefix("+").partition("@")[0]
         if not equals or key.startswith(("-", "~", "hydra")) or ("." in key and key not in groups):
             continue
+        pieces = sorted(group for group in groups if group.startswith(f"{key}/"))
+        if pieces and key not in groups:
+            return f"{key}: a whole recipe is of training; a finished run takes another {', '.join(pieces)}"
         if key not in keys:
-            return f"{key}: no such word{_nearest(key, keys)}"
+            return f"{key}: no such word{_nearest(key, keys - {'defaults', 'hydra'})}"
         if key in groups and re.fullmatch(r"[\w,]+", words):
             known = {file.stem for file in (conf / key).glob("*.yaml")}
             for word in set(words.split(",")) - known - {"null"}:

@@ -6,17 +6,19 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ldm.build import build
 from ldm.data.module import DataModule
+from ldm.main import device_of
 from ldm.model import Weights
 from ldm.run import record, report
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation
+from ldm.run.finished import Changes, named
 from ldm.run.record import Record
-from ldm.sampling import configure, load, named
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +26,15 @@ log = logging.getLogger(__name__)
 def measure_again(
     run: str,
     samples: int | None,
-    guidance: float | None,
+    guidance: float | int | None,
     steps: int | None,
     seed: int,
     weights: Weights,
     ema: float | None,
     device: str,
+    diffusion: dict[str, Any] | None = None,
+    guide: str | None = None,
+    guide_ema: float | None = None,
 ) -> None:
     """Add records of a finished run, measured with other settings, and write its report anew."""
     place = RunDirectory(Path(run))
@@ -37,8 +42,8 @@ def measure_again(
     if not file.exists():
         raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    model = load(place.path, weights, ema, device)
-    configure(model, guidance, steps)
+    changes = Changes(diffusion, guidance, steps, guide, guide_ema)
+    model = changes.load(run, weights, ema, device_of(device))
     evaluation: Evaluation = build(config["evaluation"] | {"seed": seed}, "evaluation")
     if samples is not None:
         evaluation = dataclasses.replace(evaluation, samples=samples)
@@ -51,7 +56,7 @@ def measure_again(
             "data": data.fingerprint,
             "seed": config["seed"],
         },
-        **{"weights": named(weights, ema), "images_seen": images_seen},
+        **{"weights": named(weights, ema), "images_seen": images_seen, "guide": changes.guide_named(run)},
     }
     metrics = build(config["metric"] or {}, "metric")
     records = evaluation(model, data, list(metrics.values()), facts, generate=bool(config.get("second")))

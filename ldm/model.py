@@ -42,9 +42,12 @@ _FILES: dict[str, str] = {"average": "model.safetensors", "raw": "raw.safetensor
 
 
 class LatentModel(nn.Module):
-    def __init__(self, autoencoder: Autoencoder, condition: Conditioner, prior: Prior):
+    """`config`: the nodes of the three parts, where it was built from some."""
+
+    def __init__(self, autoencoder: Autoencoder, condition: Conditioner, prior: Prior, config: Config | None = None):
         super().__init__()
         self.autoencoder, self.condition, self.prior = autoencoder, condition, prior
+        self.config = config
 
     @classmethod
     def build(cls, config: Config, allowed: tuple[str, ...] = MODEL_PACKAGES) -> LatentModel:
@@ -55,7 +58,8 @@ class LatentModel(nn.Module):
         autoencoder = build(config["autoencoder"], "autoencoder", allowed)
         condition = build(config["condition"], "condition", allowed)
         shapes = {"latent_shape": autoencoder.latent_shape, "context": condition.shape}
-        return cls(autoencoder, condition, build(config["prior"], "prior", allowed, **shapes))
+        prior = build(config["prior"], "prior", allowed, **shapes)
+        return cls(autoencoder, condition, prior, {part: config[part] for part in PARTS})
 
     @torch.no_grad()
     def sample_latents(self, batch: Mapping[str, Any], random: Random) -> Latent:

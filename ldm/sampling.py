@@ -6,7 +6,6 @@ there yet.
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 from pathlib import Path
@@ -17,56 +16,16 @@ import torch
 from PIL import Image
 
 from ldm.callback.grid import image_grid, save
-from ldm.diffusion.guidance.classifier_free import ClassifierFree
+from ldm.condition.label import Label
 from ldm.files import write_json
 from ldm.main import device_of
 from ldm.metric.features import eight_bits
 from ldm.model import LatentModel, Weights
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random, seed_of
-from ldm.run.directory import RunDirectory
-from ldm.run.snapshots import Snapshots
+from ldm.run.finished import Changes, named, networks
 
 log = logging.getLogger(__name__)
-
-
-def load(run: str | Path, weights: Weights, ema: float | None, device: str) -> LatentModel:
-    """The model of a finished run; with `ema`, the weights averaged by that relative width (ldm.run.snapshots)."""
-    model = LatentModel.load(run, weights, device_of(device))
-    if ema is None:
-        return model
-    if weights != "average":
-        raise ValueError(f"ema={ema:g} is of averaged weights and weights={weights}; leave one of the two out")
-    # The second stage's names are the model's: its parts have the same names in both.
-    own = Snapshots(RunDirectory(Path(run)).snapshots / "second").rebuild(ema)
-    strange = model.load_state_dict(own, strict=False).unexpected_keys
-    if strange:
-        raise ValueError(f"the snapshots of {run} are of another model: it has no {', '.join(strange[:5])}")
-    return model
-
-
-def named(weights: Weights, ema: float | None) -> str:
-    """The weights of `load`, as a record names them."""
-    if ema is not None:
-        return f"averaged:{ema:g}"
-    return "averaged" if weights == "average" else "raw"
-
-
-def configure(model: LatentModel, guidance: float | None, steps: int | None) -> None:
-    """Change how a diffusion samples; ValueError where the prior is another or a number makes no sense."""
-    if guidance is None and steps is None:
-        return
-    prior = model.prior
-    if not isinstance(prior, Diffusion):
-        raise ValueError(f"guidance= and steps= are of diffusion; this run's prior is {type(prior).__name__}")
-    if steps is not None:
-        if steps < 1:
-            raise ValueError(f"steps={steps}: a sampler takes at least one step")
-        prior.steps = steps
-    if guidance is not None:
-        if guidance < 0:
-            raise ValueError(f"guidance={guidance}: a scale is 0 (no condition), 1 (plain) or more")
-        prior.guidance = functools.partial(ClassifierFree, scale=float(guidance))
 
 
 def sample(
@@ -75,7 +34,7 @@ def sample(
     prompts: str | None,
     label: int | None,
     n: int,
-    guidance: float | None,
+    guidance: float | int | None,
     steps: int | None,
     seed: int,
     weights: Weights,
@@ -83,15 +42,22 @@ def sample(
     batch: int,
     device: str,
     out: str | None,
+    diffusion: dict[str, Any] | None = None,
+    guide: str | None = None,
+    guide_ema: float | None = None,
+    compile: bool = False,
 ) -> None:
     """Write `grid.png`, `0000.png`, ... and what they were made from, `samples.json`."""
     if n < 1 or batch < 1:
         raise ValueError(f"n={n}, batch={batch}: both are at least 1")
-    model = load(run, weights, ema, device)
-    configure(model, guidance, steps)
+    changes = Changes(diffusion, guidance, steps, guide, guide_ema)
+    model = changes.load(run, weights, ema, device_of(device))
+    if compile:
+        _compile(model)
     captions, labels = _conditions(model, prompt, prompts, label, n)
     count = len(captions or labels or range(n))
     made_from = {"captions": captions, "labels": labels, "guidance": guidance, "steps": steps, "seed": seed}
+    made_from |= changes.facts()
     name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run), named(weights, ema)) % 16**6:06x}"
     folder = Path(out) if out else Path(run) / "samples" / name
     missing = _begin(folder, made_from | {"run": str(run), "weights": named(weights, ema)}, count)
@@ -106,6 +72,13 @@ def sample(
         image_grid(shown, words and words[:256]), folder / "grid.png", kind="samples", stage="second", step=0, images=0
     )
     log.info("%d images and grid.png are in %s", count, folder)
+
+
+def _compile(model: LatentModel) -> None:
+    if not isinstance(model.prior, Diffusion):
+        raise ValueError(f"compile=true is of a diffusion's network; this run's prior is {type(model.prior).__name__}")
+    for each in networks(model.prior):
+        each.backbone.compile()
 
 
 def _begin(folder: Path, facts: dict[str, Any], count: int) -> list[int]:
@@ -146,6 +119,8 @@ def _conditions(
             raise ValueError(f"{prompts} holds no caption; wanted one a line")
         return [line for line in lines for _ in range(n)], None
     if label is not None:
+        if isinstance(model.condition, Label) and not -1 <= label < model.condition.classes:
+            raise ValueError(f"label={label}: this model's are 0 to {model.condition.classes - 1}, or -1 for none")
         return None, [label] * n
     if "caption" in needs:
         return [""] * n, None
@@ -159,7 +134,10 @@ def _draw(model: LatentModel, captions: list[str] | None, labels: list[int] | No
         batch["caption"] = [captions[i] for i in rows]
     if labels is not None:
         batch["label"] = torch.tensor([labels[i] for i in rows], device=device)
-    return model.sample(batch, Random(seed, 0, batch["index"])).cpu()
+    images = model.sample(batch, Random(seed, 0, batch["index"])).cpu()
+    if not images.isfinite().all():
+        raise ArithmeticError("images are not finite numbers: guidance= is too great, or the run diverged")
+    return images
 
 
 def _write(picture: torch.Tensor, path: Path) -> None:

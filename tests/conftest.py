@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -25,3 +26,10 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no real data at {folder}; LDM_SHARED=DIR names the folder that holds data/")
     return folder
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """No checks of shapes in tests of thousands of steps, where they would be most of the time; every class has a test
+    with them."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

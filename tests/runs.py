@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
 from ldm.data.shapes import Shapes
-from ldm.files import write_json
+from ldm.files import write_json, write_text
+from ldm.model import LatentModel
 from ldm.stage.stage import Stage
 from tests.pieces import CONF
 
@@ -87,6 +89,24 @@ def _mappings(value: Any) -> Iterator[dict]:
     if isinstance(value, list):
         for item in value:
             yield from _mappings(item)
+
+
+def saved(folder: Path, config: dict[str, Any], seed: int = 0, model: LatentModel | None = None) -> Path:
+    """A run's directory with a model of a `tiny` config, its weights drawn and not learnt; with `model`, on that one's first
+    stage."""
+    torch.manual_seed(seed)
+    config["autoencoder"].pop("checkpoint", None)
+    own = LatentModel.build(config)
+    with torch.no_grad():
+        for p in own.parameters():  # those too that begin at zero
+            p.add_(0.1 * torch.randn_like(p))
+    if model is not None:
+        own.autoencoder.load_state_dict(model.autoencoder.state_dict())
+    own.condition.fit(["a small red circle", "a large blue star"])
+    own.save(folder / "model", config)
+    own.save(folder / "model", config, "raw")
+    write_text(folder / "config.yaml", yaml.safe_dump(config))
+    return folder
 
 
 def write_coco(root: Path, count: int = 20) -> Path:

@@ -15,7 +15,7 @@ ROWS = [
     ("prior",),
     ("model",),
     ("task", "metric", "data"),
-    ("run", "interop"),
+    ("run", "interop", "settings"),
     ("stage", "callback"),
     ("experiment", "measuring", "sampling", "sweep", "main"),
 ]
@@ -28,7 +28,7 @@ SIDEWAYS = {
     ("callback", "stage"): "a callback watches a stage",
     ("stage", "callback"): "a stage hands its numbers to the loggers of callback/sink",
     ("experiment", "measuring"): "a run says its numbers as measuring it again does",
-    ("measuring", "sampling"): "measuring again loads a model and sets guidance and steps as sampling does",
+    ("measuring", "main"): "the choice of a device",
     ("sampling", "main"): "the choice of a device",
 }
 

@@ -196,6 +196,47 @@ def test_two_ranks_are_one_run(tmp_path):
         assert a.keys() == b.keys() and all(a[k] == pytest.approx(b[k], rel=1e-3, abs=1e-4) for k in a if k != "stage")
 
 
+def test_torchrun(tmp_path):
+    """Processes that exist already are used, each a rank; a critic plays along; one directory."""
+    more = [
+        "first.steps=2",
+        "second.steps=2",
+        "loss=kl_gan",
+        "loss.adversarial.critic_start=0",
+        "loss.adversarial.start=1",
+    ]
+    arguments = [*words(tmp_path, "two", *more, "trainer.devices=2")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(ROOT / "train.py"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=150, env=environment, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert [each.name for each in (tmp_path / "runs").iterdir()] == ["two"]
+    run = tmp_path / "runs" / "two"
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    assert {row["step"] for row in rows(run)} == {2} and (run / "report.html").exists()
+
+
+def test_a_sweep_with_ranks(tmp_path):
+    """Two jobs of two ranks each: two directories, no rank has one of its own; the same command finds all done."""
+    arguments = [word for word in words(tmp_path, "both", "first.steps=1", "second.steps=1") if "store-" not in word]
+    arguments += [f"store={tmp_path}/store", "trainer.devices=2", "seed=0,1", "-m"]
+    said = finish(start("train.py", *arguments), FINISHED)
+    assert sorted(each.name for each in (tmp_path / "runs" / "both").iterdir()) == ["seed=0", "seed=1", "sweep.json"]
+    assert "seed=0" in said and "finished" in said and "psnr" in said
+    begun = time.monotonic()
+    finish(start("train.py", *arguments), FINISHED)
+    assert time.monotonic() - begun < 30
+
+
 def test_a_prompt_may_hold_commas(tmp_path):
     assert in_process(words(tmp_path, "run", "first.steps=1", "second.steps=1")) == FINISHED
     prompt = 'a star, red = "bright", it\'s [large] {and} $odd'

@@ -140,6 +140,24 @@ def test_misspelt_words(argument, parts):
     assert said is not None and all(part in said for part in parts), said
 
 
+@pytest.mark.parametrize("entry", ["sample", "evaluate"])
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
+        ("diffusion/sampler=dimm", ["did you mean ddim?"]),
+        ("+diffusion/weighting=snr", ["diffusion/weighting", "There are", "diffusion/schedule"]),
+        ("diffusion=flow", ["recipe is of training", "diffusion/grid"]),
+        ("guidence=3", ["did you mean guidance?"]),
+        ("data=shapes", ["data: no such word"]),
+    ],
+)
+def test_misspelt_words_of_a_finished_run(entry, argument, parts):
+    said = misspelt([argument], CONF, entry)
+    assert said is not None and all(part in said for part in parts), said
+    right = ["run=x", "diffusion/sampler=heun", "diffusion.sampler.s_churn=3", "diffusion/guidance=interval", "ema=0.1"]
+    assert misspelt(right, CONF, entry) is None
+
+
 @pytest.mark.parametrize(
     "argument",
     [

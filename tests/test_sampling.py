@@ -1,49 +1,156 @@
-"""Which weights of a run are loaded."""
+"""Jobs of images: interrupted ones go on to the same files, wrong words are told before anything is written."""
+
+import functools
+import hashlib
+import logging
 
 import pytest
 import torch
 
-from ldm.model import LatentModel
-from ldm.run.snapshots import Snapshots
-from ldm.sampling import load, named
-from tests.runs import tiny
+from ldm import sampling
+from ldm.sampling import sample
+from tests.runs import compose, saved, tiny
+
+ASKED = compose("run=absent", "n=5", "batch=2", "device=cpu", "steps=3", name="sample")
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A run with a model of zeros, and snapshots of ones."""
-    config = tiny(tmp_path)
-    config["autoencoder"].pop("checkpoint")
-    model = LatentModel.build(config)
-    learnt = {name: p for name, p in model.named_parameters() if not name.startswith("autoencoder")}
-    with torch.no_grad():
-        for p in learnt.values():
-            p.zero_()
-    model.save(tmp_path / "model", config)
-    model.save(tmp_path / "model", config, "raw")
-    for width in (0.05, 0.10):
-        Snapshots(tmp_path / "snapshots" / "second").save(9, width, {k: torch.ones_like(p) for k, p in learnt.items()})
-    return tmp_path
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return saved(folder, tiny(folder))
 
 
-def test_an_average_of_any_width_takes_the_place_of_what_was_learnt(run):
-    plain, other = load(run, "average", None, "cpu").state_dict(), load(run, "average", 0.08, "cpu").state_dict()
-    learnt = {
-        name for name, _ in load(run, "raw", None, "cpu").named_parameters() if not name.startswith("autoencoder")
-    }
-    for name, value in other.items():
-        torch.testing.assert_close(value, plain[name] + 1 if name in learnt else plain[name])
-    assert (named("average", None), named("raw", None), named("average", 0.08)) == ("averaged", "raw", "averaged:0.08")
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labelled")
+    return saved(folder, tiny(folder, "condition=label", "condition.classes=3"))
 
 
-def test_what_cannot_be_loaded_is_refused(run):
-    with pytest.raises(ValueError, match="ema=0.08 is of averaged weights and weights=raw"):
-        load(run, "raw", 0.08, "cpu")
-    with pytest.raises(ValueError, match="between 0 and 0.289, .* got 0.8"):
-        load(run, "average", 0.8, "cpu")
-    Snapshots(run / "snapshots" / "second").save(9, 0.05, {"other.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="another model: it has no other.weight"):
-        load(run, "average", 0.08, "cpu")
-    Snapshots(run / "snapshots" / "second").rewind(0)
-    with pytest.raises(FileNotFoundError, match="no snapshots"):
-        load(run, "average", 0.08, "cpu")
+def job(run, out=None, **words):
+    sample(**ASKED | {"run": str(run), "out": None if out is None else str(out)} | words)
+
+
+def files(folder):
+    return {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """What a job leaves that nobody interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    job(run, out, prompt="a red circle")
+    return files(out)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4])
+def test_an_interrupted_job_goes_on_to_the_same_files(run, whole, tmp_path, monkeypatch, cut):
+    write, done = sampling._write, []
+
+    def interrupted(picture, path):
+        if len(done) == cut:
+            raise KeyboardInterrupt
+        done.append(path)
+        write(picture, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            job(run, tmp_path, prompt="a red circle")
+    assert len(list(tmp_path.glob("*.png"))) == cut
+    kept = {path: path.stat().st_mtime_ns for path in done}
+    job(run, tmp_path, prompt="a red circle", batch=3)
+    assert files(tmp_path) == whole and len(whole) == 5 + 3  # the grid with its facts, and the job's
+    assert kept == {path: path.stat().st_mtime_ns for path in done}, "what is there is left alone"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "a blue star"},
+        {"prompt": "a red circle", "seed": 1},
+        {"prompt": "a red circle", "diffusion": {"sampler": {"eta": 1.0}}},
+        {"prompt": "a red circle", "weights": "raw"},
+    ],
+)
+def test_a_folder_holds_one_job(run, tmp_path, other):
+    job(run, tmp_path, prompt="a red circle", n=1)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match="holds images of other words .*take another out="):
+        job(run, tmp_path, n=1, **other)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"n": 0}, "n=0"),
+        ({"batch": 0}, "batch=0"),
+        ({"steps": 0}, "steps.*greater than 0"),
+        ({"guidance": -1}, "scale.*got -1"),
+        ({"label": 1}, "label= is given, but this model is conditioned on caption"),
+        ({"prompt": "a", "prompts": "b"}, "one kind of condition at a time"),
+        ({"prompts": "/dev/null"}, "holds no caption"),
+        ({"run": "/nowhere"}, "nowhere"),
+        ({"ema": 0.1}, "no snapshots"),
+    ],
+)
+def test_wrong_words_are_told_before_anything_is_written(run, tmp_path, words, said):
+    with pytest.raises((ValueError, OSError), match=said):
+        job(**{"run": run, "out": tmp_path} | words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels(labelled, tmp_path):
+    for label in (3, -2):
+        with pytest.raises(ValueError, match=f"label={label}: this model's are 0 to 2, or -1 for none"):
+            job(labelled, tmp_path, label=label)
+    with pytest.raises(ValueError, match="prompt= is given, but this model is conditioned on label"):
+        job(labelled, tmp_path, prompt="a")
+    assert list(tmp_path.iterdir()) == []
+    names = []
+    for label in (2, -1, None):
+        job(labelled, tmp_path / str(label), label=label, n=1)
+        names.append(files(tmp_path / str(label))["0000.png"])
+    assert names[1] == names[2] != names[0]
+
+
+def test_a_long_prompt_is_cut_with_one_warning(run, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        job(run, tmp_path / "long", prompt="a red circle " * 50)
+    warnings = [each for each in caplog.messages if "tokens is cut to" in each]
+    assert len(warnings) == 1 and len(caplog.messages) == 1
+    caplog.clear()
+    job(run, tmp_path / "cut", prompt="a red circle " * 60)
+    long, cut = files(tmp_path / "long"), files(tmp_path / "cut")
+    assert all(long[f"{i:04d}.png"] == cut[f"{i:04d}.png"] for i in range(5)), "the rest is not looked at"
+
+
+def test_huge_guidance_is_finite_or_refused(run, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sampling, "eight_bits", lambda x, own=sampling.eight_bits: seen.append(x) or own(x))
+    job(run, tmp_path / "huge", prompt="a", guidance=1e4, n=2)
+    assert all(x.isfinite().all() and x.abs().max() <= 1 for x in seen)
+    with pytest.raises(ArithmeticError, match="guidance= is too great"):
+        job(run, tmp_path / "endless", prompt="a", guidance=1e38, n=2)
+    assert not list((tmp_path / "endless").glob("*.png"))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_compiled_networks_draw_the_same_images(run, tmp_path, monkeypatch):
+    """Traced by torch.compile and run by its plain backend: what inductor makes of a graph is torch's affair, and takes a
+    minute."""
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend="eager"))
+    drawn = {}
+    for compiled in (False, True):
+        keep = drawn.setdefault(compiled, [])
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                sampling, "eight_bits", lambda x, own=sampling.eight_bits, keep=keep: keep.append(x) or own(x)
+            )
+            job(run, tmp_path / str(compiled), prompt="a", compile=compiled, n=3, batch=3, guidance=3)
+    torch.testing.assert_close(torch.cat(drawn[True]), torch.cat(drawn[False]), rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_compiled_says_so(tmp_path):
+    with pytest.raises(ValueError, match="this run's prior is Normal"):
+        job(saved(tmp_path, tiny(tmp_path, "prior=normal")), compile=True)

@@ -72,7 +72,8 @@ class WandB(Sink):
         try:
             self.run = wandb.init(**arguments, mode=offline, settings=settings)
         except wandb.errors.Error as error:
-            log.warning("W&B did not answer (%s); the run is logged offline", error)
+            log.warning("W&B did not answer (%s); the run is logged offline", str(error).splitlines()[0])
+            wandb.teardown()  # its service still holds the run's id
             self.run = wandb.init(**arguments, mode="offline", settings=settings)
         if self.run.settings.mode == "offline":
             log.info("W&B is offline; upload later with: wandb sync %s", Path(self.run.dir).parent)

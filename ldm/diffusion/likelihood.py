@@ -5,19 +5,20 @@ ldm/diffusion/flow.py:
 
     log p(y_0) = log p(y_1) + int_{phi_0}^{phi_1} div dy/dphi dphi,   div = (d cos(phi) - tr dE[x | .]/dy) / sin(phi).
 
-The prior is what samples begin with, x_1 ~ N(0, sigma(1)^2). At the other end noise has to be left, since at t = 0 a
-network says nothing of the density: log p(x) is that of x_t / alpha = x + (sigma / alpha) eps at t = `start`, taken at
-x, Jacobian of alpha included. It is the density of data blurred by sigma / alpha, which tends to that of the data where
-that has one.
+The prior is what samples begin with, y_1 ~ N(0, 1): x_1 ~ N(0, alpha(1)^2 + sigma(1)^2), which has the mean and variance
+that x_1 of whitened data has. At the other end noise has to be left, since at t = 0 a network says nothing of the
+density: log p(x) is that of x_t / alpha = x + (sigma / alpha) eps at t = `start`, taken at x, Jacobian of alpha
+included. It is the density of data blurred by sigma / alpha, which tends to that of the data where that has one.
 
 `bound`: the variational bound of DDPM (arXiv 2006.11239, equation 5) along any times 1 = t_0 > ... > t_{n-1} > t_n = 0,
 which the densities p(x_s | x_t) = q(x_s | x_t, x = E[x | x_t]) make (arXiv 2107.00630, equations 11 to 13)
 
-    -log p(x) <= 1/2 [SNR(t_0) |x|^2 + sum_{i < n-1} (SNR(t_{i+1}) - SNR(t_i)) |x - x_i|^2 + SNR(t_{n-1}) |x - x_{n-1}|^2]
+    -log p(x) <= 1/2 [K + sum_{i < n-1} (SNR(t_{i+1}) - SNR(t_i)) |x - x_i|^2 + SNR(t_{n-1}) |x - x_{n-1}|^2]
                  + d/2 log(2 pi / SNR(t_{n-1})),   x_i = E[x | x_{t_i}],
+    K = (d + SNR(t_0) |x|^2) / (1 + SNR(t_0)) - d + d log(1 + SNR(t_0)),
 
-in expectation over x_{t_i}: the prior's divergence, the steps, and the last one, whose p(x | x_t) is N(E[x | x_t],
-(sigma / alpha)^2).
+in expectation over x_{t_i}: the divergence from the prior N(0, alpha^2 + sigma^2) at t_0, the steps, and the last one,
+whose p(x | x_t) is N(E[x | x_t], (sigma / alpha)^2).
 """
 
 from __future__ import annotations
@@ -101,8 +102,7 @@ class Flow:
 
         state = torch.cat([y.flatten(1), torch.zeros_like(ones)[:, None]], 1)
         end = self.solver(slope, state, angle(schedule, first), angle(schedule, last)).y
-        width = schedule.alpha_sigma(last)[1] / length(schedule, last)  # of y_1
-        prior = -end[:, :-1].square().sum(1) / (2 * width**2) - size / 2 * (2 * math.pi * width**2).log()
+        prior = -(end[:, :-1].square().sum(1) + size * math.log(2 * math.pi)) / 2
         return prior + end[:, -1] + size * (alpha / scale).log()
 
     def _slope(
@@ -125,7 +125,7 @@ def bound(
     schedule, size = denoiser.schedule, x[0].numel()
     grid = times.to(x.device)[:-1, None].repeat(1, len(x))
     snr = [schedule.log_snr(t).exp() for t in grid]
-    total = snr[0] * x.flatten(1).square().sum(1)
+    total = (size + snr[0] * x.flatten(1).square().sum(1)) / (1 + snr[0]) - size + size * snr[0].log1p()
     for k, t in enumerate(grid):
         weight = snr[k + 1] - snr[k] if k + 1 < len(snr) else snr[k]
         alpha, sigma = (along(value, x) for value in schedule.alpha_sigma(t))

@@ -33,5 +33,6 @@ class Likelihood(ABC):
     kind: Literal["exact", "bound", "estimate"]
 
     @abstractmethod
-    def log_prob(self, z: Latent, c: Context) -> Float[Tensor, " b"]:
-        """log p(z | c) in nats, (b,)."""
+    def log_prob(self, z: Latent, c: Context, random: Random | None = None) -> Float[Tensor, " b"]:
+        """log p(z | c) in nats, (b,). `random` is what an estimate draws; without it, that of seed 0 and the places in
+        the batch, so that the same call gives the same number."""

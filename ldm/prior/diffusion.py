@@ -2,28 +2,37 @@
 
 The loss is the weighted |F - (a x + b eps)|^2 at stratified times; a sample follows a grid by a sampler, through a
 guided denoiser. A condition is dropped with probability `drop`, so that the network knows the unconditional score, too.
+
+A sample begins at the grid's first time t with x_t ~ N(0, alpha^2 + sigma^2): the mean and variance of whitened latents
+under noise. At t = 1 that is pure noise or almost; a grid that begins below (`leading`) has some signal there, and
+sigma eps alone would have too little variance. Where variance is preserved it is the unit normal of published samplers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser
+from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser, Rescheduled
+from ldm.diffusion.flow import length
 from ldm.diffusion.grid import Grid
+from ldm.diffusion.guidance.autoguidance import waits_for_guide
+from ldm.diffusion.likelihood import Flow, Hutchinson
 from ldm.diffusion.parameterization import Parameterization
 from ldm.diffusion.sampler.base import Sampler
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.time import TimeLaw
 from ldm.diffusion.weighting import Weighting
-from ldm.prior.base import Prior
+from ldm.prior.base import Likelihood, Prior
 from ldm.random import Random
 from ldm.types import Context, ContextShape, Latent, Probability
 
 
-class Diffusion(Prior):
+class Diffusion(Prior, Likelihood):
     """
     Arguments:
         latent_shape, context: what is modelled and what it is given; known when the first stage and the conditioner are.
@@ -33,6 +42,8 @@ class Diffusion(Prior):
         drop: the probability that an example is trained without its condition.
         offset_noise: deviation of a normal number a channel that is added to the noise in training, so that the mean of an
             image is learnt at high noise, too (Guttenberg 2023, "Diffusion with offset noise", where it is 0.1).
+        sampling_schedule: that samples follow, where it is not the one of training.
+        likelihood: how log_prob is found; by default Hutchinson's estimate with one probe, to a tolerance of 1e-5.
     """
 
     def __init__(
@@ -50,15 +61,25 @@ class Diffusion(Prior):
         steps: PositiveInt = 50,
         drop: Probability = 0.1,
         offset_noise: NonNegativeFloat = 0.0,
+        sampling_schedule: Schedule | None = None,
+        likelihood: Flow | None = None,
     ):
         super().__init__()
         parameterization.check(schedule)
+        if waits_for_guide(guidance):
+            raise ValueError(
+                "autoguidance needs a guide, a model trained less or smaller, which training does not have: train with "
+                "diffusion/guidance=classifier_free, then sample.py or evaluate.py with diffusion/guidance=autoguidance "
+                "guide=DIR"
+            )
         self.latent_shape = latent_shape
         network = backbone(channels=latent_shape[0], context=context)
         self.denoiser = NetworkDenoiser(network, schedule, parameterization)
         self.weighting, self.time = weighting, time
         self.sampler, self.grid, self.guidance, self.steps, self.drop = sampler, grid, guidance, steps, drop
-        self.offset_noise = offset_noise
+        self.offset_noise, self.sampling_schedule = offset_noise, sampling_schedule
+        self.likelihood = likelihood or Flow(Hutchinson())
+        self.kind = self.likelihood.kind
 
     def errors(self, z: Latent, c: Context, u: Tensor, eps: Latent) -> Tensor:
         """The weighted loss per example, (b,), at given places u (b,) in [0, 1) of the law of times and given noise."""
@@ -79,8 +100,18 @@ class Diffusion(Prior):
 
     def sample(self, shape: tuple[int, int, int, int], c: Context, random: Random | None = None) -> Latent:
         random = random or Random.fresh(shape[0])
-        times = self.grid(self.denoiser.schedule, self.steps)
-        # x_1 = sigma eps: a schedule that stops short of pure noise (or explodes) says so by its sigma.
-        _, sigma = self.denoiser.schedule.alpha_sigma(times[:1].to(random.rows.device))
-        x = sigma * random.normal("prior", tuple(shape[1:]))
-        return self.sampler(self.guidance(self.denoiser), x, times, c, random)
+        denoiser = self.guided()
+        times = self.grid(denoiser.schedule, self.steps)
+        scale = length(denoiser.schedule, times[:1].to(random.rows.device))
+        x = scale * random.normal("prior", tuple(shape[1:]))
+        return self.sampler(denoiser, x, times, c, random)
+
+    def guided(self) -> Denoiser:
+        """The denoiser that samples: on its schedule, and guided."""
+        other = self.sampling_schedule
+        return self.guidance(self.denoiser if other is None else Rescheduled(self.denoiser, other))
+
+    def log_prob(self, z: Latent, c: Context, random: Random | None = None) -> Float[Tensor, " b"]:
+        """log p(z | c) in nats, (b,), of the model as it was trained, without guidance; hundreds of network calls."""
+        random = random or Random(0, 0, torch.arange(len(z), device=z.device))
+        return self.likelihood.log_prob(self.denoiser, z, c, random)

@@ -55,10 +55,12 @@ class RunDirectory:
             run = cls(root / chosen)
             try:
                 run.path.mkdir(parents=True, exist_ok=named)
-            except FileExistsError:
-                if named:
-                    raise
-                continue
+            except OSError as error:
+                if isinstance(error, FileExistsError) and not named:
+                    continue
+                raise OSError(
+                    f"{run.path}: no run directory can be made there ({error.strerror}); give another place with runs="
+                ) from error
             run._acquire()
             return run
 

@@ -20,11 +20,13 @@ import torch.distributed as dist
 from pydantic import PositiveInt
 from torch import nn
 
+from ldm.build import described
 from ldm.data.module import DataModule
 from ldm.metric.metric import Examples, Metric
 from ldm.model import LatentModel
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
+from ldm.run.finished import networks, scale_of
 from ldm.run.record import Record
 
 log = logging.getLogger(__name__)
@@ -94,13 +96,14 @@ class Evaluation:
 
 
 class _Calls:
-    """Counts what a sample costs: rows through the backbone, guidance's second ones included."""
+    """Counts what a sample costs: rows through networks, guidance's second ones and its guide's included."""
 
     def __init__(self, model: LatentModel):
         self.rows = self.samples = 0
         self.handles = []
         if isinstance(model.prior, Diffusion):
-            self.handles.append(model.prior.denoiser.backbone.register_forward_pre_hook(self._count))
+            # Of denoisers, since what torch compiled knows nothing of its hooks.
+            self.handles += [each.register_forward_pre_hook(self._count) for each in networks(model.prior)]
             self.handles.append(model.autoencoder.decoder.register_forward_pre_hook(self._decoded))
 
     def _count(self, module: nn.Module, arguments: tuple) -> None:
@@ -119,15 +122,19 @@ class _Calls:
 
 
 def _sampling(model: LatentModel, evaluations: int | None) -> dict[str, Any]:
+    """How samples were drawn, in fields of Record."""
     prior = model.prior
     if not isinstance(prior, Diffusion):
         return {"sampler": type(prior).__name__.lower()}
-    return {
-        "sampler": type(prior.sampler).__name__.lower(),
-        "steps": prior.steps,
-        "evaluations": evaluations,
-        "guidance": getattr(prior.guidance(prior.denoiser), "scale", None),
-    }
+    facts = {"steps": prior.steps, "evaluations": evaluations}
+    if model.config is None:
+        return facts | {"sampler": type(prior.sampler).__name__.lower()}
+    config = model.config["prior"]
+    words = {name: described(config[name]) for name in ("sampler", "grid")}
+    if prior.sampling_schedule is not None:
+        words["schedule"] = described(config["sampling_schedule"])
+    scale = scale_of(config["guidance"])
+    return facts | words | {"guided": described(config["guidance"], leave=("scale",)), "guidance": scale}
 
 
 def device_name(device: torch.device) -> str:

@@ -44,7 +44,11 @@ class Record:
         data, split: the data set's fingerprint or name, and which part of it was measured on.
         seed: of the run.
         weights: `raw`, or `averaged` with its profile, as `averaged:0.05`.
-        sampler, steps, evaluations, guidance: how samples were drawn; network evaluations per sample.
+        sampler, grid, guided: how samples were drawn, each a word as `dpmpp(sde=true)`: class and what is not the default.
+        guidance: the guidance's scale, which `guided` leaves out.
+        guide: of autoguidance, the run and its weights.
+        schedule: that samples followed, where it is not the one of training.
+        steps, evaluations: of the sampler; network evaluations per sample.
         seconds: how long measuring took, sampling included.
         device: as `NVIDIA H200 x 8` or `CPU, 2 threads`.
         parameters: of the model that is measured.
@@ -71,9 +75,13 @@ class Record:
     seed: int | None = None
     weights: str | None = None
     sampler: str | None = None
+    grid: str | None = None
+    schedule: str | None = None
     steps: int | None = None
     evaluations: int | None = None
     guidance: float | None = None
+    guided: str | None = None
+    guide: str | None = None
     seconds: float | None = None
     device: str | None = None
     parameters: int | None = None

@@ -35,13 +35,19 @@ _SPEED = ("images_per_second", "wait")
 _ASIDE = re.compile(r"\b(rate|lr|skipped)\b|grad")
 _NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "fid": "FID", "kid": "KID", "bits_per_dim": "Bits per dimension"}
 _FAMILIES = {"fd_": "Fréchet distance", "kd_": "Kernel distance", "precision_": "Precision", "recall_": "Recall"}
-_HOW = ("split", "weights", "sampler", "steps", "evaluations", "guidance", "kind")
+_HOW = (
+    *("split", "weights", "sampler", "grid", "schedule", "steps", "evaluations"),
+    *("guidance", "guided", "guide", "kind"),
+)
 _WORDS = {
     "split": "{} split",
     "weights": "weights {}",
     "steps": "{} steps",
     "evaluations": "{} network evaluations a sample",
+    "grid": "grid {}",
+    "schedule": "on schedule {}",
     "guidance": "guidance {}",
+    "guide": "guide {}",
 }
 
 

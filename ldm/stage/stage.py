@@ -19,7 +19,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ldm.callback.sink import Sink
@@ -31,7 +30,8 @@ from ldm.run.signals import StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.stage.average import Average, Powers, WarmUp
 from ldm.stage.launch import agree
-from ldm.stage.player import Player, Terms, alone
+from ldm.stage.means import ExampleMeans, Means
+from ldm.stage.player import Player, alone
 from ldm.stage.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -118,8 +118,7 @@ class Stage(L.LightningModule, ABC):
         self.average = Average(self.averaged(), WarmUp(self.recipe.decay, self.steps))
         self.powers = Powers(self.averaged(), self.recipe.snapshots, self.steps)
         self._skipped = torch.zeros(2, device=self.device)  # in all, in a row
-        self._sums: dict[str, Tensor] = {}
-        self._counted = 0
+        self._means = Means()
         self._wait = 0.0
         self._resume()
         if self.checkpoints is not None:
@@ -159,8 +158,7 @@ class Stage(L.LightningModule, ABC):
             "optimizers": {player.name: player.built.state_dict() for player in self._players},
             "scaler": None if scaler is None else scaler.state_dict(),
             "skipped": self._skipped,
-            "sums": self._sums,
-            "counted": self._counted,
+            "means": self._means.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -173,7 +171,8 @@ class Stage(L.LightningModule, ABC):
         scaler = self._scaler()
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
-        self._skipped, self._sums, self._counted = state["skipped"], state["sums"], state["counted"]
+        self._skipped = state["skipped"]
+        self._means.load_state_dict(state["means"])
 
     @abstractmethod
     def trained(self) -> nn.Module:
@@ -203,7 +202,8 @@ class Stage(L.LightningModule, ABC):
                     continue
                 total = sum(terms.values())
                 self.manual_backward(total / self.accumulate)
-            self._note({**terms, **values, "loss" if player is self._players[0] else f"{player.name} loss": total})
+            name = "loss" if player is self._players[0] else f"{player.name} loss"
+            self._means.add({**terms, **values, name: total}, 1 / self.accumulate)
             moved.append(player)
         if last:
             self._update(moved)
@@ -222,7 +222,7 @@ class Stage(L.LightningModule, ABC):
             norm = player.step(self.recipe.clip, scaler)
             ok = torch.isfinite(norm)
             finite = finite * ok
-            self._note({f"{player.name} gradient": torch.nan_to_num(norm, 0.0, 0.0, 0.0)})
+            self._means.add({f"{player.name} gradient": norm})
         if scaler is not None:
             scaler.update()
         self.average.update()
@@ -230,13 +230,7 @@ class Stage(L.LightningModule, ABC):
         bad = 1 - finite
         self._skipped = torch.stack([self._skipped[0] + bad, (self._skipped[1] + bad) * bad])
         self.updates += 1
-        self._counted += 1
-
-    def _note(self, values: Terms) -> None:
-        for name, value in values.items():
-            value = value.detach().float() / (1 if name.endswith("gradient") else self.accumulate)
-            value = torch.nan_to_num(value, 0.0, 0.0, 0.0)
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._means.updates += 1
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], index: int) -> None:
         if (index + 1) % self.accumulate:
@@ -297,19 +291,14 @@ class Stage(L.LightningModule, ABC):
         self._mark = time.monotonic()
 
     def _flush(self, total: int) -> None:
-        """Means since the last flush, over ranks: the one wait for the device in `log_every` updates."""
-        names = sorted(self._sums)
-        values = torch.stack([self._sums[name] for name in names] + [self._skipped[0], self._skipped[1]])
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(values)
-            values /= dist.get_world_size()
-        *means, skipped, in_a_row = values.tolist()
+        """Publish the means since the last flush."""
+        updates = self._means.updates
+        means, (skipped, in_a_row) = self._means.take(self._skipped)
         self.tick()
         passed, self._flushed = max(self.seconds - self._flushed, 1e-9), self.seconds
-        self.latest = {name: value / self._counted for name, value in zip(names, means, strict=True)}
-        self.latest |= {"skipped": skipped, "rate": self._players[0].built.param_groups[0]["lr"]}
-        pace = {"images_per_second": self._counted * total / passed, "wait": self._wait / passed}
-        self._sums, self._counted, self._wait = {}, 0, 0.0
+        self.latest = means | {"skipped": skipped, "rate": self._players[0].built.param_groups[0]["lr"]}
+        pace = {"images_per_second": updates * total / passed, "wait": self._wait / passed}
+        self._wait = 0.0
         self.publish(total, {**self.latest, **pace})
         self.latest |= pace
         if in_a_row >= self.recipe.patience:
@@ -344,17 +333,10 @@ class Stage(L.LightningModule, ABC):
         return results
 
     def _held_out(self) -> dict[str, float]:
-        sums: dict[str, Tensor] = {}
+        means = ExampleMeans()
         for batch in self.trainer.datamodule.val_dataloader():
             batch = self.trainer.strategy.batch_to_device(batch)
             random = Random(self._key(), -1, batch["index"], batch["total"])
             with self.trainer.precision_plugin.forward_context():
-                terms = self.validation_terms(batch, random)
-            for name, value in terms.items():
-                pair = torch.stack([value.double().nansum(), (~value.isnan()).double().sum()])
-                sums[name] = sums[name] + pair if name in sums else pair
-        names = sorted(sums)
-        pairs = torch.stack([sums[name] for name in names])
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(pairs)
-        return {name: s / max(n, 1) for name, (s, n) in zip(names, pairs.tolist(), strict=True)}
+                means.add(self.validation_terms(batch, random))
+        return means.take()

@@ -1,6 +1,10 @@
 """Loggers: they log, and they can never end a run."""
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -72,3 +76,64 @@ def test_tensorboard_writes_events(tmp_path):
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("second/loss")] == [(8, 0.5)]
     assert events.Tags()["images"] == ["second/samples"]
+
+
+UNANSWERED = """
+import logging, sys, time
+from pathlib import Path
+from ldm.callback.sink import Guarded, WandB
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+start, sink = time.monotonic(), Guarded(WandB(timeout=3.0))
+sink.open(Path(sys.argv[1]), "run", {})
+opened = time.monotonic()
+for i in range(200):
+    sink.scalars("first", i, {"loss": 1.0})
+print("alive", sink.alive, "soon", opened - start < 15, "quick", (time.monotonic() - opened) / 200 < 5e-3)
+sink.close()
+"""
+
+KILLED = """
+import logging, os, signal, sys, time
+from pathlib import Path
+from ldm.callback.sink import Guarded, WandB
+logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
+
+def below(pid):
+    own = [int(c) for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
+    return own + [deeper for child in own for deeper in below(child)]
+
+sink = Guarded(WandB())
+sink.open(Path(sys.argv[1]), "run", {})
+sink.scalars("first", 1, {"loss": 1.0})
+services = below(os.getpid())
+for pid in services:
+    os.kill(pid, signal.SIGKILL)
+start = time.monotonic()
+for i in range(100):
+    sink.scalars("first", i + 2, {"loss": 1.0})
+    time.sleep(0.01)
+sink.close()
+print("services", len(services), "alive", sink.alive, "quick", time.monotonic() - start < 10)
+"""
+
+
+def in_a_process(code: str, folder: Path, **environment: str) -> str:
+    """What a program says that has a W&B service of its own."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | environment
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=own, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_wandb_without_an_answer_goes_offline_soon(tmp_path):
+    """Logged in, but nobody is there: by itself it would wait 90 s and end the run (faults.md, L20)."""
+    # The discard port, closed.
+    said = in_a_process(UNANSWERED, tmp_path, WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+    assert "alive True soon True quick True" in said and "logged offline" in said and "wandb sync" in said
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_wandbs_service_is_killed_in_the_middle(tmp_path):
+    said = in_a_process(KILLED, tmp_path, WANDB_MODE="offline")
+    assert "alive False quick True" in said and "services 0" not in said and said.count("WandB is out") == 1

@@ -7,11 +7,13 @@ from tests.diffusion.mixture import MixtureDenoiser
 
 
 class ExactNetwork(torch.nn.Module):
-    """F of the exact denoiser, its answer multiplied by `factor`, plus `theta` (b, 3) times (1, 0), (0, 1) and z."""
+    """F of the exact denoiser, of the mixture or another one, its answer multiplied by `factor`, plus `theta` (b, 3) times
+    (1, 0), (0, 1) and z."""
 
-    def __init__(self, schedule, parameterization, factor=1.0):
+    def __init__(self, schedule, parameterization, factor=1.0, denoiser=None):
         super().__init__()
-        self.denoiser, self.parameterization, self.factor = MixtureDenoiser(schedule), parameterization, factor
+        self.denoiser = denoiser or MixtureDenoiser(schedule)
+        self.parameterization, self.factor = parameterization, factor
         self.theta = None
 
     def forward(self, z, log_snr, c):

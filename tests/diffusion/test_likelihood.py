@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ldm.diffusion.flow import length
 from ldm.diffusion.likelihood import Exact, Flow, Hutchinson, bound
 from ldm.nn.ode import DormandPrince, RungeKutta
 from ldm.random import Random
@@ -31,13 +32,13 @@ def gaussian_data(n=5, shape=(2, 1, 2)):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_flow_gives_the_density_that_samples_have(name):
-    """Samples begin as N(0, sigma(1)^2) and are carried by an affine map, so their density is known to the end."""
+    """Samples begin as N(0, alpha(1)^2 + sigma(1)^2) and are carried by an affine map, so their density is known to the end."""
     schedule, x = SCHEDULES[name](), gaussian_data()
     denoiser = GaussianDenoiser(schedule, MEAN, STD)
-    (alpha, _), (_, sigma) = schedule.alpha_sigma(at(START, 1)), schedule.alpha_sigma(at(1.0, 1))
+    (alpha, _), begins = schedule.alpha_sigma(at(START, 1)), length(schedule, at(1.0, 1))
     corners = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1)
     low, high = (denoiser.flow(corners, at(1.0, 2), at(START, 2)) / alpha).flatten()
-    exact = normal(x, low, (high - low) * sigma)
+    exact = normal(x, low, (high - low) * begins)
     found = Flow(Exact(), DormandPrince(1e-6), START).log_prob(denoiser, x, Context(), random_of(x))
     assert (found - exact).abs().max() < 1e-3
 
@@ -138,7 +139,8 @@ def test_the_bounds_of_few_steps_are_closed_forms():
     alpha, sigma = schedule.alpha_sigma(t)
     snr, gain = (alpha / sigma) ** 2, alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
     error = ((1 - gain * alpha) * (x - MEAN)) ** 2 + (gain * sigma) ** 2
-    wanted = float((snr * x**2 + snr * error + (2 * math.pi / snr).log()) / 2)
+    prior = (1 + snr * x**2) / (1 + snr) - 1 + snr.log1p()
+    wanted = float((prior + snr * error + (2 * math.pi / snr).log()) / 2)
     level = float(schedule.log_snr(t))
     assert abs(expected_bound(denoiser, x, schedule, 1, level, level) - wanted) < 1e-6
 

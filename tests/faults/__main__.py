@@ -17,7 +17,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from tests.faults import damage, kills, plain, ranks
+from tests.faults import damage, kills, places, plain, ranks, together
 from tests.faults.runs import Case, timed
 from tests.faults.zygote import ROOT, Zygote
 
@@ -42,6 +42,7 @@ def ours(zygote: Zygote, folder: Path, count: int, dice: random.Random) -> Itera
         "R3: no room for a file; room again": lambda c: kills.full_disks(zygote, folder, c, 10),
         "R4: a bit of a checkpoint flipped: noticed": lambda c: damage.flips(folder, c, 200, dice),
         "R4: a checkpoint cut short: noticed": lambda c: damage.cuts(folder, c, 50, dice),
+        "2 ranks: weights equal, and those of 1 rank to 1e-5": lambda c: ranks.one_run(zygote, folder, c),
         "R5: signals, 2 ranks: stopped together, bit-exact": lambda c: ranks.signals(
             zygote, folder, c, ranks.all_signals()
         ),
@@ -49,6 +50,12 @@ def ours(zygote: Zygote, folder: Path, count: int, dice: random.Random) -> Itera
         "R7: a rank fails, is killed, freezes: the other names it": lambda c: ranks.deaths(zygote, folder, c, deaths),
         "R8: sets of 1, 7, 10, 33 items, 2 ranks": lambda c: ranks.sizes(zygote, folder, c, [1, 7, 10, 33]),
         "R9: other ranks and workers on the way": lambda c: ranks.elastic(zygote, folder, c, plans),
+        "R19: 8 runs started at once": lambda c: together.same_second(zygote, folder, c, 8),
+        "R23: 3 runs want one first stage, its maker is killed": lambda c: together.one_first_stage(zygote, folder, c),
+        "R23: kill -9 while encoding: the same cache": lambda c: together.caches(zygote, folder, c, 10, dice),
+        "R24: a data worker killed: saved, told, bit-exact": lambda c: places.dead_workers(zygote, folder, c, 5),
+        "R24: the data vanish: saved, told": lambda c: places.vanished_data(zygote, folder, c),
+        "R25: odd names, relative, moved, clock, host": lambda c: places.odd_places(zygote, folder, c),
         "R13: NaN on one of 2 ranks": lambda c: ranks.poisons(zygote, folder, c, ["loss", "gradient", "average"]),
     }.items()
 
@@ -57,6 +64,7 @@ def theirs(zygote: Zygote, folder: Path, count: int, dice: random.Random) -> Ite
     yield from {
         "R1: kill -9 at a random moment: bit-exact": lambda c: plain.kills(zygote, folder, c, max(2, count // 5), dice),
         "R4: a bit of a checkpoint flipped: noticed": lambda c: plain.damage(zygote, folder, c, 50, dice),
+        "2 ranks: weights equal, and those of 1 rank to 1e-5": lambda c: ranks.one_run(zygote, folder, c),
         "R5: signals: saved, and an exit code that says so": lambda c: plain.signals(zygote, folder, c),
         "R13: NaN in the loss: weights finite": lambda c: plain.poison(zygote, folder, c),
     }.items()

@@ -5,10 +5,15 @@ Hooks (all optional) of a run:
     pause: {"at": "start" | "validate" | "save", "file": file}: touches the file there, once, and waits a moment.
     poison: {"what": "loss" | "gradient" | "average", "updates": [...], "rank": r}: makes it NaN.
     fail: {"how": "raise" | "kill" | "freeze", "update": k, "rank": r}.
+    clock: the system's clock jumps by weeks at every look.
+    folder: where the process is.
+    digest: file; a hash of all weights of the model in the end.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
 import resource
@@ -45,7 +50,24 @@ def train(config: dict[str, Any], hooks: dict[str, Any] | None = None) -> int:
         _poison(hooks["poison"]["what"], hooks["poison"]["updates"])
     if "fail" in hooks and hooks["fail"]["rank"] == rank:
         _fail(hooks["fail"]["how"], hooks["fail"]["update"])
-    return guarded(lambda: ldm.experiment.Experiment(config).run())
+    if hooks.get("clock"):
+        jumps = itertools.cycle([0, 3e6, -3e6, 7e5])
+        now = time.time
+        time.time = lambda: now() + next(jumps)
+    if "folder" in hooks:
+        os.chdir(hooks["folder"])
+    return guarded(lambda: _run(config, hooks.get("digest")))
+
+
+def _run(config: dict[str, Any], digest: str | None) -> int:
+    experiment = ldm.experiment.Experiment(config)
+    code = experiment.run()
+    if digest is not None:
+        found = hashlib.sha256()
+        for name, value in experiment.model.state_dict().items():
+            found.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        Path(digest).write_text(found.hexdigest())
+    return code
 
 
 def _before_step(act: Any) -> None:

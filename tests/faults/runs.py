@@ -11,7 +11,7 @@ from typing import Any
 
 from ldm.run import record
 from ldm.run.checkpoint import Checkpoints
-from tests.runs import equal, rows, tiny
+from tests.runs import compose, equal, rows, shrunk, tiny
 
 STAGES = {
     # A reconstruction, a critic and the averages; no second stage.
@@ -46,9 +46,16 @@ def timed(name: str, work: Callable[[Case], None]) -> Case:
     return case
 
 
-def config(folder: Path, stage: str, *words: str, steps: int = 20, workers: int = 0, **top: Any) -> dict[str, Any]:
-    """A run called `run` of so many updates in `folder`, with checkpoints every few and everything logged."""
-    chosen = tiny(folder, *STAGES[stage], *words, steps=steps)
+def config(
+    folder: Path, stage: str, *words: str, steps: int = 20, workers: int = 0, images: bool = False, **top: Any
+) -> dict[str, Any]:
+    """A run called `run` of so many updates in `folder`, with checkpoints every few and everything logged; of rendered
+    shapes, or of the `images` that the words name."""
+    if images:
+        parts = ("trainer=cpu", "logger=none", "metric=offline", "backbone=unet_small", *STAGES[stage])
+        chosen = shrunk(compose(*parts, *words), folder)
+    else:
+        chosen = tiny(folder, *STAGES[stage], *words, steps=steps)
     chosen["data"]["workers"] = workers
     for name in ("first", "second"):
         if chosen.get(name):

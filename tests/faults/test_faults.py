@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.faults import damage, kills, plain, ranks, together
+from tests.faults import damage, kills, places, plain, ranks, together
 from tests.faults.runs import Case
 from tests.faults.zygote import Zygote
 
@@ -54,6 +54,10 @@ def test_cut_files(tmp_path, case, dice):
 
 def test_preempted_again_and_again(zygote, tmp_path, case, dice):
     kills.preemptions(zygote, tmp_path / "runs", case, 4, dice)
+
+
+def test_two_ranks_are_one_run(zygote, tmp_path, case):
+    ranks.one_run(zygote, tmp_path / "runs", case)
 
 
 def test_signals_to_ranks(zygote, tmp_path, case):
@@ -108,3 +112,19 @@ def test_one_trains_and_the_others_wait(zygote, tmp_path, case):
 
 def test_killed_while_encoding(zygote, tmp_path, case, dice):
     together.caches(zygote, tmp_path / "runs", case, 5, dice)
+
+
+def test_a_data_worker_is_killed(zygote, tmp_path, case):
+    places.dead_workers(zygote, tmp_path / "runs", case, 1)
+
+
+def test_the_data_vanish(zygote, tmp_path, case):
+    places.vanished_data(zygote, tmp_path / "runs", case)
+
+
+def test_odd_places_and_clocks(zygote, tmp_path, case):
+    places.odd_places(zygote, tmp_path / "runs", case)
+
+
+def test_nothing_is_written_among_the_sources(zygote, tmp_path, case):
+    places.source_tree(zygote, tmp_path, case)

@@ -77,8 +77,10 @@ def test_an_unlucky_name_is_drawn_again(tmp_path, monkeypatch):
 
 def test_a_file_in_the_way_is_an_error(tmp_path):
     (tmp_path / "a").touch()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=r"a: no run directory can be made there.*runs="):
         RunDirectory.claim(tmp_path, "a", "custom")
+    with pytest.raises(OSError, match=r"no run directory can be made there \(Not a directory\)"):
+        RunDirectory.claim(tmp_path / "a", None, "custom")
 
 
 def test_many_at_once_get_one_owner(tmp_path):

@@ -71,6 +71,54 @@ def test_going_on_equals_going_through(kind, cut, tmp_path):
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
+def test_a_loss_scale_goes_on_too(tmp_path):
+    """In float16 the scale halves until gradients fit, then grows; a run that goes on has it where it was."""
+    options = {"steps": 12, "log_every": 1}
+    whole = fit(second(**options), tmp_path / "whole", half=True)
+    skipped = [row["skipped"] for row in rows(tmp_path / "whole") if "skipped" in row]
+    assert 0 < skipped[-1] < 9 and skipped[0] == 1, "it was too large at first, and not for ever"
+    assert result(whole)["scaler"]["scale"] < 2.0**22
+    for cut in (2, 8):
+        fit(second(**options), tmp_path / str(cut), At(cut - 1, stop), half=True)
+        rest = fit(second(**options), tmp_path / str(cut), half=True)
+        assert equal(result(rest), result(whole)) and rows(tmp_path / str(cut)) == rows(tmp_path / "whole")
+
+
+def test_the_state_of_another_network_is_refused_in_a_line(tmp_path):
+    fit(first(steps=2), tmp_path)
+    with pytest.raises(ValueError, match=r"the checkpoint of update 2 does not fit .*critic.* is missing") as caught:
+        fit(first(critic_start=0, steps=4), tmp_path)
+    assert "\n" not in str(caught.value) and str(caught.value).count(";") <= 4
+
+
+def test_what_fails_between_updates_is_saved_first(tmp_path):
+    """As Experiment does when a data worker dies; an update that failed half-way is not saved."""
+
+    def crash(stage):
+        raise RuntimeError
+
+    for at, kept in ((3, 3), (4, 4)):
+        stage = first(steps=6)
+        with pytest.raises(RuntimeError):
+            fit(stage, tmp_path / str(at), At(at, crash))
+        stage.rescue()
+        assert Checkpoints(tmp_path / str(at) / "first").steps() == [kept]
+    stage = first(steps=6)
+    with pytest.raises(RuntimeError):
+        fit(stage, tmp_path / "half", At(3, lambda s: setattr(s._players[0], "loss", lambda *_: crash(s))))
+    stage.rescue()
+    assert Checkpoints(tmp_path / "half" / "first").steps() == []
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    def spoil(stage):
+        stage.average.weights[0].fill_(math.nan)
+
+    with pytest.raises(Diverged, match="not finite"):
+        fit(first(steps=6, save_every=2), tmp_path, At(3, spoil))
+    assert Checkpoints(tmp_path / "first").steps() == [2]
+
+
 def test_going_on_from_an_older_checkpoint(tmp_path):
     """A crash after update 5 with a checkpoint of 4: what was logged since is logged again, once."""
 

@@ -7,6 +7,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.plugins import MixedPrecision
+from torch.amp import GradScaler
 
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.autoencoder.bottleneck import Gaussian
@@ -119,8 +121,11 @@ class At(L.Callback):
             self.act(stage)
 
 
-def fit(stage: Stage, folder: Path | None = None, *callbacks: L.Callback, batch_size: int = 4) -> Stage:
-    """Train to the end or to a stop; with a folder, leave checkpoints and a journal in it."""
+def fit(
+    stage: Stage, folder: Path | None = None, *callbacks: L.Callback, batch_size: int = 4, half: bool = False
+) -> Stage:
+    """Train to the end or to a stop; with a folder, leave checkpoints and a journal in it; `half` in float16, with a loss
+    scale that is too large at first."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         stage.attach(
@@ -141,6 +146,7 @@ def fit(stage: Stage, folder: Path | None = None, *callbacks: L.Callback, batch_
         num_sanity_val_steps=0,
         limit_val_batches=0,
         callbacks=list(callbacks),
+        plugins=[MixedPrecision("16-mixed", "cpu", GradScaler("cpu", 2.0**22, growth_interval=3))] if half else [],
     )
     trainer.fit(stage, datamodule=data(batch_size))
     return stage

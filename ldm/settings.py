@@ -1,0 +1,75 @@
+"""What a run's config has to be before anything is begun: every node bound to its signature, every plain word of its kind,
+what goes together going together. A mistake found here costs nothing; found later, hours."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from dataclasses import dataclass
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat
+
+from ldm.build import Config, ConfigError, build, check, plain
+from ldm.data.batches import micro_batch
+from ldm.model import PARTS
+
+NODES = ("data", *PARTS, "loss", "alignment", "first", "second", "trainer", "logger", "metric", "evaluation")
+_PIECES = ("backbone", "diffusion")  # which the prior's node refers to
+# What a part is handed beside its config, by whoever builds it.
+_GIVEN = {"prior": ("latent_shape", "context"), "alignment": ("width", "grid")}
+_NAME = re.compile(r"(?!\.)[^/\\\x00]+(/(?!\.)[^/\\\x00]+)*")  # no way out of runs/
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The plain words of a run; the rest of its config are nodes."""
+
+    experiment: str
+    name: str | None
+    seed: NonNegativeInt
+    runs: str
+    store: str
+    cache_latents: bool
+    rank_timeout: PositiveFloat = 120.0
+
+
+def checked(config: Config) -> Config:
+    """The config with its plain words of the right kind; ConfigError where it cannot be built."""
+    settings = _settings(config)
+    for part in NODES:
+        if config.get(part) is not None:
+            check(config[part], part, _GIVEN.get(part, ()))
+    for stage in ("first", "second"):
+        if config.get(stage):
+            _check_optimizer(config[stage], stage)
+    return config | dataclasses.asdict(settings)
+
+
+def check_batch(config: Config, world: int) -> None:
+    """ValueError where the global batch cannot be shared by `world` ranks and the accumulated parts of a stage."""
+    for stage in ("first", "second"):
+        if config.get(stage):
+            micro_batch(config["data"]["batch_size"], world, config[stage].get("accumulate", 1))
+
+
+def _settings(config: Config) -> Settings:
+    fields = typing.get_type_hints(Settings, include_extras=True)
+    for key in config.keys() - fields.keys() - {*NODES, *_PIECES}:
+        near = difflib.get_close_matches(key, [*fields, *NODES], 1)
+        raise ConfigError(f"{key}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    settings = Settings(**{key: plain(config[key], hint, key) for key, hint in fields.items() if key in config})
+    if settings.name is not None and not _NAME.fullmatch(settings.name):
+        raise ConfigError(f"name: {settings.name!r} is to be a directory below runs, as mine or study/mine")
+    return settings
+
+
+def _check_optimizer(node: Config, stage: str) -> None:
+    """Ranges that only the optimiser's constructor knows, as a negative learning rate."""
+    recipe = build(node, stage)
+    try:
+        recipe.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except ValueError as error:
+        raise ConfigError(f"{stage}.optimizer: {error}") from error

@@ -1,0 +1,62 @@
+"""Means of named numbers, kept on the device until they are asked for: over updates, examples and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Means:
+    """Means over updates: the one wait for the device in `log_every` of them."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.updates = 0
+
+    def add(self, values: Mapping[str, Tensor], share: float = 1.0) -> None:
+        """Numbers of a part of an update that counts `share`; what is not finite counts as 0."""
+        for name, value in values.items():
+            value = torch.nan_to_num(value.detach().float() * share, 0.0, 0.0, 0.0)
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def take(self, beside: Tensor) -> tuple[dict[str, float], list[float]]:
+        """The means since the last time, over ranks; and the numbers `beside`, read in the same wait."""
+        names = sorted(self.sums)
+        values = torch.cat([torch.stack([self.sums[name] for name in names]), beside])
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(values)
+            values /= dist.get_world_size()
+        numbers, count = values.tolist(), self.updates
+        self.sums, self.updates = {}, 0
+        means = {name: value / count for name, value in zip(names, numbers, strict=False)}
+        return means, numbers[len(names) :]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.updates = state["sums"], state["updates"]
+
+
+class ExampleMeans:
+    """Means over examples; a NaN says that an example has no such number."""
+
+    def __init__(self) -> None:
+        self.pairs: dict[str, Tensor] = {}  # sum and count
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """name -> (b,)."""
+        for name, value in values.items():
+            pair = torch.stack([value.double().nansum(), (~value.isnan()).double().sum()])
+            self.pairs[name] = self.pairs[name] + pair if name in self.pairs else pair
+
+    def take(self) -> dict[str, float]:
+        names = sorted(self.pairs)
+        pairs = torch.stack([self.pairs[name] for name in names])
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(pairs)
+        return {name: total / max(n, 1) for name, (total, n) in zip(names, pairs.tolist(), strict=True)}
