@@ -1,0 +1,186 @@
+"""Draw the same images with every sampler, grid and guidance from one trained run; `report.py` says how good they are.
+
+    python experiments/samplers/study.py RUN OUT [--n 256] [--small]
+
+Every setting draws images for the same held-out captions from the same noise. They go to OUT/<setting>.safetensors and
+a line to OUT/settings.jsonl as soon as they are drawn; what is there is not drawn again. `--small` leaves out what is
+studied on one run only: most grids, guidance and the samplers that turned out poor.
+
+`ode_error` is the root mean square distance of the first 64 latents (which have unit variance) from the converged
+solution of the probability-flow ODE from the same noise, of samplers of the ODE only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from ldm.build import build
+from ldm.data.module import DataModule
+from ldm.diffusion.grid import Custom
+from ldm.metric.features import eight_bits
+from ldm.model import LatentModel
+from ldm.prior.diffusion import Diffusion
+from ldm.random import Random
+from ldm.tensors import read_tensors, write_tensors
+
+CONF = Path(__file__).parents[2] / "conf" / "diffusion"
+BATCH, FOLLOWED = 64, 64
+
+FEW, MANY = (3, 5, 10, 20), (2, 3, 5, 10, 20, 40)
+# The budgets of a sampler, and how many steps make about so many evaluations; the last step of every sampler is one
+# evaluation. `euler` on straight paths is `ddim`, and `ddpm` is `euler_ancestral` (see ldm/diffusion/sampler/ddim.py).
+SAMPLERS: dict[str, tuple[tuple[int, ...], Callable[[int], int]]] = {
+    **dict.fromkeys(("ddim", "unipc"), (MANY, lambda n: n)),
+    **dict.fromkeys(("dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde"), (FEW, lambda n: n)),
+    **dict.fromkeys(("heun", "predictor_corrector"), (FEW, lambda n: (n + 1) // 2)),
+    "langevin": ((5, 10, 20), lambda n: math.ceil((n + 3) / 4)),
+}
+# `trailing` is `uniform` where the steps divide 1000, and hardly another at 3.
+GRIDS = ("karras", "log_snr", "shifted", "leading", "linspace", "custom")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Words of conf/diffusion, and changes to their yamls."""
+
+    sampler: str
+    steps: int
+    grid: str = "uniform"
+    guidance: str = "classifier_free"
+    scale: float = 2.0
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        changes = "".join(f"-{key}{value:g}" for key, value in self.changes.items())
+        return f"{self.sampler}{changes}-{self.grid}-{self.guidance}{self.scale:g}-{self.steps}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("name", "sampler", "grid", "guidance", "scale", "steps")}
+        return own | self.changes
+
+    def put(self, prior: Diffusion) -> None:
+        prior.sampler, prior.steps = build(_node("sampler", self.sampler) | self.changes, "sampler"), self.steps
+        # To a tolerance the grid says only where to begin and to end.
+        given = self.sampler == "adaptive"
+        prior.grid = Custom((1.0, 0.01, 0.0)) if given else build(_node("grid", self.grid), "grid")
+        guidance = _node("guidance", self.guidance)
+        # The scale stands in the node itself or in the one that it is wrapped around.
+        guidance.get("guidance", guidance)["scale"] = self.scale
+        prior.guidance = build(guidance, "guidance")
+
+
+def _node(group: str, word: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / group / f"{word}.yaml").read_text(encoding="utf-8"))
+
+
+def settings(small: bool) -> Iterator[Setting]:
+    for sampler, (budgets, steps) in SAMPLERS.items():
+        if not small:
+            yield from (Setting(sampler, steps(budget)) for budget in budgets)
+        elif sampler not in ("dpmpp_2m_sde", "predictor_corrector", "langevin"):
+            yield from (Setting(sampler, steps(budget)) for budget in (5, 10, 20))
+    grids = ("karras", "log_snr", "shifted") if small else GRIDS
+    budgets = (5, 10) if small else (3, 5, 10)
+    for grid, sampler, budget in itertools.product(grids, ("unipc",) if small else ("ddim", "unipc"), budgets):
+        yield Setting(sampler, budget, grid)
+    if small:
+        yield Setting("unipc", 20, guidance="interval")
+        return
+    for tolerance in (3e-2, 1e-2):
+        yield Setting("adaptive", 2, changes={"tolerance": tolerance})
+    for guidance, scale in itertools.product(("classifier_free", "interval"), (1.0, 2.0, 3.0, 4.0)):
+        if (guidance, scale) != ("interval", 1.0):
+            yield Setting("unipc", 20, guidance=guidance, scale=scale)
+
+
+class Study:
+    def __init__(self, run: Path, out: Path, n: int):
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        self.model, self.out, self.n = LatentModel.load(run), out, n
+        data: DataModule = build(config["data"], "data")
+        self.batches = [data.items("val", rows.tolist()) for rows in torch.arange(n).split(BATCH)]
+        self.calls = 0
+        self.model.prior.denoiser.backbone.register_forward_pre_hook(self._called)
+
+    def _called(self, *_: Any) -> None:
+        self.calls += 1
+
+    def latents(self, n: int) -> Tensor:
+        """The first n, in whole batches."""
+        few = self.batches[: math.ceil(n / BATCH)]
+        return torch.cat([self.model.sample_latents(batch, Random(0, 0, batch["index"])) for batch in few])
+
+    def _keep(self, name: str, images: Tensor) -> None:
+        write_tensors(self.out / f"{name}.safetensors", {"pixels": eight_bits(images).contiguous()})
+
+    def truth(self) -> list[str]:
+        """Keep the real images and their reconstructions; their captions."""
+        real = torch.cat([batch["image"] for batch in self.batches])
+        self._keep("real", real)
+        self._keep("reconstruction", torch.cat([self.model.reconstruct(part) for part in real.split(BATCH)]))
+        return [caption for batch in self.batches for caption in batch["caption"]]
+
+    def converged(self) -> Tensor:
+        """The ODE's solution, by a method of second order in 120 steps."""
+        file = self.out / "converged.safetensors"
+        if not file.exists():
+            Setting("heun", 120).put(self.model.prior)
+            write_tensors(file, {"z": self.latents(FOLLOWED)})
+        return read_tensors(file)["z"]
+
+    @torch.no_grad()
+    def draw(self, setting: Setting, converged: Tensor) -> dict[str, Any]:
+        setting.put(self.model.prior)
+        self.calls, start = 0, time.process_time()
+        z = self.latents(self.n)
+        seconds = time.process_time() - start
+        self._keep(setting.name, torch.cat([self.model.autoencoder.decode(part) for part in z.split(BATCH)]))
+        error = None
+        if not self.model.prior.sampler.stochastic and (setting.guidance, setting.scale) == ("classifier_free", 2):
+            error = (z[:FOLLOWED] - converged).square().mean().sqrt().item()
+        return setting.facts | {
+            "evaluations": self.calls / len(self.batches),
+            "seconds": round(seconds, 2),
+            "ode_error": error,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--n", type=int, default=256)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    file, study = arguments.out / "settings.jsonl", Study(arguments.run, arguments.out, arguments.n)
+    (arguments.out / "captions.json").write_text(json.dumps(study.truth()), encoding="utf-8")
+    known = {json.loads(line)["name"] for line in file.read_text("utf-8").splitlines()} if file.exists() else set()
+    converged = study.converged()
+    for setting in settings(arguments.small):
+        if setting.name not in known:
+            line = study.draw(setting, converged)
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+            print(line, flush=True)
+            known.add(setting.name)
+
+
+if __name__ == "__main__":
+    main()
