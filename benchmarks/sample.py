@@ -15,7 +15,6 @@ import argparse
 import functools
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

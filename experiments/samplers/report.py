@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Judge:
         return Judged(facts, share, self._ode_error(facts), fd)
 
     def _ode_error(self, facts: dict[str, Any]) -> float | None:
-        if facts.get("stochastic", True):
+        if facts.get("stochastic", True) or not (self.out / "converged.safetensors").exists():
             return None
         z, wanted = (read_tensors(self.out / f"{name}.safetensors")["z"] for name in (facts["name"], "converged"))
         return (z - wanted).square().mean().sqrt().item()
@@ -97,7 +97,7 @@ def _number(value: float | None, error: float | None = None) -> str:
     return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
-def table(title: str, judged: Sequence[Judged], budgets: Sequence[int], cell: Any) -> str:
+def table(title: str, judged: Sequence[Judged], budgets: Sequence[int], cell: Callable[[Judged], str]) -> str:
     """A row a setting but its steps, a column a budget: the evaluations that come nearest to it from below."""
     rows: dict[tuple, dict[int, str]] = {}
     for each in judged:
@@ -110,7 +110,7 @@ def table(title: str, judged: Sequence[Judged], budgets: Sequence[int], cell: An
 
 
 def guidance_table(judged: Sequence[Judged]) -> str:
-    lines = ["| unipc, 20 steps | all five | fd | above scale 2 | CPU s |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| unipc, 10 steps | all five | fd | above scale 2 | CPU s |", "| --- | --- | --- | --- | --- |"]
     one = next(each for each in judged if each.key[2:] == ("classifier_free", 2.0))
     for each in judged:
         share = "" if each.shows_all is None else f"{each.shows_all:.3f}"
@@ -121,35 +121,45 @@ def guidance_table(judged: Sequence[Judged]) -> str:
     return "\n".join(lines)
 
 
-def plot(title: str, judged: Sequence[Judged], floor: Judged, file: Path) -> None:
-    """fd and the solver's own error against evaluations: of samplers on the uniform grid, of grids under two samplers."""
+def plot(judged: Sequence[Judged], floor: Judged, file: Path) -> None:
+    """fd and the solver's own error against evaluations: of samplers on the uniform grid, and of grids."""
     from matplotlib.figure import Figure
 
-    samplers = [each for each in judged if each.key[1] == "uniform"]
-    grids = [each for each in judged if each.key[0] == "unipc"]
     figure = Figure(figsize=(11, 7), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True, sharey="row")
-    for column, (name, members, part) in enumerate(
-        (("samplers, uniform grid", samplers, 0), ("grids, unipc", grids, 1))
-    ):
-        upper, lower = panels[:, column]
-        for label in dict.fromkeys(each.key[part] for each in members):
-            line = sorted((e for e in members if e.key[part] == label), key=lambda e: e.facts["evaluations"])
-            x, style = [e.facts["evaluations"] for e in line], "--" if line[0].ode_error is None else "-"
-            values, errors = zip(*(e.distance() for e in line), strict=True)
-            drawn = upper.errorbar(x, values, errors, marker="o", ms=3, capsize=2, ls=style, lw=1.2, label=label)
-            if style == "-":
-                lower.plot(x, [e.ode_error for e in line], marker="o", ms=3, lw=1.2, color=drawn[0].get_color())
-        upper.axhline(floor.distance()[0], color="0.6", lw=1, ls=":", label="reconstructions")
-        upper.set(title=f"{title}: {name}", xscale="log", yscale="log")
-        lower.set(xscale="log", yscale="log", xlabel="evaluations of the network (guided ones are of two rows)")
-        ticks = (2, 3, 5, 10, 20, 40)
-        lower.set_xticks(ticks, [str(tick) for tick in ticks])
-        lower.minorticks_off()
-        upper.legend(fontsize=8)
+    panels = figure.subplots(2, 2, sharey="row")
+    uniform = [each for each in judged if each.key[1] == "uniform"]
+    _lines(panels[:, 0], uniform, lambda each: each.key[0])
+    grids = [each for each in judged if each.key[0] == "unipc" and 5 <= each.facts["evaluations"] <= 10]
+    _lines(panels[:, 1], grids, lambda each: f"unipc, {each.key[1]}")
+    grids = [each for each in judged if each.key[0] == "euler_ancestral" and 5 <= each.facts["evaluations"] <= 10]
+    _lines(panels[:, 1], grids, lambda each: f"ancestral, {each.key[1]}")
+    for panel, title in zip(panels[0], ("samplers on the uniform grid", "grids"), strict=True):
+        panel.axhline(floor.distance()[0], color="0.6", lw=1, ls=":", label="reconstructions")
+        panel.set_title(title)
+        panel.legend(fontsize=7, ncols=2)
+    for panel, ticks in zip(panels.T.flat, 2 * [(2, 3, 5, 10, 20, 40)] + 2 * [(5, 10)], strict=True):
+        panel.set(xscale="log", yscale="log")
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        panel.minorticks_off()
     panels[0, 0].set_ylabel("Fréchet distance, untrained features")
-    panels[1, 0].set_ylabel("rms distance of latents from the ODE's solution")
+    panels[1, 0].set_ylabel("rms distance from the ODE's solution")
+    for panel in panels[1]:
+        panel.set_xlabel("evaluations of the guided network")
     figure.savefig(file, dpi=80)
+
+
+def _lines(panels: Any, members: Sequence[Judged], label: Callable[[Judged], str]) -> None:
+    """Lines of the upper panel, dashed where noise is added, and of the lower, in the order of the members."""
+    for name in dict.fromkeys(map(label, members)):
+        line = sorted((each for each in members if label(each) == name), key=lambda each: each.facts["evaluations"])
+        x, solver = [each.facts["evaluations"] for each in line], line[0].ode_error is not None
+        values, errors = zip(*(each.distance() for each in line), strict=True)
+        drawn = panels[0].errorbar(
+            x, values, errors, marker="o", ms=3, capsize=2, ls="-" if solver else "--", label=name
+        )
+        if solver:
+            colour = drawn[0].get_color()
+            panels[1].plot(x, [each.ode_error for each in line], marker="o", ms=3, color=colour)
 
 
 def pictures(judge: Judge, judged: Sequence[Judged], file: Path, budget: int = 10, count: int = 16) -> None:
@@ -190,10 +200,12 @@ def main() -> None:
     )
     if judge.checker is not None:
         print("\n" + table("all five", plain, budgets, lambda each: f"{each.shows_all:.3f}"))
-    guided = [each for each in every if each.key[:2] == ("unipc", "uniform") and each.facts["steps"] == 20]
-    print("\n" + guidance_table(guided))
+    guided = [each for each in every if each.key[:2] == ("unipc", "uniform") and each.facts["steps"] == 10]
+    if len(guided) > 1:
+        print("\n" + guidance_table(guided))
     if arguments.into is not None:
-        plot(arguments.title, plain, floor, arguments.into / f"{arguments.title}.png")
+        if any(each.ode_error is not None for each in plain):
+            plot(plain, floor, arguments.into / f"{arguments.title}.png")
         pictures(judge, plain, arguments.into / f"{arguments.title}-pictures.png")
 
 
