@@ -9,7 +9,8 @@
 
 Errors of `fd`, and of its difference from the same of another setting, are the jackknife's over 16 groups of images
 taken out of all sets at once: what all settings share (captions, noise, too few images) cancels in the difference.
-Prints the tables; with --into writes NAME.png and NAME-pictures.png there. Needs matplotlib.
+`rows` are what the network is asked for an image, two where it is guided. Prints the tables; with --into writes NAME.png
+and NAME-pictures.png there. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ GROUPS, RECIPE = 16, ("ddim", "uniform", "classifier_free", 2.0)
 
 @dataclass(frozen=True)
 class Judged:
-    """A setting and its numbers; `fd` is of all images and then of all but each group."""
+    """A setting and its numbers: which images are right, fd of all images and then of all but each group."""
 
     facts: dict[str, Any]
-    shows_all: float | None
+    right: Tensor | None
     ode_error: float | None
     fd: Tensor
 
@@ -49,6 +50,13 @@ class Judged:
         if "tolerance" in self.facts:
             name += f" {self.facts['tolerance']:g}"
         return name, self.facts["grid"], self.facts["guidance"], self.facts["scale"]
+
+    def shows_all(self, other: Judged | None = None) -> tuple[float, float] | None:
+        """The share of right images, or by how much it is above another's of the same captions, and its error."""
+        if self.right is None:
+            return None
+        right = self.right.float() if other is None else self.right.float() - other.right.float()
+        return right.mean().item(), right.std(unbiased=False).item() / math.sqrt(len(right))
 
     def distance(self, other: Judged | None = None) -> tuple[float, float]:
         """fd, or by how much it is above another's, and its error."""
@@ -71,8 +79,8 @@ class Judge:
         features, every = self.network(images), torch.ones(len(images), dtype=torch.bool)
         kept = [every, *(self.group != g for g in range(GROUPS))]
         fd = torch.tensor([frechet_distance(features[rows], self.real[rows]) for rows in kept])
-        share = None if self.checker is None else agreement(self.checker, images, self.captions)["joint"]["share"]
-        return Judged(facts, share, self._ode_error(facts), fd)
+        right = None if self.checker is None else agreement(self.checker, images, self.captions)["joint"]["right"]
+        return Judged(facts, right, self._ode_error(facts), fd)
 
     def _ode_error(self, facts: dict[str, Any]) -> float | None:
         if facts.get("stochastic", True) or not (self.out / "converged.safetensors").exists():
@@ -90,19 +98,21 @@ def checker_of(file: Path, size: int = 32) -> AttributeChecker:
     return checker.eval()
 
 
-def _number(value: float | None, error: float | None = None) -> str:
-    if value is None:
+def _number(found: tuple[float, float] | None) -> str:
+    """A value and its error."""
+    if found is None:
         return ""
-    digits = 2 if abs(value) < 10 else 1
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+    digits = 1 if abs(found[0]) >= 10 else 2 if found[1] >= 0.015 else 3
+    return f"{found[0]:.{digits}f} ± {found[1]:.{digits}f}"
 
 
 def table(title: str, judged: Sequence[Judged], budgets: Sequence[int], cell: Callable[[Judged], str]) -> str:
-    """A row a setting but its steps, a column a budget: the evaluations that come nearest to it from below."""
+    """A row a setting but its steps, a column a budget: as many evaluations, or one fewer."""
     rows: dict[tuple, dict[int, str]] = {}
-    for each in judged:
-        budget = max((b for b in budgets if b <= each.facts["evaluations"] + 1), default=0)
-        rows.setdefault(each.key, {})[budget] = cell(each)
+    for each in sorted(judged, key=lambda each: (each.key[1] != "uniform", each.key)):
+        budget = min(budgets, key=lambda b: abs(b - each.facts["evaluations"]))
+        if abs(budget - each.facts["evaluations"]) <= 1:
+            rows.setdefault(each.key, {})[budget] = cell(each)
     lines = [f"| {title} | " + " | ".join(map(str, budgets)) + " |", "| --- " * (len(budgets) + 1) + "|"]
     for (sampler, grid, _, _), cells in rows.items():
         lines.append(f"| {sampler}, {grid} | " + " | ".join(cells.get(b, "") for b in budgets) + " |")
@@ -110,68 +120,84 @@ def table(title: str, judged: Sequence[Judged], budgets: Sequence[int], cell: Ca
 
 
 def guidance_table(judged: Sequence[Judged]) -> str:
-    lines = ["| unipc, 10 steps | all five | fd | above scale 2 | CPU s |", "| --- | --- | --- | --- | --- |"]
+    title = "| unipc, uniform, 10 | all five | above scale 2 | fd | above scale 2 | rows | CPU s |"
+    lines = [title, "| --- " * 7 + "|"]
     one = next(each for each in judged if each.key[2:] == ("classifier_free", 2.0))
-    for each in judged:
-        share = "" if each.shows_all is None else f"{each.shows_all:.3f}"
-        lines.append(
-            f"| {each.key[2]} {each.key[3]:g} | {share} | {_number(*each.distance())} | "
-            f"{_number(*each.distance(one))} | {each.facts['seconds']:.1f} |"
-        )
+    for each in sorted(judged, key=lambda each: each.key[2:]):
+        numbers = (each.shows_all(), each.shows_all(one), each.distance(), each.distance(one))
+        name, cost = f"{each.key[2]}, scale {each.key[3]:g}", f"{each.facts['rows']:g} | {each.facts['seconds']:.1f}"
+        lines.append(f"| {' | '.join((name, *map(_number, numbers), cost))} |")
     return "\n".join(lines)
 
 
 def plot(judged: Sequence[Judged], floor: Judged, file: Path) -> None:
-    """fd and the solver's own error against evaluations: of samplers on the uniform grid, and of grids."""
+    """fd and the solver's own error: of samplers on the uniform grid against evaluations, and of grids."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
     panels = figure.subplots(2, 2, sharey="row")
-    uniform = [each for each in judged if each.key[1] == "uniform"]
-    _lines(panels[:, 0], uniform, lambda each: each.key[0])
-    grids = [each for each in judged if each.key[0] == "unipc" and 5 <= each.facts["evaluations"] <= 10]
-    _lines(panels[:, 1], grids, lambda each: f"unipc, {each.key[1]}")
-    grids = [each for each in judged if each.key[0] == "euler_ancestral" and 5 <= each.facts["evaluations"] <= 10]
-    _lines(panels[:, 1], grids, lambda each: f"ancestral, {each.key[1]}")
-    for panel, title in zip(panels[0], ("samplers on the uniform grid", "grids"), strict=True):
-        panel.axhline(floor.distance()[0], color="0.6", lw=1, ls=":", label="reconstructions")
-        panel.set_title(title)
-        panel.legend(fontsize=7, ncols=2)
-    for panel, ticks in zip(panels.T.flat, 2 * [(2, 3, 5, 10, 20, 40)] + 2 * [(5, 10)], strict=True):
-        panel.set(xscale="log", yscale="log")
-        panel.set_xticks(ticks, [str(tick) for tick in ticks])
-        panel.minorticks_off()
-    panels[0, 0].set_ylabel("Fréchet distance, untrained features")
-    panels[1, 0].set_ylabel("rms distance from the ODE's solution")
-    for panel in panels[1]:
-        panel.set_xlabel("evaluations of the guided network")
+    _samplers(panels[:, 0], [each for each in judged if each.key[1] == "uniform"])
+    _grids(panels[:, 1], [each for each in judged if each.key[0] in ("unipc", "euler_ancestral")])
+    for panel in panels[0]:
+        panel.axhline(floor.distance()[0], color="0.5", lw=1, ls=":", label="reconstructions")
+        panel.legend(fontsize=7, ncols=3, loc="upper left")
+    for row, ticks, title in (
+        (panels[0], (0.2, 0.5, 1, 2, 5, 10, 20, 50), "Fréchet distance, untrained features"),
+        (panels[1], (0.02, 0.05, 0.1, 0.2, 0.5), "rms distance from the ODE's solution"),
+    ):
+        row[0].set(yscale="log", ylabel=title)
+        row[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        for panel in row:
+            panel.grid(alpha=0.3)
+            panel.minorticks_off()
+    panels[0, 0].set_ylim(top=400)  # room for the legends
     figure.savefig(file, dpi=80)
 
 
-def _lines(panels: Any, members: Sequence[Judged], label: Callable[[Judged], str]) -> None:
-    """Lines of the upper panel, dashed where noise is added, and of the lower, in the order of the members."""
-    for name in dict.fromkeys(map(label, members)):
-        line = sorted((each for each in members if label(each) == name), key=lambda each: each.facts["evaluations"])
+def _samplers(panels: Any, members: Sequence[Judged]) -> None:
+    """Lines, dashed where noise is added on the way."""
+    for i, name in enumerate(sorted({each.key[0] for each in members})):
+        line = sorted((each for each in members if each.key[0] == name), key=lambda each: each.facts["evaluations"])
         x, solver = [each.facts["evaluations"] for each in line], line[0].ode_error is not None
         values, errors = zip(*(each.distance() for each in line), strict=True)
-        drawn = panels[0].errorbar(
-            x, values, errors, marker="o", ms=3, capsize=2, ls="-" if solver else "--", label=name
-        )
+        style = {"color": f"C{i}", "marker": "o", "ms": 4, "lw": 1.2, "ls": "-" if solver else "--"}
+        panels[0].errorbar(x, values, errors, capsize=2, label=name, **style)
         if solver:
-            colour = drawn[0].get_color()
-            panels[1].plot(x, [each.ode_error for each in line], marker="o", ms=3, color=colour)
+            panels[1].plot(x, [each.ode_error for each in line], **style)
+    panels[0].set_title("samplers, uniform grid (dashed: with noise)")
+    for panel in panels:
+        panel.set(xscale="log", xlabel="evaluations of the guided network")
+        panel.set_xticks((2, 3, 5, 10, 20, 40), ("2", "3", "5", "10", "20", "40"))
+        panel.minorticks_off()
+
+
+def _grids(panels: Any, members: Sequence[Judged]) -> None:
+    """Dots a grid, of two samplers at two budgets."""
+    names = sorted({each.key[1] for each in members})
+    for i, (sampler, steps) in enumerate((s, n) for s in ("unipc", "euler_ancestral") for n in (5, 10)):
+        found = [each for each in members if each.key[0] == sampler and each.facts["steps"] == steps]
+        x = [names.index(each.key[1]) + 0.12 * (i - 1.5) for each in found]
+        values, errors = zip(*(each.distance() for each in found), strict=True)
+        style = {"ls": "", "marker": "os"[i // 2], "ms": 5, "color": ("C0", "C9", "C3", "C1")[i]}
+        panels[0].errorbar(x, values, errors, capsize=2, label=f"{sampler}, {steps}", **style)
+        if sampler == "unipc":
+            panels[1].plot(x, [each.ode_error for each in found], **style)
+    panels[0].set_title("grids")
+    for panel in panels:
+        panel.set_xticks(range(len(names)), names)
 
 
 def pictures(judge: Judge, judged: Sequence[Judged], file: Path, budget: int = 10, count: int = 16) -> None:
-    """Real images, and the same captions by the best and the worst at 10 evaluations."""
+    """Real images, and the same captions by the best, the recipe's and the worst at 10 evaluations."""
     near = [each for each in judged if budget - 1 <= each.facts["evaluations"] <= budget]
     near.sort(key=lambda each: each.distance()[0])
+    recipe = next(each for each in near if each.key == RECIPE)
     rows = [("real", judge.images("real")[:count])]
-    for word, each in (("best", near[0]), ("worst", near[-1])):
+    for word, each in (("best", near[0]), ("recipe", recipe), ("worst", near[-1])):
         rows.append((f"{word}: {each.key[0]}, {each.key[1]}", judge.images(each.facts["name"])[:count]))
     captions = [caption.removeprefix("a ") for caption in judge.captions[:count]]
     grid = beside(rows, captions, columns=8, cell=96)
-    grid.picture.quantize(128).save(file, optimize=True)
+    grid.picture.save(file, optimize=True)
 
 
 def main() -> None:
@@ -188,23 +214,23 @@ def main() -> None:
     floor = judge({"name": "reconstruction", "sampler": "reconstructions", "grid": "", "guidance": "", "scale": 0})
     plain = [each for each in every if each.key[2:] == RECIPE[2:]]
     budgets = sorted({round(each.facts["evaluations"]) for each in plain if each.key[:2] == ("unipc", "uniform")})
-    print(f"reconstructions: fd {_number(*floor.distance())}, all five {floor.shows_all}")
-    print("\n" + table("fd", plain, budgets, lambda each: _number(*each.distance())))
-    recipe = max((e for e in plain if e.key == RECIPE and e.facts["steps"] <= 20), key=lambda e: e.facts["steps"])
-    print("\n" + table("fd above ddim, uniform, 20", plain, budgets, lambda each: _number(*each.distance(recipe))))
-    print(
-        "\n"
-        + table(
-            "ode_error", plain, budgets, lambda each: "" if each.ode_error is None else f"{each.facts['ode_error']:.4f}"
-        )
-    )
-    if judge.checker is not None:
-        print("\n" + table("all five", plain, budgets, lambda each: f"{each.shows_all:.3f}"))
+    print(f"reconstructions: fd {_number(floor.distance())}; all five {_number(floor.shows_all())}")
+    default = max((e for e in plain if e.key == RECIPE and e.facts["steps"] <= 20), key=lambda e: e.facts["steps"])
+    above = f"fd above ddim, uniform, {default.facts['steps']}"
+    print("\n" + table("fd", plain, budgets, lambda each: _number(each.distance())))
+    print("\n" + table(above, plain, budgets, lambda each: _number(each.distance(default))))
+    solvers = [each for each in plain if each.ode_error is not None]
+    print("\n" + table("distance from the ODE's solution", solvers, budgets, lambda each: f"{each.ode_error:.3f}"))
+    print("\n" + table("all five", plain, budgets, lambda each: _number(each.shows_all())))
+    for each in plain:
+        if "tolerance" in each.facts:
+            found, calls = _number(each.distance(default)), each.facts["evaluations"]
+            print(f"\n{each.key[0]}: {calls:g} evaluations, {above} {found}, from the ODE {each.ode_error:.3f}")
     guided = [each for each in every if each.key[:2] == ("unipc", "uniform") and each.facts["steps"] == 10]
     if len(guided) > 1:
         print("\n" + guidance_table(guided))
     if arguments.into is not None:
-        if any(each.ode_error is not None for each in plain):
+        if solvers:
             plot(plain, floor, arguments.into / f"{arguments.title}.png")
         pictures(judge, plain, arguments.into / f"{arguments.title}-pictures.png")
 

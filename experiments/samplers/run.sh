@@ -7,4 +7,4 @@ export OMP_NUM_THREADS=1
 python "$here/study.py" "$2" "$1/shapes"
 python "$here/report.py" "$1/shapes" --title shapes --checker "$1/checker.safetensors" --into "$here"
 python "$here/study.py" "$3" "$1/emoji" --small
-python "$here/report.py" "$1/emoji" --title emoji --into "$here"
+python "$here/report.py" "$1/emoji" --title emoji

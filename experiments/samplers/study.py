@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.build import build
 from ldm.data.module import DataModule
@@ -38,13 +38,13 @@ BATCH, FOLLOWED = 64, 64
 
 # The budgets of a sampler, and how many steps make about so many evaluations; the last step of every sampler is one
 # evaluation. `euler` on straight paths is `ddim`, and `ddpm` is `euler_ancestral` (see ldm/diffusion/sampler/ddim.py).
-FEW, MANY = (3, 5, 10, 20), (2, 3, 5, 10, 20, 40)
+FEW, MANY = (3, 5, 10, 20), (2, 3, 5, 10, 20)
 SAMPLERS: dict[str, tuple[tuple[int, ...], Callable[[int], int]]] = {
     **dict.fromkeys(("ddim", "unipc"), (MANY, lambda n: n)),
     **dict.fromkeys(("dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde"), (FEW, lambda n: n)),
-    "heun": (FEW, lambda n: (n + 1) // 2),
-    "predictor_corrector": ((10,), lambda n: (n + 1) // 2),
-    "langevin": ((10,), lambda n: math.ceil((n + 3) / 4)),
+    "heun": (FEW[:3], lambda n: (n + 1) // 2),
+    "predictor_corrector": (FEW[:3], lambda n: (n + 1) // 2),
+    "langevin": ((10,), lambda n: (n + 3) // 4),
 }
 # `trailing` is `uniform` where the steps divide 1000.
 GRIDS = ("karras", "log_snr", "shifted", "leading", "linspace", "custom")
@@ -60,17 +60,22 @@ class Setting:
     grid: str = "uniform"
     guidance: str = "classifier_free"
     scale: float = 2.0
+    borders: tuple[float, float] | None = None  # of the interval, where they are not those of its yaml
     changes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         changes = "".join(f"-{key}{value:g}" for key, value in self.changes.items())
-        return f"{self.sampler}{changes}-{self.grid}-{self.guidance}{self.scale:g}-{self.steps}"
+        return f"{self.sampler}{changes}-{self.grid}-{self.guided}{self.scale:g}-{self.steps}"
+
+    @property
+    def guided(self) -> str:
+        return self.guidance if self.borders is None else f"{self.guidance} {self.borders[0]:g} to {self.borders[1]:g}"
 
     @property
     def facts(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("name", "sampler", "grid", "guidance", "scale", "steps")}
-        return own | self.changes
+        own = {name: getattr(self, name) for name in ("name", "sampler", "grid", "scale", "steps")}
+        return own | {"guidance": self.guided} | self.changes
 
     def put(self, prior: Diffusion) -> None:
         prior.sampler, prior.steps = build(_node("sampler", self.sampler) | self.changes, "sampler"), self.steps
@@ -80,6 +85,8 @@ class Setting:
         guidance = _node("guidance", self.guidance)
         # The scale stands in the node itself or in the one that it is wrapped around.
         guidance.get("guidance", guidance)["scale"] = self.scale
+        if self.borders is not None:
+            guidance |= dict(zip(("low", "high"), self.borders, strict=True))
         prior.guidance = build(guidance, "guidance")
 
 
@@ -89,16 +96,24 @@ def _node(group: str, word: str) -> dict[str, Any]:
 
 def settings(small: bool) -> Iterator[Setting]:
     if small:
-        for sampler, steps in itertools.product(("ddim", "unipc", "euler_ancestral"), (5, 10, 20)):
+        for sampler, steps in itertools.product(("ddim", "unipc", "euler_ancestral"), (5, 10)):
             yield Setting(sampler, steps)
         return
     for sampler, (budgets, steps) in SAMPLERS.items():
         yield from (Setting(sampler, steps(budget)) for budget in budgets)
+    for scale in (1.0, 1.5, 2.0, 3.0):
+        yield Setting("unipc", 10, scale=scale)
+    for borders, scale in (
+        (None, 2.0),
+        (None, 3.0),
+        ((1.0, 10.0), 2.0),
+        ((1.0, math.inf), 2.0),
+        ((0.4, math.inf), 2.0),
+    ):
+        yield Setting("unipc", 10, guidance="interval", scale=scale, borders=borders)
     for grid, sampler, steps in itertools.product(GRIDS, OF_GRIDS, (5, 10)):
         yield Setting(sampler, steps, grid)
-    for guidance, scale in itertools.product(("classifier_free", "interval"), (1.0, 2.0, 3.0)):
-        if (guidance, scale) != ("interval", 1.0):
-            yield Setting("unipc", 10, guidance=guidance, scale=scale)
+    yield from (Setting("ddim", steps, "shifted") for steps in (5, 10))
     yield Setting("adaptive", 2, changes={"tolerance": 1e-2})
 
 
@@ -108,11 +123,11 @@ class Study:
         self.model, self.out, self.n = LatentModel.load(run), out, n
         data: DataModule = build(config["data"], "data")
         self.batches = [data.items("val", rows.tolist()) for rows in torch.arange(n).split(BATCH)]
-        self.calls = 0
+        self.calls = self.rows = 0
         self.model.prior.denoiser.backbone.register_forward_pre_hook(self._called)
 
-    def _called(self, *_: Any) -> None:
-        self.calls += 1
+    def _called(self, network: nn.Module, arguments: tuple[Any, ...]) -> None:
+        self.calls, self.rows = self.calls + 1, self.rows + len(arguments[0])
 
     def latents(self, n: int) -> Tensor:
         """The first n, in whole batches."""
@@ -142,7 +157,7 @@ class Study:
     @torch.no_grad()
     def draw(self, setting: Setting) -> dict[str, Any]:
         setting.put(self.model.prior)
-        self.calls, start = 0, time.process_time()
+        self.calls, self.rows, start = 0, 0, time.process_time()
         z = self.latents(self.n)
         seconds = time.process_time() - start
         images = torch.cat([self.model.autoencoder.decode(part) for part in z.split(BATCH)])
@@ -150,6 +165,7 @@ class Study:
         return setting.facts | {
             "stochastic": self.model.prior.sampler.stochastic,
             "evaluations": self.calls / len(self.batches),
+            "rows": self.rows / self.n,
             "seconds": round(seconds, 2),
         }
 
