@@ -1,6 +1,6 @@
 #!/bin/sh
 # The whole study: sh experiments/samplers/run.sh OUT SHAPES_RUN EMOJI_RUN
-# (runs of `python train.py experiment=shapes` and `experiment=emoji`; about 20 minutes of one core)
+# (runs of `python train.py experiment=shapes` and `experiment=emoji`; about a quarter of an hour of one core)
 set -e
 here=$(dirname "$0")
 export OMP_NUM_THREADS=1
