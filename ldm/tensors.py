@@ -40,7 +40,8 @@ _FLUSH = 1 << 27  # bytes
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
-    """Write and flush a safetensors file; its size in bytes and its xxh3-128.
+    """Write and flush a safetensors file under a name that nobody reads yet, since a reader's tensors are the file itself,
+    mapped; its size in bytes and its xxh3-128.
 
     Raises:
         OSError: there is no room for it, or it cannot be written; names the file and its size.
