@@ -22,7 +22,7 @@ from ldm.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # of the files and of what a stage puts into them
 _TENSOR = "__tensor__"
 
 
@@ -90,6 +90,11 @@ def read(path: Path) -> dict[str, Any]:
         if manifest["format"] > FORMAT:
             raise DamagedCheckpoint(
                 f"{path}: format {manifest['format']} is newer than this ldm's {FORMAT}; update ldm"
+            )
+        if manifest["format"] < FORMAT:
+            raise DamagedCheckpoint(
+                f"{path}: format {manifest['format']} is of an older ldm, this one's is {FORMAT}; go on with that one, or "
+                "take another name="
             )
         if manifest["self"] != _digest(manifest):
             raise DamagedCheckpoint(f"{path}/manifest.json: its checksum does not match")

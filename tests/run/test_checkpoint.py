@@ -148,14 +148,15 @@ def test_a_manifest_of_another_kind_is_damage(whole, tmp_path, text):
         read(tmp_path / "damaged")
 
 
-def test_a_newer_format_is_refused(whole, tmp_path):
-    shutil.copytree(whole, tmp_path / "newer")
-    file = tmp_path / "newer" / "manifest.json"
+@pytest.mark.parametrize(("by", "said"), [(1, "newer than this ldm"), (-1, "of an older ldm")])
+def test_another_format_is_refused(whole, tmp_path, by, said):
+    shutil.copytree(whole, tmp_path / "other")
+    file = tmp_path / "other" / "manifest.json"
     manifest = json.loads(file.read_text())
-    manifest["format"] = checkpoint.FORMAT + 1
+    manifest["format"] = checkpoint.FORMAT + by
     file.write_text(json.dumps(manifest))
-    with pytest.raises(DamagedCheckpoint, match="newer than this ldm"):
-        read(tmp_path / "newer")
+    with pytest.raises(DamagedCheckpoint, match=said):
+        read(tmp_path / "other")
 
 
 def test_a_pickle_is_not_opened(whole, tmp_path):
