@@ -64,7 +64,6 @@ def theirs(zygote: Zygote, folder: Path, count: int, dice: random.Random) -> Ite
     yield from {
         "R1: kill -9 at a random moment: bit-exact": lambda c: plain.kills(zygote, folder, c, max(2, count // 5), dice),
         "R4: a bit of a checkpoint flipped: noticed": lambda c: plain.damage(zygote, folder, c, 50, dice),
-        "2 ranks: weights equal, and those of 1 rank to 1e-5": lambda c: ranks.one_run(zygote, folder, c),
         "R5: signals: saved, and an exit code that says so": lambda c: plain.signals(zygote, folder, c),
         "R13: NaN in the loss: weights finite": lambda c: plain.poison(zygote, folder, c),
     }.items()
