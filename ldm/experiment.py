@@ -247,9 +247,8 @@ class Experiment:
         trainer = self._trainer(Bar(self.console), pictures, players=len(stage.players()))
         try:
             trainer.fit(stage, datamodule=self.data)
-        except Exception:
+        finally:
             stage.rescue()
-            raise
         if stage.stopped:
             raise Stopped
 

@@ -257,12 +257,12 @@ class Stage(L.LightningModule, ABC):
             if not _finite([state["weights"], state["average"]["weights"]]):
                 raise Diverged(f"{self.name} stage: update {self.updates} has weights that are not finite; {_KEPT}")
             self.checkpoints.save(self.updates, state)
-            self._saved = self.updates
+        self._saved = self.updates
         self.pause()
 
     def rescue(self) -> None:
-        """Save what was done since the last checkpoint, when something else than an update has failed (a data worker
-        was killed, the disk of the data is gone); half an update is not saved."""
+        """Save what was done since the last checkpoint: at the end of a fit, nothing, unless something else than an update
+        has failed (a data worker was killed, the disk of the data is gone). Half an update is not saved."""
         if self._whole and self._saved < self.updates:
             log.info("%s stage: saving update %d before ending", self.name, self.updates)
             self.save()
