@@ -2,7 +2,8 @@
 
 Every step asks first whether it has been done: a first stage and latents are looked up in the store, a stage goes on from
 its checkpoint, numbers are not measured twice. So the same command is begin and resume, and a sweep over nine
-priors trains one autoencoder.
+priors trains one autoencoder. What has been done counts only as far as it was made from what the config says now
+(ldm.stage.provenance): a run goes on, is made anew from where it differs, or is refused before anything is changed.
 """
 
 from __future__ import annotations
@@ -21,32 +22,34 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from ldm.build import Config, build
+from ldm.build import Config, ConfigError, build
 from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
 from ldm.callback.sink import Guarded
 from ldm.data.module import DataModule
 from ldm.files import write_json, write_text
+from ldm.fitting import check_data, fitted
 from ldm.interop.pretrained import pretrained
 from ldm.measuring import say
 from ldm.model import PARTS, LatentModel, load_weights, write_weights
 from ldm.nn.cost import backbone_flops
 from ldm.prior.diffusion import Diffusion
 from ldm.random import seed_of
-from ldm.run import changes, record, report
+from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
-from ldm.run.evaluation import Evaluation, code_version, device_name
+from ldm.run.evaluation import Evaluation, asked, code_version, device_name
 from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
 from ldm.settings import check_batch, checked
+from ldm.stage import provenance
 from ldm.stage.first import First
-from ldm.stage.latents import cached, statistics
+from ldm.stage.latents import cached, statistics, weights_key
 from ldm.stage.launch import agree, rank, ranks, turn
-from ldm.stage.recipe import WATCHING
+from ldm.stage.provenance import History, Plan
 from ldm.stage.second import Second, aligned
-from ldm.stage.stage import Stage
+from ldm.stage.stage import Diverged, Stage
 
 log = logging.getLogger(__name__)
 
@@ -66,15 +69,17 @@ class Experiment:
     """
 
     def __init__(self, config: Config):
+        self.asked = config  # what other ranks are handed
         self.config = config | {"autoencoder": dict(config["autoencoder"])}
-        checkpoint = self.config["autoencoder"].pop("checkpoint", None)
-        self.pretrained = None if checkpoint is None else pretrained(checkpoint)
+        self.checkpoint = self.config["autoencoder"].pop("checkpoint", None)
+        self.pretrained = None if self.checkpoint is None else pretrained(self.checkpoint)
         if self.pretrained is not None:
             self.config["autoencoder"] = self.pretrained.config(tuple(config["data"]["image_shape"]))
         self.config = checked(self.config)
         self.seed, self.store = self.config["seed"], Store(Path(self.config["store"]))
         self.console = Console()
         self.place: RunDirectory | None = None
+        self._begun = False  # whether this call has changed anything in the run's directory
 
     def run(self) -> int:
         """Do what is not done yet; the exit code of the process."""
@@ -82,20 +87,34 @@ class Experiment:
         self.stop.install()
         trainer = self._trainer()
         check_batch(self.config, trainer.world_size)
-        torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
-        self.model = LatentModel.build(self.config)  # what does not fit together is found before anything is begun
-        self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
-        with ranks(trainer, self.config):
+        self._prepare()
+        with ranks(trainer, self.asked):
             self.place = RunDirectory(Path(agree(self._claim)))
             try:
                 self._steps()
             except Stopped:
+                self._ended("stopped")
                 log.info("stopped with everything saved; name=%s goes on from here", self.place.path.name)
                 return PREEMPTED
+            except Exception as error:
+                self._ended("diverged" if isinstance(error, Diverged) else "failed", error)
+                raise
             finally:
                 if rank() == 0:
                     self._held.release()
         return FINISHED
+
+    def _prepare(self) -> None:
+        """Data, model and metrics: what does not fit together is found before a directory is made."""
+        self.data: DataModule = build(self.config["data"], "data")
+        self.config = fitted(self.config, self.data)
+        torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
+        self.model = LatentModel.build(self.config)
+        if self.pretrained is not None:
+            self.pretrained.load_into(self.model.autoencoder)
+        self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
+        self.metrics = build(self.config["metric"] or {}, "metric")
+        check_data(self.model.condition, self.metrics, self.data)
 
     def _claim(self) -> str:
         self._held = RunDirectory.claim(Path(self.config["runs"]), self.config["name"], self.config["experiment"])
@@ -109,7 +128,8 @@ class Experiment:
         return str(self._held.path)
 
     def _steps(self) -> None:
-        self.data: DataModule = build(self.config["data"], "data")
+        self.first, self.second = agree(self._plans)
+        self._begun = True
         self.data.bad_samples = self.place.path / "bad_samples.jsonl"
         loggers = self.config.get("logger") or {}
         self.sinks = [Guarded(build(node, f"logger.{name}")) for name, node in loggers.items() if rank() == 0]
@@ -126,11 +146,66 @@ class Experiment:
         if rank() == 0:
             self._conclude()
 
+    # What is there, and what of it stands
+
+    def _plans(self) -> tuple[Plan, Plan]:
+        """How both stages come to be; ConfigError where one may not go on. What is to be made anew is removed then."""
+        first = self._decided("first", self._first_plan())
+        weights = weights_key(self.model.autoencoder) if self.pretrained is not None else None
+        second = self._decided("second", self._second_plan(first.history, weights))
+        for stage, plan in (("first", first), ("second", second)):
+            if plan.anew:
+                log.info("the %s stage is made anew", stage)
+                self._checkpoints(stage).clear()
+                self._snapshots(stage).clear()
+            if plan.told:
+                log.warning(
+                    "the %s stage goes on after update %d with other settings: %s. That is not what they make from the "
+                    "start, which %s.again=true makes",
+                    *(stage, plan.updates, provenance.shown(plan.told), stage),
+                )
+        return first, second
+
+    def _first_plan(self) -> Plan:
+        if self.pretrained is not None:
+            own = {"autoencoder": {"checkpoint": weights_key(self.model.autoencoder)}}
+            return Plan(0, provenance.fresh(own))
+        if not self._trains_first():
+            return Plan(0, provenance.fresh({"autoencoder": self.config["autoencoder"]}))
+        settings = provenance.of_first(self.config, self.data)
+        return provenance.plan("first", provenance.begun(self._checkpoints("first")), settings)
+
+    def _second_plan(self, first: History, weights: str | None) -> Plan:
+        settings = provenance.of_second(self.config, self.data, first, weights)
+        if not self._trains_second():
+            return Plan(0, provenance.fresh(settings))
+        return provenance.plan("second", provenance.begun(self._checkpoints("second")), settings)
+
+    def _trains_first(self) -> bool:
+        return bool(self.config.get("first")) and any(p.requires_grad for p in self.model.autoencoder.parameters())
+
+    def _trains_second(self) -> bool:
+        return bool(self.config.get("second")) and any(p.requires_grad for p in self.model.prior.parameters())
+
+    def _decided(self, stage: str, plan: Plan) -> Plan:
+        """The plan, or that of a new beginning where this is asked for; ConfigError where the stage may not go on."""
+        if (self.config.get(stage) or {}).get("again", False):
+            return plan.again()
+        if plan.refused:
+            raise ConfigError(
+                f"{self.place.path}: the {stage} stage ({plan.updates} updates) was made with other words: "
+                f"{provenance.shown(plan.refused)}. Take those, or another name=, or {stage}.again=true to make it anew"
+            )
+        return plan
+
+    # What is said of a run
+
     def _describe(self) -> None:
-        file = self.place.path / "config.yaml"
-        if file.exists():
-            changes.check(yaml.safe_load(file.read_text(encoding="utf-8")), self.config, self.place.path)
-        write_text(file, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        config = self.config
+        if self.checkpoint is not None:
+            config = config | {"autoencoder": config["autoencoder"] | {"checkpoint": str(self.checkpoint)}}
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        write_text(self.place.path / "config.yaml", text)
         log.info("run %s: experiment %s, seed %d", self.place.path, self.config["experiment"], self.seed)
         for part in PARTS:
             log.info("%-11s %8.3f M parameters", part, _parameters(getattr(self.model, part)) / 1e6)
@@ -141,8 +216,11 @@ class Experiment:
             log.info(words, "backbone", _parameters(backbone) / 1e6, gflops)
         self._tell("training")
         log.info("images %s, latents %s", self.model.autoencoder.image_shape, self.model.autoencoder.latent_shape)
+        overlap = self.data.overlap()
+        if overlap:
+            log.warning("%s", overlap)
 
-    def _tell(self, status: str) -> None:
+    def _tell(self, status: str, error: Exception | None = None) -> None:
         """`run.json`: the facts that the report begins with."""
         seconds = {row["stage"]: row["seconds"] for row in Journal(self.place.metrics).rows()}
         sources = self.data.sources
@@ -151,6 +229,7 @@ class Experiment:
             "experiment": self.config["experiment"],
             "command": shlex.join(["python", *(argument.removeprefix("++") for argument in sys.argv)]),
             "status": status,
+            **({} if error is None else {"error": f"{type(error).__name__}: {error}"}),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "device": device_name(self._trainer().strategy.root_device),
             "code_version": code_version(),
@@ -161,27 +240,26 @@ class Experiment:
         }
         write_json(self.place.path / "run.json", facts)
 
+    def _ended(self, status: str, error: Exception | None = None) -> None:
+        """Leave how a run ended, and a report of what there is; of one that was refused nothing is touched."""
+        if rank() == 0 and self._begun:
+            self._tell(status, error)
+            report.write(self.place.path)
+
     # First stage
 
     def _first_stage(self) -> None:
         autoencoder = self.model.autoencoder
-        if self.pretrained is not None:
-            self.pretrained.load_into(autoencoder)
-        elif self.config.get("first") and any(p.requires_grad for p in autoencoder.parameters()):
-            load_weights(autoencoder, self._stored_first() / "model.safetensors")
+        if self.pretrained is None and self._trains_first():
+            found = self._stored_first()
+            load_weights(autoencoder, found / "model.safetensors")
+            if weights_key(autoencoder) != self.store.description(found)["weights"]:
+                raise ValueError(f"{found} is damaged: its weights are not those that were put there; delete the folder")
         autoencoder.requires_grad_(False).eval()
 
     def _stored_first(self) -> Path:
-        """The first stage of this data, model, loss, recipe and seed: from the store, or trained and put there."""
-        made_from = {part: self.config[part] for part in ("autoencoder", "loss", "seed")}
-        made_from |= {
-            "first": {name: value for name, value in self.config["first"].items() if name not in WATCHING},
-            "precision": self.config["trainer"].get("precision"),
-            "data": self.data.fingerprint,
-            "transform": self.data.transform_key,
-            "batch": self.data.batch_size,
-        }
-        key = key_of(made_from)
+        """The first stage of this history: from the store, or trained and put there."""
+        key = key_of(self.first.history)
         with turn(self.store.lock("autoencoder", key)):
             found = agree(lambda: self.store.find("autoencoder", key))
             if found is not None:
@@ -190,33 +268,54 @@ class Experiment:
             torch.manual_seed(seed_of(self.seed, "loss"))  # a critic's first weights
             loss = build(self.config["loss"], "loss")
             stage = First(self.model.autoencoder, loss, build(self.config["first"], "first"), self.seed)
-            self._fit(stage)
+            self._fit(stage, self.first)
 
-            def publish() -> Path:
-                with stage.average.applied():
-                    weights = self.store.workplace("autoencoder", key) / "model.safetensors"
-                    write_weights(self.model.autoencoder.state_dict(), weights)
-                return self.store.publish("autoencoder", key, made_from)
+            self.first = Plan(stage.updates, stage.history)  # as planned, unless a damaged checkpoint was passed over
+            return agree(lambda: self._publish(stage))
 
-            return agree(publish)
+    def _publish(self, stage: First) -> Path:
+        key = key_of(stage.history)
+        with stage.average.applied():
+            weights = self.store.workplace("autoencoder", key) / "model.safetensors"
+            write_weights(self.model.autoencoder.state_dict(), weights)
+            made_from = {"history": stage.history, "weights": weights_key(self.model.autoencoder)}
+        return self.store.publish("autoencoder", key, made_from)
 
     # Second stage
 
     def _second_stage(self) -> None:
         autoencoder = self.model.autoencoder.to(self._trainer().strategy.root_device)
+        weights = weights_key(autoencoder)
+        self.second = agree(lambda: self._decided("second", self._second_plan(self.first.history, weights)))
         if self.config["cache_latents"]:
             self.data = cached(autoencoder, self.data, self.store, self.alignment)
         autoencoder.set_statistics(*statistics(autoencoder, self.data))
+        self.model.made_from = self._made_from(self.second.history)
         if self.config.get("second"):
             self.model.condition.fit(self.data.captions())
-            if any(p.requires_grad for p in self.model.prior.parameters()):
-                stage = Second(self.model, build(self.config["second"], "second"), self.seed, self.alignment)
-                self._fit(stage)
-                agree(lambda: self.model.save(self.place.model, self.config, "raw"))
-                stage.average.keep()
+        if self._trains_second():
+            stage = Second(self.model, build(self.config["second"], "second"), self.seed, self.alignment)
+            self._fit(stage, self.second)
+            self.model.made_from = self._made_from(stage.history)
+            agree(lambda: self.model.save(self.place.model, self.config, "raw"))
+            stage.average.keep()
         agree(lambda: self.model.save(self.place.model, self.config))
 
+    def _made_from(self, second: History) -> dict[str, Any]:
+        return {
+            "config": provenance.config_hash(self.first.history, second),
+            "images_seen": Journal(self.place.metrics).images_seen("second"),
+            "first": self.first.history,
+            "second": second,
+        }
+
     # Training of either
+
+    def _checkpoints(self, stage: str) -> Checkpoints:
+        return Checkpoints(self.place.checkpoints / stage)
+
+    def _snapshots(self, stage: str) -> Snapshots:
+        return Snapshots(self.place.snapshots / stage)
 
     def _trainer(self, *callbacks: L.Callback, players: int = 1) -> L.Trainer:
         node = {"_target_": "lightning.pytorch.trainer.Trainer", **self.config["trainer"]}
@@ -238,11 +337,11 @@ class Experiment:
             default_root_dir=None if self.place is None else str(self.place.path),
         )
 
-    def _fit(self, stage: Stage) -> None:
+    def _fit(self, stage: Stage, plan: Plan) -> None:
         """Train a stage to its end, from where it stands; Stopped if a signal came first."""
-        checkpoints = Checkpoints(self.place.checkpoints / stage.name)
-        snapshots = Snapshots(self.place.snapshots / stage.name)
-        stage.attach(checkpoints, snapshots, Journal(self.place.metrics), self.stop, self.sinks)
+        journal, settings = Journal(self.place.metrics), plan.history[-1]["settings"]
+        checkpoints, snapshots = self._checkpoints(stage.name), self._snapshots(stage.name)
+        stage.attach(checkpoints, snapshots, journal, self.stop, self.sinks, settings)
         pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
         trainer = self._trainer(Bar(self.console), pictures, players=len(stage.players()))
         try:
@@ -255,27 +354,33 @@ class Experiment:
     # What came of it
 
     def _evaluate(self) -> None:
-        if record.read(self.place.records):
-            return
+        what = asked(self.config["evaluation"], self.config["metric"], self.config["prior"], self.data)
         model = self.model.to(self._trainer().strategy.root_device)
-        metrics = build(self.config["metric"] or {}, "metric")
+        weights = model.weights_hash
+        self.measured = [each for each in agree(self._records) if (each.model, each.asked) == (weights, what)]
+        if self.measured or not self.metrics:
+            return
         evaluation: Evaluation = build(self.config["evaluation"], "evaluation")
         facts: dict[str, Any] = {
             "run": self.place.path.name,
             "experiment": self.config["experiment"],
             "data": self.data.fingerprint,
             "seed": self.seed,
+            "asked": what,
             "weights": "averaged",
-            "images_seen": Journal(self.place.metrics).images_seen("second"),
         }
-        records = evaluation(model, self.data, list(metrics.values()), facts, generate=bool(self.config.get("second")))
+        generate = bool(self.config.get("second"))
+        self.measured = evaluation(model, self.data, list(self.metrics.values()), facts, generate=generate)
         if rank() == 0:
-            record.write(self.place.records, *records)
+            record.write(self.place.records, *self.measured)
+
+    def _records(self) -> list[record.Record]:
+        return record.read(self.place.records)
 
     def _conclude(self) -> None:
         self._tell("finished")
         report.write(self.place.path)
-        say(record.read(self.place.records))
+        say(self.measured)
         log.info("everything is in %s; look at %s", self.place.path, self.place.report)
 
 

@@ -22,7 +22,7 @@ from ldm.condition.conditioner import Conditioner
 from ldm.files import sync, write_json
 from ldm.prior.base import Prior
 from ldm.random import Random
-from ldm.tensors import read_tensors, write_tensors
+from ldm.tensors import hash_of, read_tensors, write_tensors
 from ldm.types import Image, Latent
 
 PARTS = ("autoencoder", "condition", "prior")
@@ -42,12 +42,22 @@ _FILES: dict[str, str] = {"average": "model.safetensors", "raw": "raw.safetensor
 
 
 class LatentModel(nn.Module):
-    """`config`: the nodes of the three parts, where it was built from some."""
+    """
+    Attributes:
+        config: the nodes of the three parts, where it was built from some.
+        made_from: what a run says of its training (ldm.stage.provenance); empty of other models.
+    """
 
     def __init__(self, autoencoder: Autoencoder, condition: Conditioner, prior: Prior, config: Config | None = None):
         super().__init__()
         self.autoencoder, self.condition, self.prior = autoencoder, condition, prior
         self.config = config
+        self.made_from: dict[str, Any] = {}
+
+    @property
+    def weights_hash(self) -> str:
+        """Names the weights: a hash of all of them, whitening included."""
+        return hash_of(dict(sorted(self.state_dict().items())))
 
     @classmethod
     def build(cls, config: Config, allowed: tuple[str, ...] = MODEL_PACKAGES) -> LatentModel:
@@ -81,7 +91,7 @@ class LatentModel(nn.Module):
         """Write config.json and the weights as `weights`; a second call adds the other kind."""
         folder.mkdir(parents=True, exist_ok=True)
         write_weights(self.state_dict(), folder / _FILES[weights])
-        write_json(folder / "config.json", {part: config[part] for part in PARTS})
+        write_json(folder / "config.json", {part: config[part] for part in PARTS} | {"made_from": self.made_from})
 
     @classmethod
     def load(cls, folder: str | Path, weights: Weights = "average", device: str | torch.device = "cpu") -> LatentModel:
@@ -91,7 +101,9 @@ class LatentModel(nn.Module):
             folder = folder / "model"  # a run directory was named
         if not (folder / "config.json").exists():
             raise FileNotFoundError(f"{folder} has no config.json: give a finished run's directory or its model/")
-        model = cls.build(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model = cls.build(config)
+        model.made_from = config.get("made_from", {})
         load_weights(model, folder / _FILES[weights])
         return model.to(device).eval()
 

@@ -15,7 +15,7 @@ ROWS = [
     ("prior",),
     ("model",),
     ("task", "metric", "data"),
-    ("run", "interop", "settings"),
+    ("run", "interop", "settings", "fitting"),
     ("stage", "callback"),
     ("experiment", "measuring", "sampling", "sweep", "main"),
 ]

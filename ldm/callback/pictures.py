@@ -33,6 +33,13 @@ class Pictures(L.Callback):
         size = len(data.sources["val"])
         self.rows = torch.linspace(0, size - 1, min(count, size)).long().tolist()
 
+    def on_train_start(self, trainer: L.Trainer, stage: Stage) -> None:
+        """Drop pictures of updates that are not there any more, as the journal does its rows."""
+        if trainer.global_rank == 0:
+            for file in self.folder.glob(f"{stage.name}-*"):
+                if int(file.stem.rpartition("-")[2]) > stage.updates:
+                    file.unlink()
+
     def on_train_batch_end(self, trainer: L.Trainer, stage: Stage, outputs: Any, batch: Any, index: int) -> None:
         every, done = stage.recipe.picture_every, stage.updates == stage.steps
         whole = (index + 1) % stage.accumulate == 0

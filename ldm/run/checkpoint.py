@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ldm.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of the files and of what a stage puts into them
+FORMAT = 3  # of the files and of what a stage puts into them
 _TENSOR = "__tensor__"
 
 
@@ -49,7 +50,7 @@ def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     )
 
 
-def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, list):
         return [_join(item, tensors) for item in value]
     if isinstance(value, dict):
@@ -57,6 +58,13 @@ def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
             return tensors[value[_TENSOR]]
         return {key: _join(item, tensors) for key, item in value["__dict__"]}
     return value
+
+
+class _Unread(dict):
+    """In place of tensors by name, where only the rest of a state is asked for."""
+
+    def __missing__(self, name: str) -> None:
+        return None
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
@@ -83,21 +91,25 @@ def _digest(manifest: dict[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(body, sort_keys=True).encode())
 
 
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint directory, verified; DamagedCheckpoint where it is not what was written."""
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    if manifest["format"] > FORMAT:
+        raise DamagedCheckpoint(f"{path}: format {manifest['format']} is newer than this ldm's {FORMAT}; update ldm")
+    if manifest["format"] < FORMAT:
+        raise DamagedCheckpoint(
+            f"{path}: format {manifest['format']} is of an older ldm, this one's is {FORMAT}; go on with that one, or "
+            "take another name="
+        )
+    if manifest["self"] != _digest(manifest):
+        raise DamagedCheckpoint(f"{path}/manifest.json: its checksum does not match")
+    return manifest
+
+
 def read(path: Path) -> dict[str, Any]:
     """The state of one checkpoint directory, verified; DamagedCheckpoint where it is not what was written."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["format"] > FORMAT:
-            raise DamagedCheckpoint(
-                f"{path}: format {manifest['format']} is newer than this ldm's {FORMAT}; update ldm"
-            )
-        if manifest["format"] < FORMAT:
-            raise DamagedCheckpoint(
-                f"{path}: format {manifest['format']} is of an older ldm, this one's is {FORMAT}; go on with that one, or "
-                "take another name="
-            )
-        if manifest["self"] != _digest(manifest):
-            raise DamagedCheckpoint(f"{path}/manifest.json: its checksum does not match")
+        manifest = _manifest(path)
         file = path / "tensors.safetensors"
         if file.stat().st_size != manifest["bytes"]:
             raise DamagedCheckpoint(f"{file}: {file.stat().st_size} bytes, {manifest['bytes']} were written")
@@ -143,6 +155,19 @@ class Checkpoints:
         for old in [each for each in self.steps() if each < step][: 1 - self.keep]:
             shutil.rmtree(self.folder / f"step-{old}")
         return path
+
+    def peek(self) -> dict[str, Any] | None:
+        """The state of the newest checkpoint whose manifest is whole, its tensors left unread; None where there is none."""
+        for step in reversed(self.steps()):
+            try:
+                return _join(_manifest(self.folder / f"step-{step}")["state"], _Unread())
+            except (DamagedCheckpoint, OSError, ValueError, KeyError, TypeError) as error:
+                log.info("passed over: %s", error)
+        return None
+
+    def clear(self) -> None:
+        """Remove them all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
         """(step, state) of the newest checkpoint that is whole; None where there is none at all.

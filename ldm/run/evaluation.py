@@ -20,7 +20,7 @@ import torch.distributed as dist
 from pydantic import PositiveInt
 from torch import nn
 
-from ldm.build import described
+from ldm.build import Config, described
 from ldm.data.module import DataModule
 from ldm.metric.metric import Examples, Metric
 from ldm.model import LatentModel
@@ -28,6 +28,7 @@ from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
 from ldm.run.finished import networks, scale_of
 from ldm.run.record import Record
+from ldm.run.store import key_of
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class Evaluation:
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "parameters": sum(p.numel() for p in model.parameters()),
             "split": "val",
+            "model": model.weights_hash,
+            **{name: model.made_from.get(name) for name in ("config", "images_seen")},
         }
         if generate:
             facts |= _sampling(model, counter.per_sample())
@@ -93,6 +96,11 @@ class Evaluation:
             captions=batch.get("caption", [""] * len(rows)),
             index=batch["index"],
         )
+
+
+def asked(evaluation: Config, metric: Config | None, prior: Config, data: DataModule) -> str:
+    """Names what an evaluation is asked for: nodes of a config, how samples are drawn among them, and the images."""
+    return key_of([evaluation, metric or {}, prior, data.fingerprint, data.plain.key])
 
 
 class _Calls:

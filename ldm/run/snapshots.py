@@ -15,14 +15,18 @@ Here the x_i sum to one besides, so that a weight that has not moved stays what 
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ldm.files import write_json
 from ldm.model import write_weights
 from ldm.tensors import read_tensors
 
@@ -75,6 +79,20 @@ class Snapshots:
     def save(self, updates: int, width: float, weights: Mapping[str, Tensor]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_weights(weights, self.folder / f"{updates:08d}-{width:g}.safetensors")
+
+    def describe(self, history: Any) -> None:
+        """Say of what training the snapshots are, in plain data."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "history.json", history)
+
+    def history(self) -> Any:
+        """What `describe` was told; None where it was not."""
+        file = self.folder / "history.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    def clear(self) -> None:
+        """Remove them all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def rewind(self, updates: int) -> None:
         """Drop those of later updates, which a run that goes on from `updates` comes to again."""

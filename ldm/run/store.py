@@ -59,6 +59,10 @@ class Store:
         path = self.path(kind, key)
         return path if (path / "artifact.json").exists() else None
 
+    def description(self, artifact: Path) -> Any:
+        """What an artifact was made from, as it was published."""
+        return json.loads((artifact / "artifact.json").read_text(encoding="utf-8"))["made_from"]
+
     def lock(self, kind: str, key: str) -> Lock:
         """The right to make an artifact."""
         place = self.path(kind, f"{key}.lock")

@@ -9,11 +9,15 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
+from ldm.stage.average import WarmUp
 from ldm.stage.rate import Rate
 from ldm.types import Probability
 
-WATCHING = ("log_every", "validate_every", "picture_every", "save_every", "snapshots", "patience")
-"""Fields that change nothing of what a stage computes."""
+WATCHING = (
+    *("log_every", "validate_every", "picture_every", "save_every", "snapshots", "patience"),
+    *("accumulate", "compile", "again"),
+)
+"""Fields that change nothing of what a stage computes, or no more than its rounding."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Recipe:
             (ldm.run.snapshots); with 0, none are kept. They take twice the weights in memory and 2 x snapshots on disk.
         patience: updates in a row without a finite gradient that end the run.
         compile: compile the networks (torch.compile).
+        again: make the stage anew where what is there of it was not made wholly under these settings.
     """
 
     steps: PositiveInt
@@ -45,3 +50,13 @@ class Recipe:
     snapshots: NonNegativeInt = 0
     patience: PositiveInt = 20
     compile: bool = False
+    again: bool = False
+
+    def course(self, update: int) -> tuple[float, float]:
+        """What depends on the length of a run: the factor of the learning rate and the average's decay at an update."""
+        return self.rate(update, self.steps), WarmUp(self.decay, self.steps).decay(update)
+
+
+def same_course(one: Recipe, other: Recipe, first: int, stop: int) -> bool:
+    """Whether the updates first .. stop - 1 are the same under both, other fields being equal."""
+    return all(one.course(update) == other.course(update) for update in range(first, stop))

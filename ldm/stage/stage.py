@@ -32,6 +32,7 @@ from ldm.stage.average import Average, Powers, WarmUp
 from ldm.stage.launch import agree
 from ldm.stage.means import ExampleMeans, Means
 from ldm.stage.player import Player, alone
+from ldm.stage.provenance import History, Settings, fresh, going_on
 from ldm.stage.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Stage(L.LightningModule, ABC):
         self.seconds = 0.0
         self._saved, self._whole = 0, False  # the update of the last checkpoint; between two updates
         self.latest: dict[str, float] = {}
+        self.history: History = fresh({})  # the settings under which its updates were made
 
     # What a stage is
 
@@ -93,10 +95,11 @@ class Stage(L.LightningModule, ABC):
         journal: Journal,
         stop: StopFlag,
         sinks: Sequence[Sink] = (),
+        settings: Settings | None = None,
     ) -> None:
-        """Give the stage its places in a run; without, it trains and leaves nothing."""
+        """Give the stage its places in a run, and what its updates depend on; without, it trains and leaves nothing."""
         self.checkpoints, self.snapshots, self.journal = checkpoints, snapshots, journal
-        self.stop, self.sinks = stop, list(sinks)
+        self.stop, self.sinks, self.history = stop, list(sinks), fresh(settings or {})
 
     checkpoints: Checkpoints | None = None
     snapshots: Snapshots | None = None
@@ -135,22 +138,24 @@ class Stage(L.LightningModule, ABC):
     def _resume(self) -> None:
         found = self.checkpoints.load() if self.checkpoints is not None else None
         step = 0 if found is None else found[0]
+        if found is not None:
+            self._saved = step
+            self.load_state(to_device(found[1], self.device))
+            self.history = going_on(found[1]["history"], step, self.history[-1]["settings"], self.name)
+            log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
         if self.global_rank == 0:  # also of what was killed before its first checkpoint
             if self.journal is not None:
                 self.journal.rewind(self.name, step)
-            if self.snapshots is not None:
+            if self.snapshots is not None and self.powers.averages:
                 self.snapshots.rewind(step)
-        if found is None:
-            return
-        self._saved = step
-        self.load_state(to_device(found[1], self.device))
-        log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
+                self.snapshots.describe(self.history)
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; raw weights and averages all."""
         scaler = self._scaler()
         return {
             "updates": self.updates,
+            "history": self.history,
             "seconds": self.seconds,
             "weights": dict(self.trained().state_dict()),
             "average": self.average.state_dict(),

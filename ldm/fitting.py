@@ -1,0 +1,58 @@
+"""What a config has to be for its data: classes are read from the data, and what the data contradict is told before the
+first update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ldm.build import Config, ConfigError, resolve
+from ldm.condition.conditioner import Conditioner
+from ldm.condition.label import Label
+from ldm.data.module import DataModule
+from ldm.metric.metric import Metric
+
+_SHOWN = 12  # names of classes in a message
+
+
+def fitted(config: Config, data: DataModule) -> Config:
+    """The config whose label condition has the classes of the data; ConfigError where it wants others."""
+    node = config["condition"]
+    if resolve(node["_target_"], "condition") is not Label:
+        return config
+    count, names, wanted = data.label_count, data.classes, node.get("classes")
+    if not count:
+        raise ConfigError(
+            "condition=label reads labels and the data has none: name their column (data.train.label=COLUMN), put the "
+            "images into a folder for each class, or take condition=none"
+        )
+    if wanted is not None and wanted < count:
+        raise ConfigError(
+            f"condition.classes={wanted}, but the data has {count} classes{_listed(names)}: leave condition.classes out, "
+            "and it is read from the data"
+        )
+    known = {"classes": count, **({"names": list(names)} if names else {})}
+    return config | {"condition": node | (known if wanted in (None, count) else {})}
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    if not names:
+        return ""
+    return f" ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
+
+
+def check_data(condition: Conditioner, metrics: Mapping[str, Metric], data: DataModule) -> None:
+    """ConfigError where a condition or a metric reads what the data do not have."""
+    for split, source in data.sources.items():
+        for column in condition.needs:
+            if column not in source.columns:
+                raise ConfigError(
+                    f"the condition reads each image's {column} and data.{split} has none: name the column "
+                    f"(data.{split}.{column}=COLUMN), or take condition=none"
+                )
+    held_out = data.sources["val"]
+    for name, metric in metrics.items():
+        for column in metric.needs:
+            if column not in held_out.columns:
+                raise ConfigError(
+                    f"metric.{name} reads each image's {column} and data.val has none: take another metric=, as offline"
+                )

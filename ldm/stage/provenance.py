@@ -1,0 +1,240 @@
+"""What a product of a run was made from, history included; and whether what is there may go on under other settings.
+
+A stage's settings are everything that its updates depend on, by value: parts, loss, recipe, precision, seed, what names the
+training images and the order they come in. Its history is the list of settings under which updates were made, each with
+the number of updates done before it:
+
+    [{"after": 0, "settings": {...}}, {"after": 20, "settings": {...}}]
+
+A fresh run's history has one entry. Products stand in the store, and numbers in records, under the hash of the whole
+list, so that 20 updates and then 20 more are not taken for 40 at one go unless they are the same: where nothing but
+`steps`, `rate` and `decay` has changed and neither the learning rates nor the decays of the updates that were made differ,
+those updates are what the new settings would have made, and the entry is replaced.
+
+A stage goes on from its checkpoint under another recipe or precision, and this is told. It does not go on with another
+network, loss, data set or seed, with fewer updates than were made, or to no further update under settings that made none: the
+result would not be what its config says. Then the run is refused, or the stage is made anew where its recipe says `again`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm.build import Config, build
+from ldm.data.module import DataModule
+from ldm.files import checksum
+from ldm.run.checkpoint import Checkpoints
+from ldm.run.store import key_of
+from ldm.stage.recipe import WATCHING, same_course
+
+Settings = dict[str, Any]
+History = list[dict[str, Any]]
+
+_SAMPLING = ("sampler", "grid", "guidance", "steps", "sampling_schedule", "likelihood")  # a prior's, after training
+_FIRST = "first stage"
+_SHOWN = 5
+
+
+# Settings
+
+
+def of_data(data: DataModule) -> Settings:
+    """What decides the training batches. A data set is named by its content, wherever it lies."""
+    own = data.transform
+    settings = {
+        "train": data.sources["train"].fingerprint,
+        "image_shape": list(data.image_shape),
+        **{"crop": own.crop, "flip": own.flip, "max_pixels": own.max_pixels, "max_bytes": own.max_bytes},
+        **{"batch_size": data.batch_size, "seed": data.seed, "on_error": data.on_error},
+    }
+    return settings
+
+
+def of_first(config: Config, data: DataModule) -> Settings:
+    """What the updates of a first stage depend on."""
+    parts = {part: config[part] for part in ("autoencoder", "loss", "seed")}
+    return _plain(parts | _training(config, "first") | {"data": of_data(data)})
+
+
+def of_second(config: Config, data: DataModule, first: History, weights: str | None) -> Settings:
+    """What the updates of a second stage depend on.
+
+    Arguments:
+        first: the history of the first stage; weights: its hash, None where it is not made yet.
+    """
+    prior = {name: value for name, value in config["prior"].items() if name not in _SAMPLING}
+    parts = {part: config.get(part) for part in ("condition", "alignment", "seed", "cache_latents")}
+    settings = parts | {"prior": prior, "data": of_data(data), _FIRST: {"history": first, "weights": weights}}
+    return _plain(settings | _training(config, "second"))
+
+
+def _training(config: Config, stage: str) -> Settings:
+    recipe = {name: value for name, value in (config.get(stage) or {}).items() if name not in WATCHING}
+    return {stage: recipe, "trainer": {"precision": config["trainer"].get("precision")}}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that what was written and read again is equal; a path to weights as a hash of them."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str) and "/" in value and Path(value).exists():
+        return f"content {_content(Path(value))}"
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _content(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return key_of([[file.relative_to(path).as_posix(), checksum(file)] for file in files])
+
+
+def fresh(settings: Settings) -> History:
+    """The history of a product that was made wholly under these settings."""
+    return [{"after": 0, "settings": settings}]
+
+
+def config_hash(*histories: History) -> str:
+    """Names a configuration: all that made a model but its seeds, over which numbers are averaged."""
+    return key_of([_seedless(history) for history in histories])
+
+
+def _seedless(history: History) -> History:
+    history = copy.deepcopy(history)
+    for entry in history:
+        settings = entry["settings"]
+        settings.pop("seed", None)
+        settings.get("data", {}).pop("seed", None)
+        if _FIRST in settings:
+            settings[_FIRST] = _seedless(settings[_FIRST]["history"])
+    return history
+
+
+# What is there, and whether it goes on
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What the newest checkpoint of a stage holds."""
+
+    updates: int
+    history: History
+
+
+def begun(checkpoints: Checkpoints) -> Begun | None:
+    """None where a stage has no checkpoint that can be read; its tensors are not read here."""
+    state = checkpoints.peek()
+    return None if state is None else Begun(state["updates"], state["history"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stage comes to be under its settings.
+
+    Fields:
+        updates: that are there to go on from; 0 where it begins.
+        history: of the stage when it is done.
+        told: settings that differ from those of the updates there.
+        refused: why it may not go on; empty where it may.
+        anew: whether what is there is to be removed.
+    """
+
+    updates: int
+    history: History
+    told: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    anew: bool = False
+
+    def again(self) -> Plan:
+        """The same, or a new beginning where what is there was not made wholly under the last settings."""
+        if not self.refused and len(self.history) == 1:
+            return self
+        return Plan(0, fresh(self.history[-1]["settings"]), anew=True)
+
+
+def plan(stage: str, there: Begun | None, settings: Settings) -> Plan:
+    """How the stage `first` or `second` goes on from what is there."""
+    if there is None or there.updates == 0:
+        return Plan(0, fresh(settings))
+    history = going_on(there.history, there.updates, settings, stage)
+    steps = settings[stage]["steps"]
+    if there.updates > steps:
+        return Plan(there.updates, history, refused=(f"{stage}.steps={steps} ({there.updates} updates are done)",))
+    before = there.history[-1]["settings"]
+    own = [] if len(history) == len(there.history) else list(_changed(before, settings))
+    refused = tuple(_said(*each) for each in own if not _may_change(each[0], stage))
+    told = tuple(_said(*each) for each in own if _may_change(each[0], stage))
+    if told and there.updates == steps:
+        refused, told = refused + told, ()
+    refused += tuple(_said(*each) for each in _changed_first(before, settings))
+    return Plan(there.updates, history, told, refused)
+
+
+def going_on(history: History, updates: int, settings: Settings, stage: str) -> History:
+    """The history of a stage that goes on after `updates` under `settings`."""
+    last = history[-1]
+    if _same(last, updates, settings, stage):
+        return [*history[:-1], {"after": last["after"], "settings": settings}]
+    return [*history, {"after": updates, "settings": settings}]
+
+
+def _same(last: dict[str, Any], updates: int, settings: Settings, stage: str) -> bool:
+    """Whether the updates of the last entry are those that `settings` would have made."""
+    keys = {key for key, _, _ in _changed(last["settings"], settings)}
+    if not keys:
+        return True
+    course = {f"{stage}.{name}" for name in ("steps", "rate", "decay")}
+    if not all(_below(key, course) for key in keys):
+        return False
+    before, now = (build(each[stage], stage) for each in (last["settings"], settings))
+    return same_course(before, now, last["after"], updates)
+
+
+def _changed(old: Settings, new: Settings) -> Iterator[tuple[str, Any, Any]]:
+    """Differences of two settings, but for what they say of the first stage."""
+    old, new = ({name: value for name, value in each.items() if name != _FIRST} for each in (old, new))
+    return differences(old, new)
+
+
+def _changed_first(old: Settings, new: Settings) -> Iterator[tuple[str, Any, Any]]:
+    """How the first stages of two settings of a second stage differ."""
+    first, other = old.get(_FIRST), new.get(_FIRST)
+    if not first or not other:
+        return
+    if first["history"] != other["history"]:
+        own = list(differences(first["history"][-1]["settings"], other["history"][-1]["settings"]))
+        yield from own or [("first", "in other parts", "in parts")]
+    elif None not in (first["weights"], other["weights"]) and first["weights"] != other["weights"]:
+        yield "first stage", first["weights"], other["weights"]
+
+
+def _may_change(key: str, stage: str) -> bool:
+    return _below(key, {stage, "trainer", "cache_latents"})
+
+
+def _below(key: str, places: set[str]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)
+
+
+def _said(key: str, before: Any, now: Any) -> str:
+    if key == "data.train":
+        return "data.train: other images, labels or captions"
+    return f"{key}={now} (was {before})"
+
+
+def shown(reasons: tuple[str, ...]) -> str:
+    """Some of the reasons, in a line."""
+    more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    return "; ".join(reasons[:_SHOWN]) + more
+
+
+def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) of every leaf that differs; None where there is none, and so is an empty node, as
+    of a group that a run was begun without."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            yield from differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+    elif old != new and not (old in (None, {}) and new in (None, {})):
+        yield key, old, new
