@@ -2,7 +2,7 @@
 
 A caption that is missing, empty, not text, not valid Unicode or without a visible character becomes '', which the
 conditioner reads as unconditional; one longer than `LONGEST` characters is cut. Each such case is named, so that it
-can be counted.
+can be counted. Bytes are text as `ldm.files.decoded` reads it, and a byte order mark is no part of a caption.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import math
 import re
 import unicodedata
 from typing import Any
+
+from ldm.files import decoded
 
 LONGEST = 1000
 PROBLEMS = ("missing", "not text", "invalid unicode", "invisible", "too long")
@@ -34,7 +36,7 @@ def clean(value: Any, draw: int = 0) -> tuple[str, str | None]:
     if not isinstance(value, str | bytes):
         return "", "not text"
     try:
-        text = value.decode("utf-8") if isinstance(value, bytes) else value
+        text = decoded(value) if isinstance(value, bytes) else value
         text.encode("utf-8")  # a lone surrogate, as a lenient reader leaves it, stops a tokeniser
     except UnicodeError:
         return "", "invalid unicode"
@@ -42,5 +44,5 @@ def clean(value: Any, draw: int = 0) -> tuple[str, str | None]:
         return "", "missing"
     if not _visible(text):
         return "", "invisible"
-    text = _SPACE.sub(" ", text[: 4 * LONGEST].replace("\0", " ")).strip()
+    text = _SPACE.sub(" ", text[: 4 * LONGEST].replace("\0", " ").replace("\ufeff", "")).strip()
     return (text, None) if len(text) <= LONGEST else (text[:LONGEST].rstrip(), "too long")

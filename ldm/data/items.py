@@ -27,6 +27,7 @@ from ldm.data.tally import Tally, TooManyBadError
 from ldm.random import seed_of
 
 OnError = Literal["raise", "skip", "replace"]
+NO_LABEL = -1  # what a conditioner reads as 'no condition'
 _TRIES = 1000
 
 
@@ -50,7 +51,8 @@ class Maker:
         place = (draw >> 1) % 2**24 / 2**24 if epoch >= 0 else 0.5
         text, problem = clean(item["caption"], draw >> 25) if "caption" in item else ("", None)
         name = item.get("name", "")
-        label = item.get("label", 0)
+        label = item.get("label")
+        label = NO_LABEL if label is None else label
         if not isinstance(label, int | np.integer):
             raise BadImageError(f"its label is {label!r}; wanted a whole number", name or f"item {index}")
         example: dict[str, Any] = {"caption": text, "label": int(label), "index": index}

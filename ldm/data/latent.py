@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 from ldm.data import worker
 from ldm.data.batches import Position
 from ldm.data.items import Items, collate
-from ldm.data.source import Item, Source
+from ldm.data.source import Item, Source, Wrapped
 
 Encode = Callable[[Tensor], dict[str, Tensor]]
 _TYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -104,7 +104,7 @@ def finish(path: Path) -> None:
     _write(path / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
-class LatentSource(Source):
+class LatentSource(Wrapped):
     """A source whose items have what was encoded (and of mirrored images) in place of an image.
 
     Arguments:
@@ -115,7 +115,8 @@ class LatentSource(Source):
     """
 
     def __init__(self, source: Source, path: Path, key: str, verify: bool = True):
-        self.source, self.path = source, Path(path)
+        super().__init__(source)
+        self.path = Path(path)
         manifest = self._manifest()
         if manifest["key"] != key or manifest["items"] != len(source):
             raise BadLatentsError(
@@ -153,9 +154,6 @@ class LatentSource(Source):
             self._open[number] = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return self._open[number]
 
-    def __len__(self) -> int:
-        return len(self.source)
-
     def __getitem__(self, index: int) -> Item:
         number, row = divmod(index, self._shard)
         own = {name: part[row] for name, part in self._slices(number).items()}
@@ -165,10 +163,6 @@ class LatentSource(Source):
     @property
     def fingerprint(self) -> str:
         return self._key
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": {}}

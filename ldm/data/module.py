@@ -6,13 +6,14 @@ row once.
 
 A batch is a dict: image (b, c, h, w) in [-1, 1], or `mean` and `std` (b, c, h, w) where latents are cached, in training
 perhaps with `feature` (b, d, h, w), what a frozen network sees in the image; caption,
-a list of b strings ('' is no condition); label, index (the row in the set), row (in the global batch), each (b,)
+a list of b strings ('' is no condition); label (-1 is no label), index (the row in the set), row (in the global batch), each (b,)
 int64; step and total (the size of the global batch), two ints. In validation step is 0, row is the index and total
 the size of the set, so that random numbers keyed by them are the same each time and for any number of processes.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,10 +30,12 @@ from ldm.data.image import MAX_BYTES, MAX_PIXELS, Transform
 from ldm.data.items import Items, Maker, OnError, StreamItems, collate
 from ldm.data.latent import BadLatentsError, LatentSource
 from ldm.data.pixels import Pixels
-from ldm.data.source import Source, digest
+from ldm.data.source import Renumbered, Source, digest
 from ldm.data.tally import Tally
 from ldm.data.waiting import Waiting
 from ldm.types import Probability
+
+_log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
 _RECENT = 2**20  # of a stream, the rows by which the share of bad ones is judged
@@ -89,7 +92,7 @@ class DataModule(L.LightningDataModule):
         for split, source in (("train", train), ("val", val)):
             if source.stream is None and len(source) == 0:
                 raise ValueError(f"data.{split}: the source is empty")
-        self.sources: dict[Split, Source] = {"train": train, "val": val}
+        self.sources: dict[Split, Source] = {"train": train, "val": _renumbered(val, train)}
         self.latents: dict[Split, LatentSource] | None = None
         self.image_shape, self.batch_size, self.val_batch_size = tuple(image_shape), batch_size, val_batch_size
         self.workers, self.seed, self.on_error, self.max_bad = workers, seed, on_error, max_bad
@@ -105,8 +108,29 @@ class DataModule(L.LightningDataModule):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The words of the labels; empty where there are none."""
+        """The names of the labels, the same for both sets; empty where labels have none or there are no labels."""
         return self.sources["train"].classes
+
+    @property
+    def label_count(self) -> int:
+        """How many labels there are: of names, or up to the largest label of either set; 0 without labels.
+
+        Raises:
+            ValueError: labels without names in a stream, whose end nobody knows.
+        """
+        if self.classes:
+            return len(self.classes)
+        largest = -1
+        for split, source in self.sources.items():
+            if "label" not in source.columns:
+                continue
+            if source.stream is not None:
+                raise ValueError(
+                    f"data.{split}: the labels of a stream have no names, so nobody knows how many there are; say it "
+                    "with condition.classes"
+                )
+            largest = max([largest, *(label for label in source.labels() if label is not None)])
+        return largest + 1
 
     @property
     def fingerprint(self) -> str:
@@ -252,6 +276,24 @@ class DataModule(L.LightningDataModule):
                 0
             ),  # what it draws, nobody reads; the global one stays untouched
         }
+
+
+def _renumbered(val: Source, train: Source) -> Source:
+    """The held-out source with labels that mean what they mean in training."""
+    if bool(train.classes) != bool(val.classes):
+        if "label" in train.columns and "label" in val.columns:
+            named, other = ("train", "val") if train.classes else ("val", "train")
+            _log.warning(
+                "the labels of data.%s have names, those of data.%s have none: numbers are taken to mean the same in both",
+                *(named, other),
+            )
+        return val
+    if val.classes == train.classes:
+        return val
+    try:
+        return Renumbered(val, train.classes)
+    except ValueError as error:
+        raise ValueError(f"data.val: {error}, the classes of data.train") from error
 
 
 class Collate:

@@ -1,9 +1,9 @@
 """A source: where items come from, before anything is decoded.
 
 An item is a mapping: `image` (a PIL image, encoded bytes, a path, or a uint8 array (h, w), (h, w, c)), perhaps
-`caption` (a string or a list of them, of which one is drawn per epoch), `label` (an int), `name` (what to call it in
-a message). A source hands out what is stored; size, decoding and captions are the data module's policy, the same for
-all sources.
+`caption` (a string or a list of them, of which one is drawn per epoch), `label` (an int; None or -1 where this item has
+none), `name` (what to call it in a message). A source hands out what is stored; size, decoding and captions are the data
+module's policy, the same for all sources.
 
 Its fingerprint names the content and not the place, so that a copy of the data on another disk finds the same
 artifacts.
@@ -12,13 +12,14 @@ artifacts.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 Item = dict[str, Any]
+COLUMNS = frozenset({"caption", "label"})
 
 
 class Source(ABC):
@@ -37,8 +38,14 @@ class Source(ABC):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The words of the labels; empty where there are none."""
+        """The names of the labels; empty where labels have none or there are no labels."""
         return ()
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Which of "caption" and "label" its items have: some of them, since here and there one may lack its own."""
+        own = COLUMNS & self.facts(0).keys()
+        return frozenset(key for key in own if any(self.facts(i).get(key) is not None for i in range(len(self))))
 
     @property
     def stream(self) -> Stream | None:
@@ -54,6 +61,11 @@ class Source(ABC):
         for index in range(len(self)):
             yield self.facts(index).get("caption")
 
+    def labels(self) -> Iterator[Any]:
+        """The stored labels, one (an int, or None) per item. Override where items are costly to make."""
+        for index in range(len(self)):
+            yield self.facts(index).get("label")
+
 
 class Stream(ABC):
     """Items in order, for a source too large to be addressed."""
@@ -63,11 +75,40 @@ class Stream(ABC):
         """The items of one of `parts` disjoint readers in one pass, in an order that `seed` decides."""
 
 
-class Subset(Source):
+class Wrapped(Source):
+    """A source around another; as the other where it does not say more."""
+
+    def __init__(self, source: Source):
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.source[index]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.source.classes
+
+    @property
+    def columns(self) -> frozenset[str]:
+        return self.source.columns
+
+    def facts(self, index: int) -> Item:
+        return self.source.facts(index)
+
+
+class Subset(Wrapped):
     """Some rows of a source, in the order given."""
 
     def __init__(self, source: Source, indices: Iterable[int]):
-        self.source, self.indices = source, tuple(indices)
+        super().__init__(source)
+        self.indices = tuple(indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -79,12 +120,50 @@ class Subset(Source):
     def fingerprint(self) -> str:
         return digest([self.source.fingerprint, *map(str, self.indices)])
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
-
     def facts(self, index: int) -> Item:
         return self.source.facts(self.indices[index])
+
+
+class Renumbered(Wrapped):
+    """A source whose labels are numbers in another list of classes, found there by name.
+
+    Raises:
+        ValueError: a class of the source is not in the list.
+    """
+
+    def __init__(self, source: Source, classes: Sequence[str]):
+        super().__init__(source)
+        self._classes = tuple(classes)
+        number = {name: i for i, name in enumerate(self._classes)}
+        strange = [name for name in source.classes if name not in number]
+        if strange:
+            raise ValueError(f"it has the class {shown(strange)}, which is not among {shown(self._classes)}")
+        self._numbers = [number[name] for name in source.classes]
+
+    def _renumber(self, item: Item) -> Item:
+        label = item.get("label")
+        return item if label is None or label < 0 else item | {"label": self._numbers[label]}
+
+    def __getitem__(self, index: int) -> Item:
+        return self._renumber(self.source[index])
+
+    @property
+    def fingerprint(self) -> str:
+        return digest([self.source.fingerprint, *self._classes])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._classes
+
+    def facts(self, index: int) -> Item:
+        return self._renumber(self.source.facts(index))
+
+
+def shown(names: Sequence[str], most: int = 20) -> str:
+    """The names in a row, the first and the last of very many."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most - 1])}, ... {names[-1]} ({len(names)} in all)"
 
 
 def digest(parts: Iterable[str | bytes]) -> str:

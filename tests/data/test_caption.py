@@ -19,6 +19,9 @@ CASES = [
     ("\0\0", "", "invisible"),
     ("  a red\n circle ", "a red circle", None),
     (b"caf\xc3\xa9", "café", None),
+    (b"\xef\xbb\xbfa cat", "a cat", None),
+    ("\ufeffa cat", "a cat", None),
+    ("a cat".encode("utf-16"), "a cat", None),
     ("👩‍🚀", "👩‍🚀", None),
     ([None, "", "a star"], "a star", None),
 ]
