@@ -1,47 +1,109 @@
-"""A class label as one learnt token."""
+"""A class label as one learnt token.
+
+Labels count from 0; -1 is 'no condition', the learnt null of classifier-free guidance. The names of the classes are an
+argument and so travel in the model's config: a finished model knows what its numbers mean.
+"""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from pydantic import PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from ldm.condition.conditioner import Conditioner
 from ldm.types import Context, ContextShape
+
+_SHOWN = 40  # names in a message
 
 
 class Label(Conditioner):
     """
     Arguments:
-        classes: how many labels there are; they count from 0, and -1 is 'no condition'.
+        classes: how many labels there are; by default as many as names. A run reads both from its data.
+        names: of the classes, in the order of their numbers; () where they have none.
         width: of the token.
     """
 
     needs = ("label",)
 
-    def __init__(self, classes: PositiveInt, width: PositiveInt = 128):
+    def __init__(self, classes: PositiveInt | None = None, names: tuple[str, ...] = (), width: PositiveInt = 128):
         super().__init__()
-        self.classes, self.shape = classes, ContextShape(tokens=width)
-        self.tokens = nn.Embedding(classes + 1, width)  # the last row is 'no condition'
+        if classes is None and not names:
+            raise ValueError(
+                "condition=label: how many classes there are is read from the data of a run; without a run say "
+                "condition.classes=N"
+            )
+        if names and classes not in (None, len(names)):
+            raise ValueError(
+                f"condition.classes={classes}, but {len(names)} classes have names: {listed(names)}; leave "
+                "condition.classes out"
+            )
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"condition.names: {listed(twice)} stands there twice; each class has a name of its own")
+        self.names, self.classes, self.shape = tuple(names), classes or len(names), ContextShape(tokens=width)
+        self.tokens = nn.Embedding(self.classes + 1, width)  # the last row is 'no condition'
 
     def forward(self, batch: Mapping[str, Any]) -> Context:
+        """One token for each label, (b, 1, width); without labels and out of training, 'no condition'.
+
+        Raises ValueError where a label is none of this model's, on the host; on a GPU, where to look would be to wait, a
+        failed assertion ends the process.
+        """
         label = batch.get("label")
         if label is None:
-            if "index" not in batch:
+            if self.training or "index" not in batch:
                 raise KeyError("condition=label needs batch['label']; this data has no labels: take condition=none")
             label = torch.full_like(batch["index"], -1)
-        if label.device.type == "cpu" and ((label < -1) | (label >= self.classes)).any():
-            raise ValueError(
-                f"labels are 0 to {self.classes - 1}, or -1 for none; got {int(label.min())} to {int(label.max())}: "
-                "condition.classes must be the number of the data's classes"
-            )
+        self._check(label)
         row = torch.where(label < 0, self.classes, label)
         mask = torch.ones(1, 1, dtype=torch.bool, device=row.device)
         empty = Context(tokens=self.tokens.weight[-1:][None], mask=mask)
         return Context(tokens=self.tokens(row)[:, None], mask=mask.expand(len(row), 1), empty=empty)
 
+    def _check(self, label: Int[Tensor, " b"]) -> None:
+        known = ((label >= -1) & (label < self.classes)).all()
+        wanted = f"labels are 0 to {self.classes - 1}, or -1 for none"
+        if label.device.type != "cpu":
+            torch._assert_async(known, f"{wanted}; the data has others than condition.classes says")
+        elif not known:
+            raise ValueError(
+                f"{wanted}; got {int(label.min())} to {int(label.max())}: condition.classes must be the number of the "
+                "data's classes"
+            )
+
+    def number(self, word: str | int) -> int:
+        """The label that a word means: the name of a class, or else its number, or -1 for none.
+
+        A name wins over a number, so where classes are called 3, 7, 11, `7` is the second of them.
+        ValueError lists what there is, the nearest names first.
+        """
+        if str(word) in self.names:
+            return self.names.index(str(word))
+        try:
+            number = int(word)
+        except ValueError:
+            number = None
+        if number is not None and -1 <= number < self.classes:
+            return number
+        numbers = f"0 to {self.classes - 1}, or -1 for none"
+        if not self.names:
+            raise ValueError(f"label={word}: this model's are {numbers}; its classes have no names")
+        near = difflib.get_close_matches(str(word), self.names, 3, 0.5)
+        near += [name for name in self.names if name not in near]
+        raise ValueError(f"label={word}: no such class. There are {listed(near)}; or by number {numbers}")
+
     def fit(self, captions: Iterable[str]) -> None:
         """Nothing to learn."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row, the first forty of many."""
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

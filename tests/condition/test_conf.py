@@ -14,6 +14,6 @@ def test_every_config_fits_its_signature():
 def test_those_that_need_no_download_are_built():
     for name, make in pieces("condition").items():
         if name not in ("clip", "t5"):
-            condition = make()
+            condition = make(classes=3) if name == "label" else make()  # a run reads them from its data
             condition.fit(["a caption"])
             assert condition.needs in ((), ("label",), ("caption",))
