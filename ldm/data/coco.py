@@ -43,7 +43,7 @@ class Coco(Source):
     ):
         self.root, self.splits = Path(root).expanduser(), tuple(splits)
         self.absent = self.uncaptioned = 0
-        self._rows: list[tuple[str, list[str]]] = [row for split in self.splits for row in self._read(split)]
+        self._rows: list[tuple[str, list[Any]]] = [row for split in self.splits for row in self._read(split)]
         self._check(len(self._rows), max_absent)
 
     def _check(self, there: int, max_absent: float) -> None:
@@ -56,7 +56,7 @@ class Coco(Source):
         if self.absent or self.uncaptioned:
             _log.warning("%s and are left out; %d have no caption", what, self.uncaptioned)
 
-    def _read(self, split: str) -> list[tuple[str, list[str]]]:
+    def _read(self, split: str) -> list[tuple[str, list[Any]]]:
         """(path below the root, captions) of the photographs that are there."""
         folder, file = self.root / split, self.root / "annotations" / f"captions_{split}.json"
         if not folder.is_dir() or not file.is_file():

@@ -32,7 +32,7 @@ def overlap(train: Source, val: Source) -> str | None:
         rows = [row for row, mark in enumerate(marks) if mark in wanted]
     looked_at = _spread(rows, _TRAINING)
     found = {_content(train, row) for row in looked_at} - {None}
-    common = sum(_content(val, row) in found for row in asked)
+    common = sum(_content(val, row) in found for row in asked) if found else 0
     if not common:
         return None
     part = "the" if len(looked_at) == len(rows) else f"a sample of {len(looked_at):,} of the"
