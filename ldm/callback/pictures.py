@@ -77,8 +77,8 @@ class Pictures(L.Callback):
 
 def words(batch: dict[str, Any], classes: Sequence[str]) -> list[str] | None:
     """What to write under the images: captions, or the names of labels."""
-    if "caption" in batch:
+    if any(batch.get("caption", ())):
         return list(batch["caption"])
-    if "label" in batch:
-        return [classes[i] if classes else str(i) for i in batch["label"].tolist()]
+    if "label" in batch and (batch["label"] >= 0).any():
+        return ["" if i < 0 else classes[i] if classes else str(i) for i in batch["label"].tolist()]
     return None

@@ -15,10 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import NonNegativeInt
-
-from ldm.data.source import Item, Source, digest, digest_files
-from ldm.random import seed_of
+from ldm.data.source import Item, Source, digest, digest_files, sizes
 from ldm.types import Probability
 
 _log = logging.getLogger(__name__)
@@ -30,8 +27,6 @@ class Coco(Source):
     Arguments:
         root: the folder that holds `train2017`, `val2017` and `annotations`.
         splits: which of them to read; "train2017", "val2017" or any other pair of folder and captions_<split>.json.
-        every: hold out every so many-th photograph (in the order of a hash of the id); 0 holds out none.
-        held_out: give the photographs held out, and not the others.
         max_absent: the share of annotated photographs that may be missing on disk.
 
     A photograph without a caption has none ('' in training); a caption whose photograph is not there is left out.
@@ -44,18 +39,12 @@ class Coco(Source):
         self,
         root: Path,
         splits: tuple[str, ...] = ("train2017",),
-        every: NonNegativeInt = 0,
-        held_out: bool = False,
         max_absent: Probability = 0.01,
     ):
-        self.root, self.splits = Path(root), tuple(splits)
+        self.root, self.splits = Path(root).expanduser(), tuple(splits)
         self.absent = self.uncaptioned = 0
-        rows = [row for split in self.splits for row in self._read(split)]
-        self._check(len(rows), max_absent)
-        if every:
-            rows.sort(key=lambda row: seed_of("coco", row[0]))
-            rows = [row for i, row in enumerate(rows) if (i % every == 0) == held_out]
-        self._rows: list[tuple[str, list[str]]] = rows
+        self._rows: list[tuple[str, list[Any]]] = [row for split in self.splits for row in self._read(split)]
+        self._check(len(self._rows), max_absent)
 
     def _check(self, there: int, max_absent: float) -> None:
         whole = f"{self.absent + there} annotated photographs"
@@ -67,7 +56,7 @@ class Coco(Source):
         if self.absent or self.uncaptioned:
             _log.warning("%s and are left out; %d have no caption", what, self.uncaptioned)
 
-    def _read(self, split: str) -> list[tuple[str, list[str]]]:
+    def _read(self, split: str) -> list[tuple[str, list[Any]]]:
         """(path below the root, captions) of the photographs that are there."""
         folder, file = self.root / split, self.root / "annotations" / f"captions_{split}.json"
         if not folder.is_dir() or not file.is_file():
@@ -101,6 +90,14 @@ class Coco(Source):
     def facts(self, index: int) -> Item:
         name, captions = self._rows[index]
         return {"caption": captions, "name": name}
+
+    @property
+    def columns(self) -> frozenset[str]:
+        return frozenset(["caption"] if any(captions for _, captions in self._rows) else [])
+
+    def marks(self) -> list[int]:
+        """The size of each file."""
+        return sizes(self.root / name for name, _ in self._rows)
 
     def captions(self) -> Iterator[Any]:
         return (captions for _, captions in self._rows)

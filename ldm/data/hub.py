@@ -139,6 +139,17 @@ class Hub(Source):
         parts += [bytes(str(self._data[i]), "utf-8", "surrogatepass") for i in range(0, len(self._data), step)]
         return digest(parts)
 
+    def key(self, index: int) -> str:
+        """The item's number: a set grows at its end."""
+        return str(index)
+
+    def marks(self) -> list[Any] | None:
+        """The length of each stored image."""
+        column = self._columns["image"]
+        batches = self._data.select_columns([column]).with_format("arrow").iter(10_000)
+        lengths = [length for batch in batches for length in _lengths(batch[column]).to_pylist()]
+        return lengths if self._groups is None else [lengths[rows[0]] for rows in self._groups]
+
     def _words(self, row: dict[str, Any]) -> Item:
         return {key: row[column] for key, column in self._columns.items() if key != "image"}
 

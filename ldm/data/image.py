@@ -167,7 +167,7 @@ def decode(
     try:
         if isinstance(data, str | os.PathLike):
             data = Path(data)
-            name = name or str(data)
+            name = f"{name} ({data})" if name and not str(data).endswith(name) else str(data)
         if isinstance(data, bytes | Path):
             image = _open(_read(data, name, max_bytes), name, max_pixels, least)
         elif isinstance(data, np.ndarray):

@@ -13,12 +13,15 @@ the size of the set, so that random numbers keyed by them are the same each time
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
@@ -29,12 +32,14 @@ from ldm.data.caption import clean
 from ldm.data.image import MAX_BYTES, MAX_PIXELS, Transform
 from ldm.data.items import Items, Maker, OnError, StreamItems, collate
 from ldm.data.latent import BadLatentsError, LatentSource
+from ldm.data.overlap import overlap
 from ldm.data.pixels import Pixels
-from ldm.data.source import Renumbered, Source, digest
+from ldm.data.source import Renumbered, Source, digest, held_out, shown
 from ldm.data.tally import Tally
 from ldm.data.waiting import Waiting
 from ldm.types import Probability
 
+_LOOKED_AT = 100  # items whose words tell early of what type all are
 _log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
@@ -45,7 +50,7 @@ class DataModule(L.LightningDataModule):
     """Training and validation batches.
 
     Arguments:
-        train, val: where items come from.
+        train, val: where items come from; val may be None where `hold_out` says what takes its place.
         image_shape: (channels, height, width); channels 1, 3 or 4.
         batch_size: of the global batch: all ranks and accumulated micro-batches together.
         val_batch_size: of one validation batch on one rank; by default that of a training micro-batch.
@@ -60,12 +65,14 @@ class DataModule(L.LightningDataModule):
         max_pixels, max_bytes: an image above either is bad, unopened.
         root: the folder that the sources are in, for configs to refer to; looked at only to say early that it is not
             there.
+        hold_out: the share of `train` that is held out in place of a `val`, drawn by a hash of what each item is called, so
+            that an item stays on its side when others are added.
     """
 
     def __init__(
         self,
         train: Source,
-        val: Source,
+        val: Source | None,
         image_shape: tuple[PositiveInt, PositiveInt, PositiveInt],
         batch_size: PositiveInt,
         val_batch_size: PositiveInt | None = None,
@@ -79,10 +86,12 @@ class DataModule(L.LightningDataModule):
         max_pixels: PositiveInt = MAX_PIXELS,
         max_bytes: PositiveInt = MAX_BYTES,
         root: Path | None = None,
+        hold_out: Probability = 0.0,
     ):
         super().__init__()
-        if root is not None and not Path(root).is_dir():
+        if root is not None and not Path(root).expanduser().is_dir():
             raise FileNotFoundError(f"data.root: no folder {root}; give the one that holds the data set")
+        train, val = _cut(train, val, hold_out)
         if val.stream is not None:
             raise ValueError("data.val: validation is read by row, each once; give a source without streaming")
         if cache and (crop == "random" or train.stream is not None):
@@ -90,10 +99,12 @@ class DataModule(L.LightningDataModule):
                 "data.cache=true keeps one picture of each row; it wants data.crop=centre and no streaming"
             )
         for split, source in (("train", train), ("val", val)):
-            if source.stream is None and len(source) == 0:
-                raise ValueError(f"data.{split}: the source is empty")
+            if source.stream is None:
+                _check(source, f"data.{split}")
         self.sources: dict[Split, Source] = {"train": train, "val": _renumbered(val, train)}
         self.latents: dict[Split, LatentSource] | None = None
+        if self.classes:
+            _log.info("labels: %s", shown([f"{i} {name}" for i, name in enumerate(self.classes)]))
         self.image_shape, self.batch_size, self.val_batch_size = tuple(image_shape), batch_size, val_batch_size
         self.workers, self.seed, self.on_error, self.max_bad = workers, seed, on_error, max_bad
         self.transform = Transform(self.image_shape, crop, flip, max_pixels, max_bytes)
@@ -137,6 +148,13 @@ class DataModule(L.LightningDataModule):
         """Names the content of both sets."""
         return digest([self.sources["train"].fingerprint, self.sources["val"].fingerprint])
 
+    def overlap(self) -> str | None:
+        """What there is to say about held-out images that are also training images (`ldm.data.overlap`); None where none was
+        found, or training images are streamed and cannot be looked at."""
+        if self.sources["train"].stream is not None:
+            return None
+        return overlap(self.sources["train"], self.sources["val"])
+
     @property
     def transform_key(self) -> str:
         """Names what happens between stored bytes and the tensor."""
@@ -175,23 +193,8 @@ class DataModule(L.LightningDataModule):
         Raises:
             BadLatentsError: they are not of these networks and items.
         """
-        other = DataModule(
-            self.sources["train"],
-            self.sources["val"],
-            self.image_shape,
-            self.batch_size,
-            self.val_batch_size,
-            self.workers,
-            self.seed,
-            self.transform.flip,
-            self.transform.crop,
-            self.on_error,
-            self.max_bad,
-            False,
-            self.transform.max_pixels,
-            self.transform.max_bytes,
-        )
-        other.bad_samples, other._pixels = self.bad_samples, self._pixels
+        other = copy.copy(self)
+        other._tallies = {}
         stored = self._encoded(self.sources["train"], train, weights)
         if features is not None:
             stored = self._encoded(stored, features, network)
@@ -276,6 +279,54 @@ class DataModule(L.LightningDataModule):
                 0
             ),  # what it draws, nobody reads; the global one stays untouched
         }
+
+
+def _cut(train: Source, val: Source | None, hold_out: float) -> tuple[Source, Source]:
+    """The two sets, the second from the first where it is not given."""
+    if val is not None:
+        if hold_out:
+            raise ValueError(
+                f"data.hold_out={hold_out:g} and data.val are both given; take data.hold_out=0, or data.val=null to hold out "
+                "a share of the training set"
+            )
+        return train, val
+    if not 0 < hold_out < 1:
+        raise ValueError(
+            f"data.val is not given and data.hold_out={hold_out:g} holds nothing out; give data.val, or data.hold_out=0.1 "
+            "for a tenth of the training set"
+        )
+    if train.stream is not None:
+        raise ValueError(
+            "data.hold_out: a stream has no rows to hold out; take data.train.streaming=false, or give data.val"
+        )
+    _check(train, "data.train")
+    try:
+        parts = held_out(train, hold_out)
+    except ValueError as error:
+        raise ValueError(f"data.hold_out: {error}; give data.val") from error
+    _log.info("%d of %d images are held out (data.hold_out=%g)", len(parts[1]), len(train), hold_out)
+    return parts
+
+
+def _check(source: Source, where: str) -> None:
+    """ValueError where there are no items, or captions or labels that are of another kind than all could be."""
+    if len(source) == 0:
+        raise ValueError(f"{where}: the source is empty")
+    looked_at = [source.facts(index) for index in range(min(len(source), _LOOKED_AT))]
+    captions = [own if isinstance(own, list | tuple) else (own,) for own in (each.get("caption") for each in looked_at)]
+    _check_kind([each for own in captions for each in own], (str, bytes), f"{where}: the captions", "text")
+    _check_kind([each.get("label") for each in looked_at], (int, np.integer), f"{where}: the labels", "whole numbers")
+
+
+def _check_kind(values: list[Any], kinds: tuple[type, ...], what: str, wanted: str) -> None:
+    """ValueError where there are values and none is of these kinds; single ones of another are dealt with as they come."""
+    # Not-a-number is how tables lack a value.
+    there = [each for each in values if each is not None and not (isinstance(each, float) and math.isnan(each))]
+    if there and not any(isinstance(value, kinds) for value in there):
+        raise ValueError(
+            f"{what} are of type {type(there[0]).__name__}, as {str(there[0])[:80]}; wanted {wanted}. Name the column, or the "
+            "part of it, that has them"
+        )
 
 
 def _renumbered(val: Source, train: Source) -> Source:

@@ -212,6 +212,10 @@ class Shapes(Source):
         number, row = self._locate(index)
         return {"image": self._images(number)[row], **self.facts(index)}
 
+    def marks(self) -> list[tuple]:
+        """What each picture is a function of."""
+        return [(self.split, self.size, self.seed, index) for index in range(self.count)]
+
     def _locate(self, index: int) -> tuple[int, int]:
         if not -self.count <= index < self.count:
             raise IndexError(f"index {index} of {self.count} shapes")

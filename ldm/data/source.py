@@ -12,7 +12,7 @@ artifacts.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,14 @@ class Source(ABC):
     def facts(self, index: int) -> Item:
         """The item without its image. Override where images are costly to fetch."""
         return {key: value for key, value in self[index].items() if key != "image"}
+
+    def key(self, index: int) -> str:
+        """What the item is known by, wherever the data lie and whatever is added to them: its name, or its number."""
+        return str(self.facts(index).get("name", index))
+
+    def marks(self) -> Sequence[Hashable] | None:
+        """A word for each item, cheap to find: images that are equal have equal ones. None where nothing is cheap."""
+        return None
 
     def captions(self) -> Iterator[Any]:
         """The stored captions, one entry (a string or a list) per item. Override where items are costly to make."""
@@ -102,6 +110,12 @@ class Wrapped(Source):
     def facts(self, index: int) -> Item:
         return self.source.facts(index)
 
+    def key(self, index: int) -> str:
+        return self.source.key(index)
+
+    def marks(self) -> Sequence[Hashable] | None:
+        return self.source.marks()
+
 
 class Subset(Wrapped):
     """Some rows of a source, in the order given."""
@@ -122,6 +136,13 @@ class Subset(Wrapped):
 
     def facts(self, index: int) -> Item:
         return self.source.facts(self.indices[index])
+
+    def key(self, index: int) -> str:
+        return self.source.key(self.indices[index])
+
+    def marks(self) -> Sequence[Hashable] | None:
+        marks = self.source.marks()
+        return None if marks is None else [marks[index] for index in self.indices]
 
 
 class Renumbered(Wrapped):
@@ -159,6 +180,23 @@ class Renumbered(Wrapped):
         return self._renumber(self.source.facts(index))
 
 
+def held_out(source: Source, share: float) -> tuple[Subset, Subset]:
+    """The source cut in two, about `share` of it in the second part.
+
+    Which part an item is in depends on its `key` alone, so that it stays there when others are added. Both parts have at
+    least one.
+    Raises:
+        ValueError: there are no two items of different keys.
+    """
+    rows = range(len(source))
+    draws = [int(digest(["held out", source.key(index)]), 16) / 16**32 for index in rows]
+    different = sorted(set(draws))
+    if len(different) < 2:
+        raise ValueError(f"a set of {len(rows)} items, {len(different)} of them different, cannot be cut in two")
+    edge = min(max(share, different[0]), different[-2])
+    return Subset(source, (i for i in rows if draws[i] > edge)), Subset(source, (i for i in rows if draws[i] <= edge))
+
+
 def shown(names: Sequence[str], most: int = 20) -> str:
     """The names in a row, the first and the last of very many."""
     if len(names) <= most:
@@ -174,6 +212,11 @@ def digest(parts: Iterable[str | bytes]) -> str:
         state.update(len(part).to_bytes(8, "little"))
         state.update(part)
     return state.hexdigest()
+
+
+def sizes(files: Iterable[Path]) -> list[int]:
+    """Bytes of each file; -1 of one that is not there."""
+    return [file.stat().st_size if file.exists() else -1 for file in files]
 
 
 def digest_files(files: Iterable[Path], root: Path, content: Callable[[Path], bool]) -> str:

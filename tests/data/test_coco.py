@@ -1,11 +1,14 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from ldm.data.coco import Coco
+from ldm.data.image import decode
+from ldm.data.module import DataModule
 
 
 @pytest.fixture
@@ -38,10 +41,9 @@ def test_items(root):
     assert [c for own in source.captions() for c in own] == [f"{i} {c}" for i in range(5) for c in "ab"]
 
 
-def test_holding_out_splits_the_whole(root):
-    parts = [Coco(root, ("train2017", "val2017"), every=3, held_out=held_out) for held_out in (False, True)]
-    names = [{part[i]["name"] for i in range(len(part))} for part in parts]
-    assert len(names[1]) == 4 and not names[0] & names[1] and len(names[0] | names[1]) == 10
+def test_splits_are_read_together(root):
+    whole = Coco(root, ("train2017", "val2017"))
+    assert [whole[i]["caption"][0] for i in range(10)] == [f"{i} a" for i in range(10)]
 
 
 def test_missing_layout_says_what_is_expected(tmp_path):
@@ -66,6 +68,39 @@ def test_annotation_without_photograph(root, caplog):
     with caplog.at_level(logging.WARNING):
         source = Coco(root, max_absent=0.2)
     assert len(source) == 4 and source.absent == 1 and "1 of 5 annotated photographs" in caplog.text
+
+
+def test_columns_are_what_there_is(root):
+    assert Coco(root).columns == {"caption"}
+    edit(root, lambda c: c.update(annotations=[]))
+    assert Coco(root).columns == frozenset()
+
+
+@pytest.mark.parametrize("caption, kind", [({"en": "a cat"}, "dict"), (7, "int")])
+def test_captions_that_are_no_text_are_told_at_the_start(root, caption, kind):
+    """Not after the first stage, when the captions are first read."""
+    edit(root, lambda c: [entry.update(caption=caption) for entry in c["annotations"]])
+    with pytest.raises(ValueError, match=rf"data\.train: the captions are of type {kind}, as .*; wanted text"):
+        DataModule(Coco(root), Coco(root, ("val2017",)), (3, 8, 8), 2, workers=0)
+
+
+@pytest.mark.parametrize("name", ["br[ack]et", "it's #1 (a, b) = c", "Grüße 雪"])
+def test_places_with_odd_names(root, name, tmp_path_factory):
+    place = tmp_path_factory.mktemp("places") / name
+    shutil.copytree(root, place)
+    source = Coco(place)
+    assert len(source) == 5 and decode(source[3]["image"]).size == (9, 9)
+
+
+def test_home_is_expanded(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert Coco(Path("~") / root.name)[0]["image"].parent == root / "train2017"
+
+
+def test_annotations_with_a_byte_order_mark(root):
+    file = root / "annotations" / "captions_train2017.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(Coco(root)) == 5
 
 
 def test_photograph_without_caption(root):

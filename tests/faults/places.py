@@ -61,8 +61,8 @@ def vanished_data(zygote: Zygote, folder: Path, case: Case) -> None:
         (images / f"{i}.txt").write_text(item["caption"])
 
     def chosen(place: Path) -> dict[str, Any]:
-        words = ["data=folder", f"data.root={images}", "data.image_shape=[3,32,32]", "data.train.every=5"]
-        return config(place, "second", *words, "data.val.every=5", steps=200, cache_latents=False, images=True)
+        words = ["data=folder", f"data.root={images}", "data.image_shape=[3,32,32]", "data.hold_out=0.2"]
+        return config(place, "second", *words, steps=200, cache_latents=False, images=True)
 
     job = zygote.start("train", chosen(folder / "cut"))
     _after_some_updates(job, folder / "cut")

@@ -1,0 +1,64 @@
+"""Whether held-out images are training images too: then validation measures memory.
+
+A sample of the held-out images is looked for among the training images, byte for byte. Most training images are ruled out
+unread, by a word that costs nothing (`Source.marks`, as the length of a file); where very many are left, as where all files
+are of one length, a sample of them is read. So a set that repeats whole is noticed in seconds whatever its size, and
+single images that repeat may not be. An image that was stored anew in another format is another image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ldm.data.source import Source, digest
+
+_HELD_OUT, _TRAINING = 256, 8192  # images that are read, at most
+
+
+def overlap(train: Source, val: Source) -> str | None:
+    """A sentence that says how many of how many held-out images are training images, and what was compared; None where
+    none is."""
+    asked = _spread(range(len(val)), _HELD_OUT)
+    marks, val_marks = train.marks(), val.marks()
+    rows: Sequence[int] = range(len(train))
+    if marks is not None and val_marks is not None:
+        wanted = {val_marks[row] for row in asked}
+        rows = [row for row, mark in enumerate(marks) if mark in wanted]
+    looked_at = _spread(rows, _TRAINING)
+    found = {_content(train, row) for row in looked_at} - {None}
+    common = sum(_content(val, row) in found for row in asked) if found else 0
+    if not common:
+        return None
+    part = "the" if len(looked_at) == len(rows) else f"a sample of {len(looked_at):,} of the"
+    return (
+        f"{common} of {len(asked)} sampled held-out images are also training images, byte for byte (compared with {part} "
+        f"{len(train):,} training images): validation measures memory"
+    )
+
+
+def _spread(rows: Sequence[int], most: int) -> list[int]:
+    """At most so many of the rows, evenly spread."""
+    count = min(len(rows), most)
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+def _content(source: Source, row: int) -> str | None:
+    """A hash of what is stored of an image; None of one that cannot be read, which is told where it is used."""
+    image: Any = source[row].get("image")
+    try:
+        if isinstance(image, str | os.PathLike):
+            return digest([Path(image).read_bytes()])
+    except OSError:
+        return None
+    if isinstance(image, bytes):
+        return digest([image])
+    if isinstance(image, np.ndarray | Image.Image):
+        pixels = np.asarray(image)
+        return digest([str(pixels.shape), pixels.tobytes()])
+    return None
