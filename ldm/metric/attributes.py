@@ -24,6 +24,11 @@ from ldm.types import Image
 ENOUGH = 0.99  # accuracy below which the checker's readings should not be trusted
 
 
+def readable(height: int, width: int) -> bool:
+    """Whether there is a checker for images of this size: the renderer's are square, and their sides are halved twice."""
+    return height == width and height >= 16 and height % 4 == 0
+
+
 def _layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 

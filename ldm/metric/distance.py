@@ -5,97 +5,49 @@ Fréchet (arXiv 1706.08500, eq. 6): between Gaussians with the sets' means and c
 by torchmetrics, in float64. It is biased upwards by about 1/n: compare only equal n. With fewer images than features
 the covariances are singular; the value is still defined and still comparable at equal n.
 
-Kernel (KID, arXiv 1801.01401): the unbiased estimate of the squared maximum mean discrepancy under
-k(x, y) = (x.y / d + 1)^3,
-    sum_{i != j} k(x_i, x_j) / n(n - 1) + sum_{i != j} k(y_i, y_j) / m(m - 1) - 2 sum_{ij} k(x_i, y_j) / nm,
-over all pairs at once. Averages over random subsets, as torchmetrics and others report, have this same expectation and
-more variance, depend on the global random generator, and the spread of their overlapping subsets is no standard error;
-that is why KID is computed here, with a jackknife over both samples.
+Kernel (KID, arXiv 1801.01401): the squared maximum mean discrepancy under k(x, y) = (x.y / d + 1)^3, estimated without
+bias over all pairs of images at once,
+    sum_{i != j} k(x_i, x_j) / n(n - 1) + sum_{i != j} k(y_i, y_j) / m(m - 1) - 2 sum_{ij} k(x_i, y_j) / nm.
+Averages over random subsets, as torchmetrics and others report, have this same expectation and more variance, depend on
+the global random generator, and the spread of their overlapping subsets is no standard error.
+
+Pairs. Where x_i was drawn for the caption of the real image y_i, or is its reconstruction, the two are dependent,
+E k(x_i, y_i) is larger than E k(x_i, y_j), and the terms i = j of the cross sum pull the estimate below 0 for sets of one
+law. The pairs z_i = (x_i, y_i) are still independent of each other, so that
+    sum_{i != j} h(z_i, z_j) / n(n - 1),   h(z_i, z_j) = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)
+has no bias (Gretton et al. 2012, JMLR 13, eq. 4): the same sums without i = j anywhere. Drawing for the captions of other
+images of the set would only move the dependent terms to other places. The Fréchet distance has no such sum to leave out: for
+d-dimensional Gaussians of one law N(mu, 1) and pairs of correlation r its bias is 2 (1 - r) d / n + (1 - r^2) d (d + 1) / 2n
+to first order, lower than that of independent sets. So a record says `paired`, and what differs in it is not compared.
+
+Error of the kernel distance. A mean over pairs is theta + 2/n sum_i g(z_i) + 1/n(n - 1) sum_{i != j} r(z_i, z_j), with
+parts that are uncorrelated (Hoeffding), so its variance is 4 E g^2 / n + 2 E r^2 / n(n - 1). The jackknife, one pair left
+out at a time, has the expectation 4 E g^2 / n + 4 E r^2 / n(n - 2) (Efron and Stein 1981, doi 10.1214/aos/1176345462): right
+for sets that differ, sqrt 2 too large for sets of one law, where g = 0. E r^2 is estimated without bias by the matrix
+h without its row and column means, squared and summed over i != j, over n(n - 3) (Székely and Rizzo 2014, doi
+10.1214/14-AOS1255); the jackknife less 4 E r^2 / n(n - 2), at least 0, plus 2 E r^2 / n(n - 1) is the variance. For
+independent sets one x and one y are left out in turn, and the three kernel matrices have one such part each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ldm.metric.features import FeatureNetwork, available, eight_bits
-from ldm.metric.gather import gather_rows, image_hashes, set_hash
+from ldm.metric import precision_recall
+from ldm.metric.feature_set import FeatureCollector, FeatureSet
+from ldm.metric.features import FeatureNetwork, available
+from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
-from ldm.metric.metric import Examples, Metric
-from ldm.metric.pretrained import Inception2015
-from ldm.types import Image
+from ldm.metric.metric import Examples, Metric, leave_out
 
+SMALLEST_FRECHET, SMALLEST_KERNEL = 2, 4  # images of each set
 _BLOCK = 1024
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """The features of a set of images, and what they are features of.
-
-    Attributes:
-        features: (n, d) float32 on the CPU.
-        images_hash: of the 8-bit images, whatever their order.
-        network, network_hash: the feature network's name and `weights_hash`.
-        inception: whether the network is the one that FID is defined by.
-    """
-
-    features: Float[Tensor, "n d"]
-    images_hash: str
-    network: str
-    network_hash: str
-    inception: bool
-
-    def save(self, path: Path) -> None:
-        """One safetensors file, for a reference set that is measured against again and again."""
-        facts = {"images_hash": self.images_hash, "network": self.network, "network_hash": self.network_hash}
-        facts["inception"] = "yes" if self.inception else "no"
-        save_file({"features": self.features.contiguous()}, path, metadata=facts)
-
-    @classmethod
-    def load(cls, path: Path) -> FeatureSet:
-        with safe_open(path, framework="pt") as file:
-            facts, features = file.metadata(), file.get_tensor("features")
-        return cls(features, facts["images_hash"], facts["network"], facts["network_hash"], facts["inception"] == "yes")
-
-
-class FeatureCollector:
-    """Features of images that arrive in batches, on one rank or on many.
-
-    Every rank adds its own share; no image may be added twice, a last batch that was filled up included.
-    """
-
-    def __init__(self, network: FeatureNetwork):
-        self.network = network
-        self._features = [torch.zeros(0, network.width)]
-        self._hashes = [torch.zeros(0, dtype=torch.int64)]
-
-    @property
-    def count(self) -> int:
-        """Images added on this rank."""
-        return sum(map(len, self._hashes))
-
-    def add(self, images: Image) -> None:
-        """Add a batch in [-1, 1] of 1, 3 or 4 channels, on the device of the network."""
-        features = self.network(images)
-        if not torch.isfinite(features).all():
-            raise ValueError(f"{self.network.name} gave features that are not finite; its weights are bad")
-        self._features.append(features.cpu())
-        self._hashes.append(image_hashes(eight_bits(images)))
-
-    def gather(self) -> FeatureSet:
-        """The whole set; with several ranks every rank calls it and every rank gets all of it."""
-        features, hashes = gather_rows(torch.cat(self._features)), gather_rows(torch.cat(self._hashes))
-        inception = isinstance(self.network, Inception2015)
-        return FeatureSet(features, set_hash(hashes), self.network.name, self.network.weights_hash, inception)
 
 
 class _Given(nn.Module):
@@ -121,34 +73,84 @@ def frechet_distance(generated: Float[Tensor, "n d"], reference: Float[Tensor, "
     return max(float(metric.compute()), 0.0)
 
 
-def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of k(x_i, y_j) over j, (n,), and over i, (m,)."""
-    rows, columns = [], torch.zeros(len(y), dtype=torch.float64)
-    for block in x.split(_BLOCK):
-        kernel = (block @ y.T / x.shape[1] + 1) ** 3
-        rows.append(kernel.sum(1))
-        columns += kernel.sum(0)
-    return torch.cat(rows), columns
+def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], paired: bool) -> tuple[float, float]:
+    """The squared MMD, unbiased, and its standard error.
 
+    Arguments:
+        paired: whether x_i and y_i belong together.
 
-def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> tuple[float, float]:
-    """The squared MMD, unbiased, and its jackknife standard error; at least three samples each."""
+    Raises:
+        ValueError: fewer than 4 samples, or pairs of unequal number.
+    """
     n, m = len(x), len(y)
-    if min(n, m) < 3:
-        raise ValueError(f"a kernel distance needs at least 3 images of each kind, got {n} and {m}")
-    x, y = x.double(), y.double()
-    within = []
-    for z in (x, y):
-        diagonal = ((z * z).sum(1) / z.shape[1] + 1) ** 3
-        within.append(_kernel_sums(z, z)[0] - diagonal)
-    cross_x, cross_y = _kernel_sums(x, y)
-    (xx, yy), cross = (w.sum() for w in within), cross_x.sum()
+    if min(n, m) < SMALLEST_KERNEL:
+        raise ValueError(f"a kernel distance needs at least {SMALLEST_KERNEL} images of each kind, got {n} and {m}")
+    if paired and n != m:
+        raise ValueError(f"pairs are of equal number, got {n} and {m} images")
+    value, variance = (_of_pairs if paired else _of_independent)(x.double(), y.double())
+    return value, variance**0.5
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _of_pairs(x: Tensor, y: Tensor) -> tuple[float, float]:
+    def h(rows: slice) -> Tensor:
+        within = _kernel(x[rows], x) + _kernel(y[rows], y)
+        return within - _kernel(x[rows], y) - _kernel(y[rows], x)
+
+    n = len(x)
+    sums, rest = _symmetric(h, n)
+    total = sums.sum()
+    without = (total - 2 * sums) / ((n - 1) * (n - 2))
+    jackknife = float((n - 1) * without.var(unbiased=False))
+    variance = max(jackknife - 4 * rest / (n * (n - 2)), 0.0) + 2 * rest / (n * (n - 1))
+    return float(total / (n * (n - 1))), variance
+
+
+def _of_independent(x: Tensor, y: Tensor) -> tuple[float, float]:
+    n, m = len(x), len(y)
+    within_x, rest_x = _symmetric(lambda rows: _kernel(x[rows], x), n)
+    within_y, rest_y = _symmetric(lambda rows: _kernel(y[rows], y), m)
+    cross_x, cross_y, rest = _cross(lambda rows: _kernel(x[rows], y), n, m)
+    xx, yy, cross = within_x.sum(), within_y.sum(), cross_x.sum()
     value = xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * cross / (n * m)
-    # The same formula with one x, or one y, left out.
-    without_x = (xx - 2 * within[0]) / ((n - 1) * (n - 2)) - 2 * (cross - cross_x) / ((n - 1) * m)
-    without_y = (yy - 2 * within[1]) / ((m - 1) * (m - 2)) - 2 * (cross - cross_y) / (n * (m - 1))
-    variance = (n - 1) * without_x.var(unbiased=False) + (m - 1) * without_y.var(unbiased=False)
-    return float(value), float(variance.sqrt())
+    # The same formula with one x, or one y, left out; what does not change is left away.
+    without_x = (xx - 2 * within_x) / ((n - 1) * (n - 2)) - 2 * (cross - cross_x) / ((n - 1) * m)
+    without_y = (yy - 2 * within_y) / ((m - 1) * (m - 2)) - 2 * (cross - cross_y) / (n * (m - 1))
+    jackknife = float((n - 1) * without_x.var(unbiased=False) + (m - 1) * without_y.var(unbiased=False))
+    counted = 4 * rest_x / (n * (n - 2)) + 4 * rest_y / (m * (m - 2)) + 8 * rest / (n * m)
+    true = 2 * rest_x / (n * (n - 1)) + 2 * rest_y / (m * (m - 1)) + 4 * rest / (n * m)
+    return float(value), max(jackknife - counted, 0.0) + true
+
+
+def _symmetric(matrix: Callable[[slice], Tensor], n: int) -> tuple[Float[Tensor, " n"], float]:
+    """Of a symmetric matrix (n, n), given by rows: sums over j != i, and E r^2, the mean square of what no sum of a row's
+    and a column's effect explains."""
+    sums, squares = [], 0.0
+    for start in range(0, n, _BLOCK):
+        block = matrix(slice(start, start + _BLOCK))
+        block.diagonal(start).zero_()
+        sums.append(block.sum(1))
+        squares += float(block.square().sum())
+    rows = torch.cat(sums)
+    rest = squares - 2 * float(rows.square().sum()) / (n - 2) + float(rows.sum()) ** 2 / ((n - 1) * (n - 2))
+    return rows, max(rest, 0.0) / (n * (n - 3))
+
+
+def _cross(matrix: Callable[[slice], Tensor], n: int, m: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"], float]:
+    """Of a matrix (n, m), given by rows: its sums over columns and over rows, and E r^2."""
+    sums, columns, squares = [], torch.zeros(m, dtype=torch.float64), 0.0
+    for start in range(0, n, _BLOCK):
+        block = matrix(slice(start, start + _BLOCK))
+        sums.append(block.sum(1))
+        columns += block.sum(0)
+        squares += float(block.square().sum())
+    rows = torch.cat(sums)
+    rest = squares - float(rows.square().sum()) / m - float(columns.square().sum()) / n
+    rest += float(rows.sum()) ** 2 / (n * m)
+    return rows, columns, max(rest, 0.0) / ((n - 1) * (m - 1))
 
 
 def _at_most(features: Tensor, limit: int) -> Tensor:
@@ -158,75 +160,126 @@ def _at_most(features: Tensor, limit: int) -> Tensor:
     return features[torch.linspace(0, len(features) - 1, limit).long()]
 
 
-def distances(generated: FeatureSet, reference: FeatureSet, kernel_limit: int = 10_000) -> list[Measurement]:
-    """The Fréchet and the kernel distance: `fid`, `kid` in Inception's features, `fd_<network>`, `kd_<network>` else.
+def compare(
+    generated: FeatureSet, reference: FeatureSet, paired: bool, limit: int = 10_000, prefix: str = ""
+) -> list[Measurement]:
+    """All numbers of two sets: Fréchet and kernel distance, `fid` and `kid` in Inception's features and `fd_<network>` and
+    `kd_<network>` else; `precision_`, `recall_`, `density_` and `coverage_<network>`.
+
+    What needs more images than there are is left out, with a word.
 
     Arguments:
-        kernel_limit: images of each kind that the kernel distance looks at, its cost being their square.
+        paired: whether the i-th images of both belong together.
+        limit: images of each kind that everything but the Fréchet distance looks at, its cost being their square.
+        prefix: of the numbers' names.
 
     Raises:
-        ValueError: features of two networks, or fewer than 3 images.
+        ValueError: features of two networks, or pairs of unequal number.
     """
     if (generated.network, generated.network_hash) != (reference.network, reference.network_hash):
         raise ValueError(
             f"features of {generated.network} ({generated.network_hash}) cannot be compared with features of "
             f"{reference.network} ({reference.network_hash}); collect both with one network"
         )
-    fid, kid = ("fid", "kid") if generated.inception else (f"fd_{generated.network}", f"kd_{generated.network}")
-    few, few_reference = _at_most(generated.features, kernel_limit), _at_most(reference.features, kernel_limit)
-    kernel, error = kernel_distance(few, few_reference)
-    common = {
-        "features": generated.network,
-        "features_hash": generated.network_hash,
-        "reference_hash": reference.images_hash,
-        "rounded": True,
-    }
-    frechet = frechet_distance(generated.features, reference.features)
+    network, n = generated.network, min(len(generated.features), len(reference.features))
+    x, y = (_at_most(each.features, limit) for each in (generated, reference))
+    names = ("fid", "kid") if generated.inception else (f"fd_{network}", f"kd_{network}")
+    fid, kid, *shares = [
+        prefix + name for name in (*names, *(f"{share}_{network}" for share in precision_recall.NAMES))
+    ]
+    found: dict[str, tuple[float, float | None]] = {}
+    if _enough(fid, n, SMALLEST_FRECHET):
+        found[fid] = frechet_distance(generated.features, reference.features), None
+    if _enough(kid, n, SMALLEST_KERNEL):
+        found[kid] = kernel_distance(x, y, paired)
+    if _enough(", ".join(shares), n, precision_recall.SMALLEST):
+        found |= zip(shares, precision_recall.precision_recall(x, y, paired).values(), strict=True)
     return [
-        Measurement(metric=fid, value=frechet, standard_error=None, n=len(generated.features), **common),
-        Measurement(metric=kid, value=kernel, standard_error=error, n=len(few), **common),
+        Measurement(
+            metric=metric,
+            value=value,
+            standard_error=error,
+            n=len(generated.features) if metric == fid else len(x),
+            features=network,
+            features_hash=generated.network_hash,
+            reference_hash=reference.images_hash,
+            paired=paired,
+            rounded=True,
+        )
+        for metric, (value, error) in found.items()
     ]
 
 
+def _enough(metric: str, images: int, wanted: int) -> bool:
+    if images < wanted:
+        leave_out(metric, f"at least {wanted} images of each kind", str(images))
+    return images >= wanted
+
+
+Kind = Literal["generated", "reconstruction"]
+
+
 class Distances(Metric):
-    """`distances` of generated images, or of reconstructions, from the real ones, in every network that can be had.
+    """All numbers of `compare` for generated images, or reconstructions, beside the real ones, in every network that can
+    be had. An image passes once through a network, whatever is measured with it.
 
     Networks are built when the first batch comes, so that a run that never measures never downloads; one that is not to
-    be had costs a warning and its numbers, and the others go on.
+    be had, or cannot see images so small, costs a warning and its numbers, and the others go on.
 
     Arguments:
         networks: constructors of feature networks by name (`_partial_` nodes of a config), in the order of the records.
-        of: which images; those of reconstructions are named `reconstruction_fid`, `reconstruction_fd_<network>`.
-        kernel_limit: see `distances`.
+        of: which images; the numbers of reconstructions are named `reconstruction_fid`, `reconstruction_fd_<network>` ...
+        limit: see `compare`.
     """
 
     def __init__(
         self,
         networks: dict[str, Callable[[], FeatureNetwork]],
-        of: Literal["generated", "reconstruction"] = "generated",
-        kernel_limit: PositiveInt = 10_000,
+        of: tuple[Kind, ...] = ("generated",),
+        limit: PositiveInt = 10_000,
     ):
-        self.networks, self.of, self.kernel_limit = networks, of, kernel_limit
-        self._pairs: list[tuple[FeatureCollector, FeatureCollector]] = []
+        self.networks, self.of, self.limit = networks, of, limit
+        self._sets: dict[str, dict[str, FeatureCollector]] | None = None
+        self._came, self._paired = {kind: False for kind in of}, False
 
     def add(self, examples: Examples) -> None:
-        images = examples.generated if self.of == "generated" else examples.reconstruction
-        if images is None:
+        images = {"generated": examples.generated, "reconstruction": examples.reconstruction}
+        images = {kind: images[kind] for kind in self.of if images[kind] is not None}
+        if not images:
             return
-        if not self._pairs:
-            networks = [network.to(examples.real.device) for network in available(self.networks)]
-            self._pairs = [(FeatureCollector(network), FeatureCollector(network)) for network in networks]
-        for generated, reference in self._pairs:
-            generated.add(images)
-            reference.add(examples.real)
+        if self._sets is None:
+            self._sets = self._empty(examples.real.device, tuple(examples.real.shape[-2:]))
+        for sets in self._sets.values():
+            for kind, batch in (images | {"real": examples.real}).items():
+                sets[kind].add(batch, examples.index)
+        self._came |= dict.fromkeys(images, True)
+        self._paired |= examples.paired
 
     def measure(self) -> list[Measurement]:
         """The numbers; none where nothing was generated."""
-        found = [
-            measurement
-            for generated, reference in self._pairs
-            for measurement in distances(generated.gather(), reference.gather(), self.kernel_limit)
-        ]
-        if self.of == "generated":
-            return found
-        return [replace(measurement, metric=f"reconstruction_{measurement.metric}") for measurement in found]
+        paired, *came = gather_rows(torch.tensor([[self._paired, *self._came.values()]]).long()).amax(0).tolist()
+        if not any(came):
+            return []
+        if self._sets is None:  # all images came to other ranks
+            self._sets = self._empty(torch.device("cpu"), None)
+        everywhere = gather_rows(torch.tensor([[name in self._sets for name in self.networks]]).long()).amin(0).tolist()
+        found = []
+        for name in [name for name, there in zip(self.networks, everywhere, strict=True) if there]:
+            real = self._sets[name]["real"].gather()
+            for kind in [kind for kind, some in zip(self.of, came, strict=True) if some]:
+                images, original = self._sets[name][kind].gather(), kind == "reconstruction"
+                prefix = "reconstruction_" if original else ""
+                found += compare(images, real, original or bool(paired), self.limit, prefix)
+        return found
+
+    def _empty(self, device: torch.device, size: tuple[int, int] | None) -> dict[str, dict[str, FeatureCollector]]:
+        """A collector for each kind of image, by network; None for the size of images that came to no batch."""
+        found = {}
+        for name, network in available(self.networks).items():
+            if size is not None and min(size) < network.smallest:
+                wanted = f"images of at least {network.smallest} x {network.smallest} pixels"
+                leave_out(f"every number of {network.name}", wanted, f"{size[0]} x {size[1]}")
+                continue
+            network = network.to(device)
+            found[name] = {kind: FeatureCollector(network) for kind in ("real", *self.of)}
+        return found

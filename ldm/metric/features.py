@@ -23,12 +23,12 @@ import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from ldm.random import Random, seed_of
@@ -78,11 +78,13 @@ class FeatureNetwork(nn.Module, ABC):
     Attributes:
         name: what the numbers are called by: `fd_<name>`.
         width: number of features.
+        smallest: side, in pixels, of the smallest images that it can see.
         weights_hash: of the weights and of every setting that the features depend on.
     """
 
     name: str
     width: int
+    smallest: int = 1
     weights_hash: str
 
     @abstractmethod
@@ -122,14 +124,17 @@ class RandomConv(FeatureNetwork):
 
     Arguments:
         seed: of the weights, which are uniform numbers computed to the bit alike everywhere.
-        size: side that images are resized to; None takes them as they are, which sees noise and blur best.
+        size: side that images are resized to; None takes them as they are, from 16 pixels on, which sees noise and blur best.
     """
 
     CHANNELS = (16, 32, 32)
+    SMALLEST = 2 ** (len(CHANNELS) + 1)  # the last layer has 2 x 2 pixels, so that there is a deviation to take
 
-    def __init__(self, seed: int = 0, size: PositiveInt | None = None):
+    def __init__(self, seed: int = 0, size: Annotated[int, Field(ge=SMALLEST)] | None = None):
         super().__init__()
-        self.size = size
+        if size is not None and size < self.SMALLEST:
+            raise ValueError(f"size: wanted at least {self.SMALLEST} pixels, got {size}")
+        self.size, self.smallest = size, self.SMALLEST if size is None else 1
         widths = (3, *self.CHANNELS)
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(widths))
         for i, layer in enumerate(self.layers):
@@ -166,12 +171,12 @@ class ModuleFeatures(FeatureNetwork):
         return self.module.features(pixels.float() / 127.5 - 1)
 
 
-def available(networks: Mapping[str, Callable[[], FeatureNetwork]]) -> list[FeatureNetwork]:
+def available(networks: Mapping[str, Callable[[], FeatureNetwork]]) -> dict[str, FeatureNetwork]:
     """Build the networks that can be had here, with a FeaturesUnavailableWarning for each that cannot."""
-    found = []
+    found = {}
     for name, constructor in networks.items():
         try:
-            found.append(constructor())
+            found[name] = constructor()
         except FeaturesUnavailable as error:
             warnings.warn(f"no numbers of {name}: {error}", FeaturesUnavailableWarning, stacklevel=2)
     return found

@@ -16,6 +16,8 @@ class Measurement:
         n: images (or whatever is averaged) behind the value.
         features, features_hash: name and hash of the feature network, None where there is none.
         reference_hash: hash of the set of real images, whatever their order.
+        paired: of two sets that are compared, whether the i-th images of both belong together (one caption, one original);
+            dependent sets look more alike than independent ones.
         rounded: whether images were rounded to 8 bits first.
         kind: of likelihoods only.
     """
@@ -27,5 +29,6 @@ class Measurement:
     features: str | None = None
     features_hash: str | None = None
     reference_hash: str | None = None
+    paired: bool | None = None
     rounded: bool | None = None
     kind: Literal["exact", "bound", "estimate"] | None = None

@@ -1,7 +1,8 @@
 """Feature networks that somebody trained: FID's Inception, torchvision's classifiers, CIFAR-10's ResNets.
 
 Their weights are local files or, for Inception, a download that is known by its SHA-256; only tensors are read from
-them, whatever they hold. A network that cannot be had raises `FeaturesUnavailable`, so that a run goes on without it.
+them, whatever they hold. A network that cannot be had, its file damaged or another's among the reasons, raises
+`FeaturesUnavailable`, so that a run goes on without it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,29 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from a safetensors file, or from a `.pth`/`.pt` file without unpickling anything but tensors."""
     if not path.is_file():
         raise FeaturesUnavailable(f"no weights at {path}; give the path of a .safetensors or .pth file")
-    return {key: v.float() if v.is_floating_point() else v for key, v in read_tensors(path).items()}
+    try:
+        tensors = read_tensors(path)
+    except ValueError as error:
+        raise FeaturesUnavailable(str(error)) from error
+    return {key: v.float() if v.is_floating_point() else v for key, v in tensors.items()}
+
+
+def _load(network: nn.Module, path: Path, name: str, optional: tuple[str, ...] = ()) -> None:
+    """Weights from a file; FeaturesUnavailable where they are another network's. Names that begin with `optional` may be
+    missing."""
+    found = read_weights(path)
+    # Batch norms count their updates, which no file from elsewhere has to know.
+    wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    wrong = [f"{key} is missing" for key in sorted(wanted.keys() - found.keys()) if not key.startswith(optional)]
+    wrong += [f"{key} is not expected" for key in sorted(found.keys() - network.state_dict().keys())]
+    wrong += [
+        f"{key} is {tuple(found[key].shape)}, wanted {tuple(wanted[key].shape)}"
+        for key in sorted(wanted.keys() & found.keys())
+        if found[key].shape != wanted[key].shape
+    ]
+    if wrong:
+        raise FeaturesUnavailable(f"{path} is not {name}: {'; '.join(wrong[:5])}")
+    network.load_state_dict(found, strict=False)
 
 
 class Inception2015(FeatureNetwork):
@@ -130,10 +153,7 @@ class TorchvisionFeatures(FeatureNetwork):
             raise ValueError(f"torchvision has no classifier {architecture!r}; see torchvision.models.list_models()")
         self.size, self.flip180 = size, flip180
         network = torchvision.models.get_model(architecture, weights=None)
-        missing, unknown = network.load_state_dict(read_weights(weights), strict=False)
-        missing = [key for key in missing if not key.startswith(("classifier.", "fc.", "head", "heads."))]
-        if missing or unknown:
-            raise ValueError(f"{weights} is not {architecture}: missing {missing[:5]}, unknown {unknown[:5]}")
+        _load(network, weights, architecture, optional=("classifier.", "fc.", "head", "heads."))
         self.network = network
         self._drop_classifier()
         with torch.no_grad():
@@ -184,7 +204,7 @@ class CifarResNet(FeatureNetwork):
         self.layer2 = nn.Sequential(_Block(16, 32, 2), *(_Block(32, 32, 1) for _ in range(n - 1)))
         self.layer3 = nn.Sequential(_Block(32, 64, 2), *(_Block(64, 64, 1) for _ in range(n - 1)))
         self.linear = nn.Linear(64, 10)
-        self.load_state_dict(read_weights(weights))
+        _load(self, weights, f"cifar10_resnet{depth}")
         self._settle(f"cifar10_resnet{depth}", 64)
 
     def embed(self, pixels: Tensor) -> Tensor:

@@ -10,22 +10,25 @@ image given back without any error counts as 100 dB, where infinity would swallo
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ldm.metric.features import eight_bits
 from ldm.metric.gather import gather_rows, image_hashes, set_hash
 from ldm.metric.measurement import Measurement
-from ldm.metric.metric import Examples, Metric
+from ldm.metric.metric import Examples, Metric, leave_out
 
 BEST_PSNR = 100.0
 _SSIM_WINDOW = 11
 
 
 class ReconstructionQuality(Metric):
-    """`psnr` in dB and `ssim` of reconstructions: means over images with the error of the mean."""
+    """`psnr` in dB and `ssim` of reconstructions: means over images with the error of the mean. Images smaller than SSIM's
+    window have no SSIM."""
 
     def __init__(self) -> None:
-        self._values = [torch.zeros(0, 2, dtype=torch.float64)]
+        self._values = {name: [torch.zeros(0, dtype=torch.float64)] for name in ("psnr", "ssim")}
         self._hashes = [torch.zeros(0, dtype=torch.int64)]
+        self._size: tuple[int, int] = (0, 0)
 
     def add(self, examples: Examples) -> None:
         # Here, because it takes seconds to import.
@@ -34,29 +37,30 @@ class ReconstructionQuality(Metric):
         original, reconstruction = examples.real, examples.reconstruction
         if original.shape != reconstruction.shape:
             raise ValueError(f"a reconstruction of {tuple(original.shape)} came as {tuple(reconstruction.shape)}")
-        if min(original.shape[-2:]) < _SSIM_WINDOW:
-            raise ValueError(f"SSIM looks through {_SSIM_WINDOW} pixels; images are {tuple(original.shape[-2:])}")
+        self._size = tuple(original.shape[-2:])
         x, y = eight_bits(original), eight_bits(reconstruction)
         self._hashes.append(image_hashes(x))
         x, y = x.double(), y.double()
         psnr = peak_signal_noise_ratio(y, x, data_range=(0.0, 255.0), dim=(1, 2, 3), reduction="none")
-        ssim = structural_similarity_index_measure(y, x, data_range=(0.0, 255.0), reduction="none")
-        self._values.append(torch.stack([psnr.clamp(max=BEST_PSNR), ssim.view(-1)], dim=1).cpu())
+        self._values["psnr"].append(psnr.view(-1).clamp(max=BEST_PSNR).cpu())
+        if min(self._size) >= _SSIM_WINDOW:
+            ssim = structural_similarity_index_measure(y, x, data_range=(0.0, 255.0), reduction="none")
+            self._values["ssim"].append(ssim.view(-1).cpu())
 
     def measure(self) -> list[Measurement]:
-        values, hashes = gather_rows(torch.cat(self._values)), gather_rows(torch.cat(self._hashes))
-        n = len(values)
-        if n == 0:
-            raise ValueError("no image was added, so there is nothing to measure")
-        errors = values.std(0) / n**0.5 if n > 1 else None
-        return [
-            Measurement(
-                metric=metric,
-                value=float(values[:, i].mean()),
-                standard_error=None if errors is None else float(errors[i]),
-                n=n,
-                reference_hash=set_hash(hashes),
-                rounded=True,
-            )
-            for i, metric in enumerate(("psnr", "ssim"))
-        ]
+        values = {name: gather_rows(torch.cat(rows)) for name, rows in self._values.items()}
+        reference = set_hash(gather_rows(torch.cat(self._hashes)))
+        if len(values["psnr"]) == 0:
+            leave_out("psnr, ssim", "at least 1 image", "0")
+        elif len(values["ssim"]) == 0:
+            wanted = f"images of at least {_SSIM_WINDOW} x {_SSIM_WINDOW} pixels"
+            leave_out("ssim", wanted, f"{self._size[0]} x {self._size[1]}")
+        return [_mean(name, rows, reference) for name, rows in values.items() if len(rows)]
+
+
+def _mean(metric: str, rows: Tensor, reference: str) -> Measurement:
+    n = len(rows)
+    error = float(rows.std() / n**0.5) if n > 1 else None
+    return Measurement(
+        metric=metric, value=float(rows.mean()), standard_error=error, n=n, reference_hash=reference, rounded=True
+    )

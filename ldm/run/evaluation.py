@@ -95,6 +95,7 @@ class Evaluation:
             generated=model.sample(batch, random) if generate else None,
             captions=batch.get("caption", [""] * len(rows)),
             index=batch["index"],
+            paired=bool(model.condition.needs),
         )
 
 

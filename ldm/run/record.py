@@ -40,7 +40,7 @@ class Record:
     """One number. What does not apply is None.
 
     Attributes:
-        metric, value, standard_error, n, features, features_hash, reference_hash, rounded, kind: see `Measurement`.
+        metric, value, standard_error, n, features, features_hash, reference_hash, paired, rounded, kind: see `Measurement`.
         run: name of the run directory.
         experiment: what the numbers of several seeds are grouped under.
         data, split: the data set's fingerprint or name, and which part of it was measured on.
@@ -71,6 +71,7 @@ class Record:
     features: str | None = None
     features_hash: str | None = None
     reference_hash: str | None = None
+    paired: bool | None = None
     rounded: bool | None = None
     kind: str | None = None
     run: str | None = None
@@ -103,7 +104,18 @@ class Record:
         return cls(**dataclasses.asdict(measurement), **context)
 
 
-MUST_AGREE = ("metric", "n", "features", "features_hash", "reference_hash", "rounded", "kind", "data", "split")
+MUST_AGREE = (
+    "metric",
+    "n",
+    "features",
+    "features_hash",
+    "reference_hash",
+    "paired",
+    "rounded",
+    "kind",
+    "data",
+    "split",
+)
 """Fields that must be equal for two numbers to be compared at all."""
 
 _VARIES = ("value", "standard_error", "seed", "run", "model", "asked", "seconds", "device", "code_version", "date")

@@ -34,7 +34,10 @@ _PLACE = ("stage", "step", "images", "seconds")
 _SPEED = ("images_per_second", "wait")
 _ASIDE = re.compile(r"\b(rate|lr|skipped)\b|grad")
 _NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "fid": "FID", "kid": "KID", "bits_per_dim": "Bits per dimension"}
-_FAMILIES = {"fd_": "Fréchet distance", "kd_": "Kernel distance", "precision_": "Precision", "recall_": "Recall"}
+_FAMILIES = {
+    **{"fd_": "Fréchet distance", "kd_": "Kernel distance", "precision_": "Precision", "recall_": "Recall"},
+    **{"density_": "Density", "coverage_": "Coverage"},
+}
 _HOW = (
     *("split", "weights", "sampler", "grid", "schedule", "steps", "evaluations"),
     *("guidance", "guided", "guide", "kind"),
@@ -114,6 +117,8 @@ def _count(n: float) -> str:
 
 
 def _title(metric: str) -> str:
+    if metric.startswith("reconstruction_"):
+        return f"{_title(metric.removeprefix('reconstruction_'))}, of reconstructions"
     for prefix, title in _FAMILIES.items():
         if metric.startswith(prefix):
             return f"{title}, {metric.removeprefix(prefix)}"

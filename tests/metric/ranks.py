@@ -2,7 +2,7 @@
 
 import torch
 
-from ldm.metric.distance import FeatureCollector
+from ldm.metric.feature_set import FeatureCollector
 from ldm.metric.features import RandomConv
 
 

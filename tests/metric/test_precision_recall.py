@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ldm.metric import precision_recall as module
-from ldm.metric.distance import FeatureSet
+from ldm.metric.feature_set import FeatureSet
 from ldm.metric.precision_recall import covered, precision_recall
 
 

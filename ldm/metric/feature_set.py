@@ -1,0 +1,82 @@
+"""The features of a set of images: collected batch by batch, on one rank or on many, kept in a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ldm.metric.features import FeatureNetwork, eight_bits
+from ldm.metric.gather import gather_rows, image_hashes, set_hash
+from ldm.metric.pretrained import Inception2015
+from ldm.types import Image
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """The features of a set of images, and what they are features of.
+
+    Attributes:
+        features: (n, d) float32 on the CPU.
+        images_hash: of the 8-bit images, whatever their order.
+        network, network_hash: the feature network's name and `weights_hash`.
+        inception: whether the network is the one that FID is defined by.
+    """
+
+    features: Float[Tensor, "n d"]
+    images_hash: str
+    network: str
+    network_hash: str
+    inception: bool
+
+    def save(self, path: Path) -> None:
+        """One safetensors file, for a reference set that is measured against again and again."""
+        facts = {"images_hash": self.images_hash, "network": self.network, "network_hash": self.network_hash}
+        facts["inception"] = "yes" if self.inception else "no"
+        save_file({"features": self.features.contiguous()}, path, metadata=facts)
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureSet:
+        with safe_open(path, framework="pt") as file:
+            facts, features = file.metadata(), file.get_tensor("features")
+        return cls(features, facts["images_hash"], facts["network"], facts["network_hash"], facts["inception"] == "yes")
+
+
+class FeatureCollector:
+    """Features of images that arrive in batches, on one rank or on many.
+
+    Every rank adds its own share; no image may be added twice, a last batch that was filled up included.
+    """
+
+    def __init__(self, network: FeatureNetwork):
+        self.network = network
+        self._features = [torch.zeros(0, network.width)]
+        self._hashes = [torch.zeros(0, dtype=torch.int64)]
+        self._index = [torch.zeros(0, dtype=torch.int64)]
+
+    @property
+    def count(self) -> int:
+        """Images added on this rank."""
+        return sum(map(len, self._hashes))
+
+    def add(self, images: Image, index: Int[Tensor, " b"]) -> None:
+        """Add a batch in [-1, 1] of 1, 3 or 4 channels, on the device of the network; `index` says where in the set."""
+        features = self.network(images)
+        if not torch.isfinite(features).all():
+            raise ValueError(f"{self.network.name} gave features that are not finite; its weights are bad")
+        self._features.append(features.cpu())
+        self._hashes.append(image_hashes(eight_bits(images)))
+        self._index.append(index.cpu())
+
+    def gather(self) -> FeatureSet:
+        """The whole set in the order of its index, whatever the batches and ranks; with several ranks every rank calls
+        it and every rank gets all of it."""
+        features, hashes, index = (gather_rows(torch.cat(rows)) for rows in (self._features, self._hashes, self._index))
+        inception = isinstance(self.network, Inception2015)
+        network = self.network
+        return FeatureSet(features[index.argsort()], set_hash(hashes), network.name, network.weights_hash, inception)
