@@ -254,7 +254,9 @@ class Experiment:
             found = self._stored_first()
             load_weights(autoencoder, found / "model.safetensors")
             if weights_key(autoencoder) != self.store.description(found)["weights"]:
-                raise ValueError(f"{found} is damaged: its weights are not those that were put there; delete the folder")
+                raise ValueError(
+                    f"{found} is damaged: its weights are not those that were put there; delete the folder"
+                )
         autoencoder.requires_grad_(False).eval()
 
     def _stored_first(self) -> Path:

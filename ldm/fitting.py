@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ldm.build import Config, ConfigError, resolve
 from ldm.condition.conditioner import Conditioner
 from ldm.condition.label import Label
+from ldm.data.caption import clean
 from ldm.data.module import DataModule
 from ldm.metric.metric import Metric
 
@@ -56,3 +57,8 @@ def check_data(condition: Conditioner, metrics: Mapping[str, Metric], data: Data
                 raise ConfigError(
                     f"metric.{name} reads each image's {column} and data.val has none: take another metric=, as offline"
                 )
+        if "caption" in held_out.columns:
+            try:
+                metric.check(clean(stored)[0] for stored in held_out.captions())
+            except ValueError as error:
+                raise ConfigError(f"metric.{name}: {error}") from error

@@ -177,7 +177,7 @@ class DataModule(L.LightningDataModule):
         source = self.sources[split]
         if source.stream is not None:
             raise ValueError(f"the {split} set is streamed and has no rows to be named; take rows of the other set")
-        items = Items(source, self._maker(split, self.plain), self.on_error)
+        items = Items(source, self._maker(split, self.plain, source), self.on_error)
         positions = [Position(index, -1, 0, row) for row, index in enumerate(indices)]
         return collate([items[position] for position in positions], len(positions))
 
@@ -222,13 +222,14 @@ class DataModule(L.LightningDataModule):
         """The items to encode: `ldm.data.latent.build(encode, data.latent_items(split), path, key, flips=...)`."""
         if self.sources[split].stream is not None:
             raise ValueError(f"the {split} set is streamed; its latents cannot be cached. Take streaming=false")
-        return Items(self.sources[split], self._maker(split, self.plain), self.on_error)
+        return Items(self.sources[split], self._maker(split, self.plain, self.sources[split]), self.on_error)
 
     # Batches
 
     def loader(self, start: int, stop: int, rank: int = 0, world: int = 1, accumulate: int = 1) -> DataLoader:
         """This rank's micro-batches for the updates start .. stop - 1, `accumulate` to an update."""
-        source, maker = self._source("train"), self._maker("train", self.transform)
+        source = self._source("train")
+        maker = self._maker("train", self.transform, source)
         if source.stream is not None:
             rows = StreamItems(
                 *(source.stream, maker, self.on_error, self.batch_size),
@@ -245,7 +246,7 @@ class DataModule(L.LightningDataModule):
         size = self.val_batch_size or max(1, self.batch_size // (world * accumulate))
         positions = [Position(index, -1, 0, index) for index in range(rank, len(source), world)]
         batches = [positions[i : i + size] for i in range(0, len(positions), size)]
-        items = Items(source, self._maker("val", self.plain), self.on_error)
+        items = Items(source, self._maker("val", self.plain, source), self.on_error)
         return DataLoader(items, batch_sampler=batches, collate_fn=Collate(len(source)), **self._processes())
 
     def train_dataloader(self) -> Waiting:
@@ -261,12 +262,12 @@ class DataModule(L.LightningDataModule):
     def _source(self, split: Split) -> Source:
         return self.sources[split] if self.latents is None else self.latents[split]
 
-    def _maker(self, split: Split, transform: Transform) -> Maker:
+    def _maker(self, split: Split, transform: Transform, source: Source) -> Maker:
         if split not in self._tallies:
-            source = self.sources[split]
             count = len(source) if source.stream is None else _RECENT
             self._tallies[split] = Tally(count, split, self.max_bad, self.bad_samples)
-        return Maker(transform, self.seed, self._tallies[split], self._pixels.get(split))
+        pictures = source is self.sources[split]  # and no latents, in whose place a kept picture must not come
+        return Maker(transform, self.seed, self._tallies[split], self._pixels.get(split) if pictures else None)
 
     def _processes(self) -> dict[str, Any]:
         return {
