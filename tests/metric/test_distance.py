@@ -13,7 +13,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from ldm.build import check
 from ldm.metric import distance
-from ldm.metric.distance import Distances, compare, frechet_distance, kernel_distance
+from ldm.metric.distance import Distances, frechet_distance, kernel_distance
 from ldm.metric.feature_set import FeatureCollector, FeatureSet
 from ldm.metric.features import FeaturesUnavailable, FeaturesUnavailableWarning, ModuleFeatures, RandomConv
 from ldm.metric.metric import Examples
