@@ -35,8 +35,14 @@ def load(run: str | Path, weights: Weights, ema: float | None, device: torch.dev
         return model
     if weights != "average":
         raise ValueError(f"ema={ema:g} is of averaged weights and weights={weights}; leave one of the two out")
+    snapshots = Snapshots(RunDirectory(Path(run)).snapshots / "second")
+    if snapshots.history() != model.made_from.get("second"):
+        raise ValueError(
+            f"the snapshots of {run} are not of the training that made its model/: that command goes on with a longer or a "
+            "new one. Finish it, by the words that it was begun with"
+        )
     # The second stage's names are the model's: its parts have the same names in both.
-    own = Snapshots(RunDirectory(Path(run)).snapshots / "second").rebuild(ema)
+    own = snapshots.rebuild(ema)
     strange = model.load_state_dict(own, strict=False).unexpected_keys
     if strange:
         raise ValueError(f"the snapshots of {run} are of another model: it has no {', '.join(strange[:5])}")

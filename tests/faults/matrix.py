@@ -26,6 +26,7 @@ from unittest.mock import patch
 
 from ldm.build import ConfigError
 from ldm.experiment import Experiment, Stopped
+from ldm.main import settable
 from ldm.model import LatentModel
 from ldm.run import record
 from ldm.run.signals import FINISHED, PREEMPTED
@@ -186,6 +187,7 @@ class Bench:
 
 def run(place: Path, *words: str, stop: str = "") -> int:
     """A tiny run of 4 updates a stage below `place`, stopped at a moment."""
+    words = tuple(map(settable, words))
     config = tiny(place, *words, steps=4) if not any(".steps=" in word for word in words) else _longer(place, words)
     for stage in ("first", "second"):
         config[stage] |= {"validate_every": 0, "picture_every": 0}
@@ -195,7 +197,7 @@ def run(place: Path, *words: str, stop: str = "") -> int:
 
 
 def _longer(place: Path, words: tuple[str, ...]) -> dict[str, Any]:
-    given = {word.partition(".steps=")[0] for word in words if ".steps=" in word}
+    given = {word.removeprefix("++").partition(".steps=")[0] for word in words if ".steps=" in word}
     more = [f"{stage}.steps=4" for stage in {"first", "second"} - given]
     return tiny(place, *more, *words, steps=4)
 

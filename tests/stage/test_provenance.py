@@ -1,0 +1,162 @@
+"""What a product was made from: histories, worked out by hand, and what they allow."""
+
+import copy
+
+import pytest
+
+from ldm.main import settable
+from ldm.run.record import Record, current, table
+from ldm.stage.provenance import (
+    Begun,
+    config_hash,
+    differences,
+    fresh,
+    going_on,
+    of_first,
+    of_second,
+    plan,
+    shown,
+)
+from tests.runs import tiny
+from tests.stage.tiny import data
+
+RATE = {"constant": "ldm.stage.rate.Constant", "cosine": "ldm.stage.rate.Cosine"}
+
+
+def settings(course: str = "constant", steps: int = 4, lr: float = 1e-3, **more) -> dict:
+    recipe = {
+        "_target_": "ldm.stage.recipe.Recipe",
+        "steps": steps,
+        "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": lr},
+        "rate": {"_target_": RATE[course]},
+    }
+    return {"second": recipe, "seed": 0, "prior": {"width": 8}} | more
+
+
+def test_differences_are_leaves():
+    old, new = {"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"b": 2, "c": [1]}, "e": None, "f": 3}
+    assert list(differences(old, new)) == [("a.b", 1, 2), ("d", 1, None), ("f", None, 3)]
+    assert not list(differences({"a": 1}, {"a": 1, "group": {}})), "begun before there was such a group"
+    assert list(differences({"a": 0}, {"a": {}})) == [("a", 0, {})]
+
+
+def test_updates_that_longer_training_would_have_made_are_its_own():
+    longer = settings(steps=6)
+    assert going_on(fresh(settings()), 4, longer, "second") == [{"after": 0, "settings": longer}]
+    cosine = settings("cosine", steps=6)
+    history = going_on(fresh(settings("cosine")), 4, cosine, "second")
+    assert history == [{"after": 0, "settings": settings("cosine")}, {"after": 4, "settings": cosine}]
+    assert going_on(history, 5, cosine, "second") == history
+
+
+def test_decay_counts_only_where_it_differs():
+    """d_n = min(decay, 1 - 10 / steps, (1 + n) / (10 + n)): 0 up to 10 steps; .1, 2 / 11 at the first of 100, if below decay."""
+    one, other = settings(steps=4), settings(steps=10)
+    one["second"]["decay"], other["second"]["decay"] = 0.9, 0.5
+    assert len(going_on(fresh(one), 4, other, "second")) == 1
+    one, other = settings(steps=100), settings(steps=100)
+    one["second"]["decay"], other["second"]["decay"] = 0.9, 0.15
+    assert len(going_on(fresh(one), 1, other, "second")) == 1, "1 / 10 at the first update, whatever the bound"
+    assert len(going_on(fresh(one), 2, other, "second")) == 2, "2 / 11 at the second, or .15"
+
+
+def test_a_plan_goes_on_tells_or_refuses():
+    there = Begun(2, fresh(settings()))
+    assert plan("second", None, settings()) == plan("second", Begun(0, fresh({})), settings())
+    same = plan("second", there, settings())
+    assert (same.updates, same.told, same.refused, same.history) == (2, (), (), fresh(settings()))
+    other = plan("second", there, settings(lr=1e-4))
+    assert other.told == ("second.optimizer.lr=0.0001 (was 0.001)",) and not other.refused
+    assert [entry["after"] for entry in other.history] == [0, 2]
+    done = plan("second", Begun(4, fresh(settings())), settings(lr=1e-4))
+    assert done.refused == ("second.optimizer.lr=0.0001 (was 0.001)",) and not done.told
+    wide = plan("second", there, settings(prior={"width": 4}))
+    assert wide.refused == ("prior.width=4 (was 8)",)
+    short = plan("second", there, settings(steps=1))
+    assert short.refused == ("second.steps=1 (2 updates are done)",)
+
+
+def test_a_plan_begins_again_only_where_it_differs():
+    same = plan("second", Begun(2, fresh(settings())), settings())
+    assert same.again() is same
+    for other in (settings(lr=1e-4), settings(steps=1), settings(seed=1)):
+        anew = plan("second", Begun(2, fresh(settings())), other).again()
+        assert anew.anew and anew.updates == 0 and anew.history == fresh(other)
+
+
+def test_another_first_stage_is_refused_by_the_word_that_made_it():
+    def on(lr: float, weights: str | None) -> dict:
+        first = {"first": {"optimizer": {"lr": lr}}, "trainer": {"precision": lr}}
+        return settings(**{"first stage": {"history": fresh(first), "weights": weights}})
+
+    there = Begun(2, fresh(on(1e-3, "abc")))
+    assert not plan("second", there, on(1e-3, None)).refused, "not made yet, by the same words"
+    assert plan("second", there, on(1e-2, None)).refused == (
+        "first.optimizer.lr=0.01 (was 0.001)",
+        "trainer.precision=0.01 (was 0.001)",
+    )
+    assert plan("second", there, on(1e-3, "def")).refused == ("first stage=def (was abc)",)
+
+
+def test_few_reasons_are_shown():
+    assert shown(("a", "b")) == "a; b" and shown(tuple("abcdefg")) == "a; b; c; d; e and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        *[(word, True) for word in ("seed=1", "data.workers=3", "first.log_every=7", "second.accumulate=2", "store=x")],
+        *[
+            (word, True)
+            for word in ("prior.steps=7", "second.snapshots=3", "evaluation.samples=9", "second.again=true")
+        ],
+        *[
+            (word, False)
+            for word in ("loss.kl_weight=1e-3", "first.steps=7", "second.optimizer.lr=1", "prior.drop=0.5")
+        ],
+        *[(word, False) for word in ("cache_latents=false", "trainer.precision=bf16-mixed", "condition.width=4")],
+    ],
+)
+def test_a_configuration_is_all_but_its_seeds(words, same, tmp_path):
+    def name(*words: str) -> str:
+        config = tiny(tmp_path, *map(settable, words))
+        images = data()
+        images.seed = config["data"]["seed"]
+        first = fresh(of_first(config, images))
+        return config_hash(first, fresh(of_second(config, images, first, str(config["data"]["seed"]))))
+
+    assert (name() == name(words)) == same
+
+
+def test_a_path_to_weights_is_a_name_of_its_content(tmp_path):
+    def named(folder: str, content: str) -> dict:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "w.pth").write_text(content)
+        config = tiny(tmp_path)
+        config["loss"] = {"perceptual": {"weights": f"{tmp_path}/{folder}/w.pth"}}
+        return of_first(config, data())
+
+    here = named("here", "a")
+    assert here == named("moved", "a") and here != named("other", "b")
+
+
+def test_two_configurations_are_two_rows():
+    """Six runs, of two KL weights and three seeds."""
+    each = {"n": 4, "standard_error": 1.0, "data": "d", "split": "val", "experiment": "e"}
+    records = [
+        Record(
+            metric="psnr", value=value, config=config, model=f"{config}{seed}", seed=seed, run=f"{config}{seed}", **each
+        )
+        for config, values in (("a", (1.0, 2.0, 3.0)), ("b", (11.0, 12.0, 13.0)))
+        for seed, value in enumerate(values)
+    ]
+    assert [(row.mean, row.seeds) for row in table(records)] == [(2.0, 3), (12.0, 3)]
+    assert current(records) == records[3:] and current([]) == []
+
+
+def test_what_was_planned_is_not_changed_by_it():
+    history, wanted = fresh(settings()), settings(steps=6)
+    kept = copy.deepcopy((history, wanted))
+    going_on(history, 4, wanted, "second")
+    config_hash(history)
+    assert (history, wanted) == kept
