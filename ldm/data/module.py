@@ -104,7 +104,7 @@ class DataModule(L.LightningDataModule):
         self.sources: dict[Split, Source] = {"train": train, "val": _renumbered(val, train)}
         self.latents: dict[Split, LatentSource] | None = None
         if self.classes:
-            _log.info("labels: %s", shown([f"{i} {name}" for i, name in enumerate(self.classes)]))
+            _log.info("labels, by number: %s", shown([f"{i}: {name}" for i, name in enumerate(self.classes)]))
         self.image_shape, self.batch_size, self.val_batch_size = tuple(image_shape), batch_size, val_batch_size
         self.workers, self.seed, self.on_error, self.max_bad = workers, seed, on_error, max_bad
         self.transform = Transform(self.image_shape, crop, flip, max_pixels, max_bytes)
@@ -249,9 +249,18 @@ class DataModule(L.LightningDataModule):
         return DataLoader(items, batch_sampler=batches, collate_fn=Collate(len(source)), **self._processes())
 
     def train_dataloader(self) -> Waiting:
-        """The loader from the stage's `updates` to its `steps`; the stage is told how long it waits for batches."""
+        """The loader from the stage's `updates` to its `steps`; the stage is told how long it waits for batches.
+
+        Raises:
+            ValueError: validation, which shares out the held-out set, would leave a rank without an image.
+        """
         stage = self.trainer.lightning_module
         rank, world = self.trainer.global_rank, self.trainer.world_size
+        if len(self.sources["val"]) < world:
+            raise ValueError(
+                f"data.val: {len(self.sources['val'])} held-out images cannot be shared by {world} ranks, of which each "
+                "wants one; hold out more, or take fewer devices"
+            )
         return Waiting(self.loader(stage.updates, stage.steps, rank, world, stage.accumulate), stage.waited)
 
     def val_dataloader(self) -> DataLoader:
