@@ -129,7 +129,10 @@ def plain(value: Any, annotation: Any, where: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         spot = ".".join([where, *map(str, first["loc"])]) if len(error.errors()) == 1 else where
-        raise ConfigError(f"{spot}: {first['msg']}; got {value!r}") from None
+        hint = (
+            "; name its class in _target_" if isinstance(value, Mapping) and first["type"] == "is_instance_of" else ""
+        )
+        raise ConfigError(f"{spot}: {first['msg']}; got {value!r}{hint}") from None
 
 
 def check(config: Any, where: str = "config", given: tuple[str, ...] = (), allowed: tuple[str, ...] = ALLOWED) -> None:

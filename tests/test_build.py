@@ -229,3 +229,10 @@ def test_an_absent_third_party_package_is_named(monkeypatch):
     monkeypatch.delattr("ldm.condition.frozen", raising=False)
     with pytest.raises(ConfigError, match="ldm.condition.frozen"):
         resolve("ldm.condition.frozen.Frozen")
+
+
+def test_arguments_without_their_class_say_what_is_missing():
+    """As data.val.root=DIR does where the config's data.val is null."""
+    shapes = {"_target_": "ldm.data.shapes.Shapes", "count": 4, "split": "train"}
+    config = {"_target_": "ldm.data.module.DataModule", "train": shapes, "image_shape": [3, 32, 32], "batch_size": 2}
+    refused(config | {"val": {"root": "DIR"}}, "data.val", "Source", "{'root': 'DIR'}", "in _target_", where="data")

@@ -51,9 +51,10 @@ class Folder(Source):
             told = f"; there are {tree.told()}" if tree.left_out else ""
             raise FileNotFoundError(f"{self.root}: no images below it (endings {' '.join(_ENDINGS)}){told}")
         self._labels, self._classes = _labelled(self._files, self.root)
-        read, self._captions = _captions(self._files, tree) if captions == "text" else ((), None)
-        for file in sorted({*tree.files} - {*self._files, *read}):
-            tree.leave_out("other files", file)
+        read, self._captions = _captions(self._files, tree) if captions == "text" else (set(), None)
+        for file in tree.files:
+            if file.suffix.lower() not in _ENDINGS and file not in read:
+                tree.leave_out("other files", file)
         if tree.left_out:
             _log.warning("%s: %d images; left out are %s", self.root, len(self._files), tree.told())
 
@@ -142,9 +143,10 @@ def _lines(text: Path) -> list[str]:
 
 def _tables(images: list[Path], tree: Tree) -> tuple[list[Path], dict[str, list[Any]]]:
     """The metadata tables that have captions, and the captions by `place` of their image."""
-    there = {place(image) for image in images}
+    tables = [file for file in tree.files if file.name in TABLES]
+    there = {place(image) for image in images} if tables else set()
     read, listed = [], {}
-    for table in (file for file in tree.files if file.name in TABLES):
+    for table in tables:
         try:
             own = captions_of(table)
         except NoCaptions as error:

@@ -15,13 +15,11 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
@@ -34,12 +32,12 @@ from ldm.data.items import Items, Maker, OnError, StreamItems, collate
 from ldm.data.latent import BadLatentsError, LatentSource
 from ldm.data.overlap import overlap
 from ldm.data.pixels import Pixels
-from ldm.data.source import Renumbered, Source, digest, held_out, shown
+from ldm.data.source import Source, digest, shown
+from ldm.data.split import both
 from ldm.data.tally import Tally
 from ldm.data.waiting import Waiting
 from ldm.types import Probability
 
-_LOOKED_AT = 100  # items whose words tell early of what type all are
 _log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
@@ -91,20 +89,15 @@ class DataModule(L.LightningDataModule):
         super().__init__()
         if root is not None and not Path(root).expanduser().is_dir():
             raise FileNotFoundError(f"data.root: no folder {root}; give the one that holds the data set")
-        train, val = _cut(train, val, hold_out)
-        if val.stream is not None:
-            raise ValueError("data.val: validation is read by row, each once; give a source without streaming")
+        train, val = both(train, val, hold_out)
         if cache and (crop == "random" or train.stream is not None):
             raise ValueError(
                 "data.cache=true keeps one picture of each row; it wants data.crop=centre and no streaming"
             )
-        for split, source in (("train", train), ("val", val)):
-            if source.stream is None:
-                _check(source, f"data.{split}")
-        self.sources: dict[Split, Source] = {"train": train, "val": _renumbered(val, train)}
+        self.sources: dict[Split, Source] = {"train": train, "val": val}
         self.latents: dict[Split, LatentSource] | None = None
         if self.classes:
-            _log.info("labels: %s", shown([f"{i} {name}" for i, name in enumerate(self.classes)]))
+            _log.info("labels, by number: %s", shown([f"{i}: {name}" for i, name in enumerate(self.classes)]))
         self.image_shape, self.batch_size, self.val_batch_size = tuple(image_shape), batch_size, val_batch_size
         self.workers, self.seed, self.on_error, self.max_bad = workers, seed, on_error, max_bad
         self.transform = Transform(self.image_shape, crop, flip, max_pixels, max_bytes)
@@ -250,9 +243,18 @@ class DataModule(L.LightningDataModule):
         return DataLoader(items, batch_sampler=batches, collate_fn=Collate(len(source)), **self._processes())
 
     def train_dataloader(self) -> Waiting:
-        """The loader from the stage's `updates` to its `steps`; the stage is told how long it waits for batches."""
+        """The loader from the stage's `updates` to its `steps`; the stage is told how long it waits for batches.
+
+        Raises:
+            ValueError: validation, which shares out the held-out set, would leave a rank without an image.
+        """
         stage = self.trainer.lightning_module
         rank, world = self.trainer.global_rank, self.trainer.world_size
+        if len(self.sources["val"]) < world:
+            raise ValueError(
+                f"data.val: {len(self.sources['val'])} held-out images cannot be shared by {world} ranks, of which each "
+                "wants one; hold out more, or take fewer devices"
+            )
         return Waiting(self.loader(stage.updates, stage.steps, rank, world, stage.accumulate), stage.waited)
 
     def val_dataloader(self) -> DataLoader:
@@ -280,72 +282,6 @@ class DataModule(L.LightningDataModule):
                 0
             ),  # what it draws, nobody reads; the global one stays untouched
         }
-
-
-def _cut(train: Source, val: Source | None, hold_out: float) -> tuple[Source, Source]:
-    """The two sets, the second from the first where it is not given."""
-    if val is not None:
-        if hold_out:
-            raise ValueError(
-                f"data.hold_out={hold_out:g} and data.val are both given; take data.hold_out=0, or data.val=null to hold out "
-                "a share of the training set"
-            )
-        return train, val
-    if not 0 < hold_out < 1:
-        raise ValueError(
-            f"data.val is not given and data.hold_out={hold_out:g} holds nothing out; give data.val, or data.hold_out=0.1 "
-            "for a tenth of the training set"
-        )
-    if train.stream is not None:
-        raise ValueError(
-            "data.hold_out: a stream has no rows to hold out; take data.train.streaming=false, or give data.val"
-        )
-    _check(train, "data.train")
-    try:
-        parts = held_out(train, hold_out)
-    except ValueError as error:
-        raise ValueError(f"data.hold_out: {error}; give data.val") from error
-    _log.info("%d of %d images are held out (data.hold_out=%g)", len(parts[1]), len(train), hold_out)
-    return parts
-
-
-def _check(source: Source, where: str) -> None:
-    """ValueError where there are no items, or captions or labels that are of another kind than all could be."""
-    if len(source) == 0:
-        raise ValueError(f"{where}: the source is empty")
-    looked_at = [source.facts(index) for index in range(min(len(source), _LOOKED_AT))]
-    captions = [own if isinstance(own, list | tuple) else (own,) for own in (each.get("caption") for each in looked_at)]
-    _check_kind([each for own in captions for each in own], (str, bytes), f"{where}: the captions", "text")
-    _check_kind([each.get("label") for each in looked_at], (int, np.integer), f"{where}: the labels", "whole numbers")
-
-
-def _check_kind(values: list[Any], kinds: tuple[type, ...], what: str, wanted: str) -> None:
-    """ValueError where there are values and none is of these kinds; single ones of another are dealt with as they come."""
-    # Not-a-number is how tables lack a value.
-    there = [each for each in values if each is not None and not (isinstance(each, float) and math.isnan(each))]
-    if there and not any(isinstance(value, kinds) for value in there):
-        raise ValueError(
-            f"{what} are of type {type(there[0]).__name__}, as {str(there[0])[:80]}; wanted {wanted}. Name the column, or the "
-            "part of it, that has them"
-        )
-
-
-def _renumbered(val: Source, train: Source) -> Source:
-    """The held-out source with labels that mean what they mean in training."""
-    if bool(train.classes) != bool(val.classes):
-        if "label" in train.columns and "label" in val.columns:
-            named, other = ("train", "val") if train.classes else ("val", "train")
-            _log.warning(
-                "the labels of data.%s have names, those of data.%s have none: numbers are taken to mean the same in both",
-                *(named, other),
-            )
-        return val
-    if val.classes == train.classes:
-        return val
-    try:
-        return Renumbered(val, train.classes)
-    except ValueError as error:
-        raise ValueError(f"data.val: {error}, the classes of data.train") from error
 
 
 class Collate:

@@ -145,58 +145,6 @@ class Subset(Wrapped):
         return None if marks is None else [marks[index] for index in self.indices]
 
 
-class Renumbered(Wrapped):
-    """A source whose labels are numbers in another list of classes, found there by name.
-
-    Raises:
-        ValueError: a class of the source is not in the list.
-    """
-
-    def __init__(self, source: Source, classes: Sequence[str]):
-        super().__init__(source)
-        self._classes = tuple(classes)
-        number = {name: i for i, name in enumerate(self._classes)}
-        strange = [name for name in source.classes if name not in number]
-        if strange:
-            raise ValueError(f"it has the class {shown(strange)}, which is not among {shown(self._classes)}")
-        self._numbers = [number[name] for name in source.classes]
-
-    def _renumber(self, item: Item) -> Item:
-        label = item.get("label")
-        return item if label is None or label < 0 else item | {"label": self._numbers[label]}
-
-    def __getitem__(self, index: int) -> Item:
-        return self._renumber(self.source[index])
-
-    @property
-    def fingerprint(self) -> str:
-        return digest([self.source.fingerprint, *self._classes])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._classes
-
-    def facts(self, index: int) -> Item:
-        return self._renumber(self.source.facts(index))
-
-
-def held_out(source: Source, share: float) -> tuple[Subset, Subset]:
-    """The source cut in two, about `share` of it in the second part.
-
-    Which part an item is in depends on its `key` alone, so that it stays there when others are added. Both parts have at
-    least one.
-    Raises:
-        ValueError: there are no two items of different keys.
-    """
-    rows = range(len(source))
-    draws = [int(digest(["held out", source.key(index)]), 16) / 16**32 for index in rows]
-    different = sorted(set(draws))
-    if len(different) < 2:
-        raise ValueError(f"a set of {len(rows)} items, {len(different)} of them different, cannot be cut in two")
-    edge = min(max(share, different[0]), different[-2])
-    return Subset(source, (i for i in rows if draws[i] > edge)), Subset(source, (i for i in rows if draws[i] <= edge))
-
-
 def shown(names: Sequence[str], most: int = 20) -> str:
     """The names in a row, the first and the last of very many."""
     if len(names) <= most:

@@ -32,7 +32,6 @@ class Tree:
         self.files: list[Path] = []
         self.left_out: dict[str, list[str]] = defaultdict(list)
         self._enter(root, frozenset())
-        self.files.sort()
 
     def _enter(self, folder: Path, above: frozenset[tuple[int, int]]) -> None:
         status = folder.stat()

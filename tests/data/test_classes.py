@@ -3,7 +3,8 @@
 import pytest
 
 from ldm.data.module import DataModule
-from ldm.data.source import Renumbered, Source, Subset, digest, shown
+from ldm.data.source import Source, Subset, digest, shown
+from ldm.data.split import Renumbered
 from tests.data.sources import png
 
 

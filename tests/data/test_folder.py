@@ -113,7 +113,7 @@ def test_numbers_in_names_are_in_their_order(tmp_path, caplog):
         data = module(Folder(tmp_path), Folder(tmp_path))
     assert data.classes == ("1", "2", "007", "10", "b9", "b12")
     assert labels(Folder(tmp_path)) == {f"{name}/a.png": name for name in data.classes}
-    assert "labels: 0 1, 1 2, 2 007, 3 10, 4 b9, 5 b12" in caplog.text
+    assert "labels, by number: 0: 1, 1: 2, 2: 007, 3: 10, 4: b9, 5: b12" in caplog.text
 
 
 def test_hundreds_of_classes_are_told_in_a_line(tmp_path, caplog):
@@ -123,7 +123,9 @@ def test_hundreds_of_classes_are_told_in_a_line(tmp_path, caplog):
         module(Folder(tmp_path), Folder(tmp_path))
     (line,) = [record.getMessage() for record in caplog.records if "labels" in record.getMessage()]
     assert (
-        line.startswith("labels: 0 c0, 1 c1, 2 c2, ") and line.endswith("... 119 c119 (120 in all)") and len(line) < 300
+        line.startswith("labels, by number: 0: c0, 1: c1, 2: c2, ")
+        and line.endswith("... 119: c119 (120 in all)")
+        and len(line) < 300
     )
 
 

@@ -11,7 +11,7 @@ from ldm.data.folder import Folder
 from ldm.data.hub import Hub
 from ldm.data.module import DataModule
 from ldm.data.shapes import Shapes
-from ldm.data.source import held_out
+from ldm.data.split import held_out
 from tests.data.sources import Numbers, png
 from tests.data.test_module import Streamed
 

@@ -157,6 +157,19 @@ def test_missing_file_is_named(tmp_path):
         decode(tmp_path / "gone.jpg")
 
 
+@pytest.mark.parametrize("content", [None, b"", b"<html>", saved(rgb((1, 2, 3)))[:-20]])
+def test_a_file_is_named_by_its_path_whatever_its_item_is_called(content, tmp_path):
+    """A row of a table says nothing of where its picture was looked for."""
+    file = tmp_path / "cat" / "1.png"
+    file.parent.mkdir()
+    if content is not None:
+        file.write_bytes(content)
+    for name, said in (("row 38", f"row 38 ({file})"), ("cat/1.png", str(file)), ("", str(file))):
+        with pytest.raises(BadImageError) as caught:
+            decode(file, name=name)
+        assert caught.value.name == said and str(caught.value).startswith(f"{said}: ")
+
+
 def test_every_cut_of_a_png_is_noticed():
     data = saved(noise().crop((0, 0, 16, 16)))
     for end in range(1, len(data), 7):

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -16,7 +17,7 @@ from ldm.build import build
 from ldm.data.module import DataModule
 from ldm.data.source import Stream, Subset
 from ldm.data.tally import TooManyBadError
-from tests.data.sources import Halves, Numbers
+from tests.data.sources import Halves, Numbers, png
 
 
 def module(train=None, val=None, **options) -> DataModule:
@@ -163,6 +164,13 @@ def test_under_a_trainer_the_stage_says_where(tmp_path):
     assert sorted(stage.rows) == list(range(7))
 
 
+def test_fewer_held_out_images_than_ranks_are_told_before_the_first_update():
+    data = module(val=Numbers(3))
+    data.trainer = SimpleNamespace(lightning_module=Count(), global_rank=0, world_size=4)
+    with pytest.raises(ValueError, match=r"data\.val: 3 held-out images cannot be shared by 4 ranks"):
+        data.train_dataloader()
+
+
 # Bad items
 
 
@@ -175,6 +183,28 @@ def test_the_next_takes_a_bad_ones_place(tmp_path):
     lines = [json.loads(line) for line in data.bad_samples.read_text().splitlines()]
     assert {(line["index"], line["name"]) for line in lines} == {(3, "n3"), (4, "n4")}
     assert all("not an image" in line["reason"] for line in lines)
+
+
+def test_a_missing_picture_is_listed_with_its_path(tmp_path):
+    class Rows(Numbers):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"image": tmp_path / f"{index}.png", "name": f"row {index}"}
+
+    data = module(Rows(1))
+    data.bad_samples = tmp_path / "bad_samples.jsonl"
+    with pytest.raises(TooManyBadError, match=rf"the last: row 0 \({tmp_path}/0\.png\): cannot be read: No such file"):
+        list(data.loader(0, 1))
+    assert json.loads(data.bad_samples.read_text())["name"] == f"row 0 ({tmp_path}/0.png)"
+
+
+@pytest.mark.parametrize("train, val", [(1, 1), (1, 7), (3, 2)])
+def test_sets_smaller_than_a_batch(train, val):
+    data = module(Numbers(train), Numbers(val))
+    assert [batch["index"].tolist() for batch in data.val_loader()] == [
+        list(range(val))[i : i + 4] for i in range(0, val, 4)
+    ]
+    seen = Counter(i for batch in data.loader(0, 3 * train) for i in batch["index"].tolist())
+    assert seen == dict.fromkeys(range(train), 12)
 
 
 def test_a_drawn_one_takes_a_bad_ones_place():
@@ -237,6 +267,7 @@ def test_validation_survives_a_bad_row():
         ({"root": Path("/no/such/folder")}, "no folder /no/such/folder"),
         ({"image_shape": (2, 8, 8)}, "image_shape: wanted"),
         ({"train": Numbers(0)}, "data.train: the source is empty"),
+        ({"val": Numbers(0)}, "data.val: the source is empty"),
     ],
 )
 def test_impossible_arguments(options, message):
@@ -351,9 +382,17 @@ def configured(name: str, root: Path | None, **changes) -> dict:
     if root is not None:
         config.data.root = str(root)
     config.data.workers = 0
-    for key, value in changes.items():
-        config.data[key] = value
+    config.data.merge_with(changes)
     return OmegaConf.to_container(config, resolve=True)["data"]
+
+
+def test_own_folders_by_the_words_of_a_command(tmp_path):
+    for name in ("A/cat", "A/dog", "B/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "0.png").write_bytes(png(7))
+    config = configured("folders", None, train={"root": str(tmp_path / "A")}, val={"root": str(tmp_path / "B")})
+    data = build(config, "data")
+    assert data.classes == ("cat", "dog") and data.items("val", [0])["label"].tolist() == [1]
 
 
 @pytest.mark.parametrize(
