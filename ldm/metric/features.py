@@ -114,6 +114,9 @@ def standardized(pixels: UInt8[Tensor, "b 3 h w"], size: int | None) -> Float[Te
     return (x - mean) / std
 
 
+_SMALLEST = 16  # of the images of RandomConv: its last layer then has 2 x 2 pixels, of which there is a deviation
+
+
 class RandomConv(FeatureNetwork):
     """A convolutional network that was never trained: the same on every machine, needing nothing.
 
@@ -128,13 +131,12 @@ class RandomConv(FeatureNetwork):
     """
 
     CHANNELS = (16, 32, 32)
-    SMALLEST = 2 ** (len(CHANNELS) + 1)  # the last layer has 2 x 2 pixels, so that there is a deviation to take
 
-    def __init__(self, seed: int = 0, size: Annotated[int, Field(ge=SMALLEST)] | None = None):
+    def __init__(self, seed: int = 0, size: Annotated[int, Field(ge=_SMALLEST)] | None = None):
         super().__init__()
-        if size is not None and size < self.SMALLEST:
-            raise ValueError(f"size: wanted at least {self.SMALLEST} pixels, got {size}")
-        self.size, self.smallest = size, self.SMALLEST if size is None else 1
+        if size is not None and size < _SMALLEST:
+            raise ValueError(f"size: wanted at least {_SMALLEST} pixels, got {size}")
+        self.size, self.smallest = size, _SMALLEST if size is None else 1
         widths = (3, *self.CHANNELS)
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(widths))
         for i, layer in enumerate(self.layers):

@@ -1,7 +1,8 @@
 """How well a first stage gives an image back: PSNR and SSIM of images rounded to 8 bits.
 
     PSNR = 10 log10(255^2 / mean squared error), in dB, of each image, then averaged over images;
-    SSIM (Wang et al. 2004, doi 10.1109/TIP.2003.819861; Gaussian window of 11 pixels, sigma 1.5), of each image.
+    SSIM (Wang et al. 2004, doi 10.1109/TIP.2003.819861; Gaussian window of 11 pixels, sigma 1.5), of each image,
+    mirrored at its border.
 
 Both by torchmetrics. The average of the images' PSNRs, which papers report, is not the PSNR of the average error. An
 image given back without any error counts as 100 dB, where infinity would swallow the others.

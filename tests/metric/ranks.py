@@ -1,20 +1,24 @@
-"""What a rank does in `test_distance`; alone in a file, so that a process that runs it imports little."""
+"""What a rank does in `test_gather`; alone in a file, so that a process that runs it imports little."""
 
 import torch
+from safetensors.torch import save_file
 
-from ldm.metric.feature_set import FeatureCollector
-from ldm.metric.features import RandomConv
+from ldm.metric.gather import gather_rows
+
+COUNTS = ((17, 6), (1, 0), (0, 9), (0, 0))  # rows that the two ranks bring
 
 
-def images():
-    return torch.rand(23, 3, 16, 16, generator=torch.Generator().manual_seed(5)) * 2 - 1
+def rows(start, stop):
+    """Rows of each kind that metrics gather: features, hashes, numbers."""
+    index = torch.arange(start, stop)
+    return {"features": index[:, None] * torch.tensor([1.0, 0.5]), "hashes": index * 2**40, "numbers": index / 3.0}
 
 
 def gather(rank, folder):
-    """One of two ranks, with 17 and 6 of the images."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    collector = FeatureCollector(RandomConv())
-    collector.add(images()[:17] if rank == 0 else images()[17:])
-    collector.gather().save(f"{folder}/{rank}.safetensors")
+    for counts in COUNTS:
+        start = sum(counts[:rank])
+        found = {name: gather_rows(part) for name, part in rows(start, start + counts[rank]).items()}
+        save_file(found, f"{folder}/{rank}-{counts}.safetensors")
     torch.distributed.destroy_process_group()

@@ -107,7 +107,7 @@ def test_what_is_unavailable_is_left_out_with_a_warning():
 
     with pytest.warns(FeaturesUnavailableWarning, match=r"no numbers of far: no weights here"):
         found = available({"far": missing, "near": RandomConv})
-    assert [network.name for network in found] == ["random_conv"]
+    assert {name: network.name for name, network in found.items()} == {"near": "random_conv"}
 
 
 def test_other_errors_are_not_swallowed():

@@ -1,7 +1,6 @@
 import hashlib
 import io
 import pickle
-import time
 import urllib.error
 import urllib.request
 
@@ -65,7 +64,7 @@ def test_weights_are_never_unpickled(tmp_path, monkeypatch):
     for path in (trap, tmp_path / "trap2.pth"):
         monkeypatch.setattr(pretrained, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
         for build in (Inception2015, CifarResNet, lambda path: TorchvisionFeatures("resnet18", path)):
-            with pytest.raises(ValueError, match="holds no tensors"):
+            with pytest.raises(FeaturesUnavailable, match="holds no tensors"):
                 build(path)
     assert not marker.exists()
 
@@ -81,10 +80,9 @@ def test_no_network_is_said_at_once_and_leaves_nothing(hub, monkeypatch):
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
-    start = time.monotonic()
     with pytest.raises(FeaturesUnavailable, match=r"no route.*weights=PATH"):
         Inception2015()
-    assert time.monotonic() - start < 5 and not list(hub.iterdir())
+    assert not list(hub.iterdir())
 
 
 def test_half_a_download_is_no_download(hub, known, monkeypatch):
@@ -113,8 +111,10 @@ def test_cifar_resnet_classifies_as_its_readme_says(shared, cifar):
 
 
 def test_cifar_resnet_of_another_depth_does_not_load(shared):
-    with pytest.raises(RuntimeError):
+    with pytest.raises(FeaturesUnavailable, match=r"is not cifar10_resnet56: layer1.3.bn1.bias is missing"):
         CifarResNet(shared / "data/weights/cifar10_resnet20.safetensors", 56)
+    with pytest.raises(FeaturesUnavailable, match=r"is not cifar10_resnet20: layer1.3.bn1.bias is not expected"):
+        CifarResNet(shared / "data/weights/cifar10_resnet56.safetensors", 20)
 
 
 def test_mobilenet_turns_its_images(shared):
@@ -133,7 +133,7 @@ def test_network_without_classifier_weights_loads(shared):
 
 def test_what_does_not_fit_is_named(shared, tmp_path):
     path = shared / "data/weights/mobilenet_v2_imagenet_deq.safetensors"
-    with pytest.raises(ValueError, match="is not resnet18: missing"):
+    with pytest.raises(FeaturesUnavailable, match=r"is not resnet18: bn1.bias is missing"):
         TorchvisionFeatures("resnet18", path)
     with pytest.raises(ValueError, match="no classifier 'mobilenet'"):
         TorchvisionFeatures("mobilenet", path)

@@ -1,5 +1,6 @@
 import math
 
+import numpy
 import pytest
 import torch
 from torchmetrics.image import StructuralSimilarityIndexMeasure
@@ -55,7 +56,54 @@ def test_what_cannot_be_compared_is_refused():
     examples.__dict__.update(real=x, reconstruction=x[:, :1])
     with pytest.raises(ValueError, match=r"came as \(2, 1, 16, 16\)"):
         ReconstructionQuality().add(examples)
-    with pytest.raises(ValueError, match="SSIM looks through 11 pixels"):
-        measured(x[..., :10], x[..., :10])
-    with pytest.raises(ValueError, match="nothing to measure"):
-        ReconstructionQuality().measure()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (10, 40), (11, 11), (17, 13)])
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_images_smaller_than_ssims_window_have_none(caplog, n, size, channels):
+    x = torch.rand(n, channels, *size) * 2 - 1
+    found = measured(x, x * 0.9)
+    assert [(m.metric, m.n) for m in found] == [("psnr", n), ("ssim", n)][: 1 + (min(size) >= 11)]
+    assert all(math.isfinite(m.value) and (m.standard_error is None) == (n == 1) for m in found)
+    said = [record.getMessage() for record in caplog.records]
+    wanted = "ssim is left out: it needs images of at least 11 x 11 pixels, and here are "
+    assert said == ([wanted + f"{size[0]} x {size[1]}"] if min(size) < 11 else [])
+
+
+def test_without_an_image_there_is_no_number(caplog):
+    assert ReconstructionQuality().measure() == []
+    assert "psnr, ssim is left out: it needs at least 1 image, and here are 0" in caplog.text
+
+
+def test_images_are_compared_in_eight_bits():
+    """Errors below half a level are none; 0.6 of a level is one level."""
+    x = torch.full((2, 3, 12, 12), 100.0)
+    assert measured(levels(x), levels(x + 0.4))[0].value == 100
+    assert measured(levels(x), levels(x + 0.6))[0].value == pytest.approx(20 * math.log10(255))
+
+
+def gaussian_ssim(x, y):
+    """Of two images (h, w) of levels, by the paper's formula in plain numpy, at every pixel of mirrored images."""
+    x, y = numpy.pad(x, 5, mode="reflect"), numpy.pad(y, 5, mode="reflect")
+    i = numpy.arange(11) - 5
+    w = numpy.exp(-(i**2) / (2 * 1.5**2))
+    w = numpy.outer(w, w) / w.sum() ** 2
+    c1, c2, found = (0.01 * 255) ** 2, (0.03 * 255) ** 2, []
+    for r in range(x.shape[0] - 10):
+        for c in range(x.shape[1] - 10):
+            a, b = x[r : r + 11, c : c + 11], y[r : r + 11, c : c + 11]
+            ma, mb = (w * a).sum(), (w * b).sum()
+            va, vb, ab = (w * a * a).sum() - ma**2, (w * b * b).sum() - mb**2, (w * a * b).sum() - ma * mb
+            found.append((2 * ma * mb + c1) * (2 * ab + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
+    return numpy.mean(found)
+
+
+def test_ssim_is_its_formula():
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (2, 1, 14, 13)).float()
+    y = (x + torch.randint(-60, 60, x.shape)).clamp(0, 255)
+    wanted = [gaussian_ssim(a[0].double().numpy(), b[0].double().numpy()) for a, b in zip(x, y, strict=True)]
+    _, ssim = measured(levels(x), levels(y))
+    assert ssim.value == pytest.approx(numpy.mean(wanted), rel=1e-6)
+    assert ssim.standard_error == pytest.approx(numpy.std(wanted, ddof=1) / 2**0.5, rel=1e-6)

@@ -16,6 +16,7 @@ FULL = Record(
     features="x",
     features_hash="f",
     reference_hash="r",
+    paired=True,
     rounded=True,
     run="a",
     experiment="shapes",
@@ -96,10 +97,17 @@ def test_a_record_is_a_measurement_in_its_run():
 
 
 @pytest.mark.parametrize(
-    "field", ["metric", "n", "features", "features_hash", "reference_hash", "rounded", "kind", "data"]
+    "field",
+    ["metric", "n", "features", "features_hash", "reference_hash", "paired", "rounded", "kind", "data", "split"],
 )
 def test_what_must_agree(field):
-    other = replace(FULL, **{field: {"n": 0, "rounded": False}.get(field, "other")}, seed=5, value=1.0, sampler="ddpm")
+    other = replace(
+        FULL,
+        **{field: {"n": 0, "paired": False, "rounded": False}.get(field, "other")},
+        seed=5,
+        value=1.0,
+        sampler="ddpm",
+    )
     assert comparable(FULL, other) == [field]
     assert comparable(FULL, replace(FULL, seed=5, sampler="ddpm")) == []
 
@@ -119,7 +127,9 @@ def test_measuring_again_replaces():
     assert (row.mean, row.seeds) == (9.0, 1)
 
 
-@pytest.mark.parametrize("change", [{"n": 1024}, {"reference_hash": "s"}, {"rounded": False}])
+@pytest.mark.parametrize(
+    "change", [{"n": 1024}, {"reference_hash": "s"}, {"paired": False}, {"rounded": False}, {"split": "val"}]
+)
 def test_numbers_that_cannot_be_compared_get_no_column(change):
     with pytest.raises(Incomparable, match=rf"fd_x of a and of b may not.*{next(iter(change))}"):
         table([FULL, replace(FULL, run="b", **change)])

@@ -1,0 +1,37 @@
+"""What an evaluation hands to its metrics."""
+
+import pytest
+
+from ldm.build import build
+from ldm.metric.metric import Metric
+from ldm.model import LatentModel
+from ldm.run.evaluation import Evaluation
+from tests.runs import tiny
+
+
+class Seen(Metric):
+    def __init__(self):
+        self.batches = []
+
+    def add(self, examples):
+        self.batches.append(examples)
+
+    def measure(self):
+        return []
+
+
+@pytest.mark.parametrize(
+    ("words", "paired"),
+    [(["condition=label", "condition.classes=28"], True), (["condition=none", "backbone.pooled_context=false"], False)],
+)
+def test_samples_are_pairs_of_the_real_images_where_they_were_drawn_for_their_labels(tmp_path, words, paired):
+    config, seen = tiny(tmp_path, *words), Seen()
+    config["autoencoder"].pop("checkpoint", None)
+    data = build(config["data"], "data")
+    assert Evaluation(samples=3, batch=2)(LatentModel.build(config), data, [seen], {}) == []
+    assert [batch.index.tolist() for batch in seen.batches] == [[0, 1], [2]]
+    assert [batch.paired for batch in seen.batches] == [paired, paired]
+    for batch in seen.batches:
+        for row, real in zip(batch.index.tolist(), batch.real, strict=True):
+            assert (data.items("val", [row])["image"][0] == real).all()
+        assert batch.generated.shape == batch.reconstruction.shape == batch.real.shape
