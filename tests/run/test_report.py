@@ -3,7 +3,6 @@ import io
 import json
 import math
 import re
-from html.parser import HTMLParser
 
 import numpy
 import PIL.Image
@@ -13,35 +12,10 @@ import torch
 from ldm.callback.grid import beside, save
 from ldm.metric.features import eight_bits
 from ldm.run import record
-from ldm.run.chart import Line, line_chart, short, smoothed, thinned, ticks
 from ldm.run.report import _curve, duration, rounded, write
+from tests.run.page import Page
 
 EVIL = '<script src="x">a & b</script>'
-
-
-class Page(HTMLParser):
-    """Checks that tags close in order and gathers text and attributes."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.text, self.attributes, self.tags = [], "", [], set()
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += [(tag, *pair) for pair in attrs]
-        if tag not in ("img", "meta"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.attributes += [(tag, *pair) for pair in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def images(n=6, size=16):
@@ -149,38 +123,6 @@ def test_times_are_read_at_a_glance():
         "3 min 20 s",
         "1 h 02 min",
     ]
-
-
-def test_ticks_are_round_and_inside():
-    for low, high in ((0.0, 1.0), (-3.0, 7.0), (0.013, 0.0141), (0.0, 384e3), (1e-9, 3e-9)):
-        found = ticks(low, high)
-        assert 2 <= len(found) <= 9 and low - 1e-12 <= found[0] and found[-1] <= high * (1 + 1e-9)
-    assert ticks(0.0, 1.0) == [0, 0.25, 0.5, 0.75, 1.0] and ticks(2.0, 2.0) == [2]
-    assert [short(v) for v in (0.0, 1500.0, 2e6, 0.05, 384e3)] == ["0", "1.5k", "2M", "0.05", "384k"]
-
-
-def test_smoothing_neither_lags_nor_follows_an_outlier():
-    line = [(float(x), 3.0 * x) for x in range(100)]
-    inner = smoothed(line)[20:-20]
-    assert all(y == pytest.approx(3 * x) for x, y in inner)
-    spiked = [(float(x), 100.0 if x == 50 else 1.0) for x in range(100)]
-    assert all(y == pytest.approx(1) for _, y in smoothed(spiked))
-    assert smoothed(line[:5]) == line[:5]
-
-
-def test_thinning_averages_and_leaves_out_what_is_not_finite():
-    points = [(float(i), float(i % 2)) for i in range(1000)] + [(1000.0, math.nan)]
-    thin = thinned(points, 100)
-    assert len(thin) == 100 and all(y == 0.5 for _, y in thin) and thin[0][0] == 4.5
-    assert line_chart("a", [Line("b", [(0.0, math.nan)])]) == ""
-
-
-@pytest.mark.parametrize("points", [[(8.0, 1.0)], [(0.0, 0.0)], [(8.0, 2.0), (16.0, 2.0)], [(8.0, -1.0), (9.0, 1e9)]])
-def test_odd_curves_are_drawn(points):
-    svg = line_chart("a", [Line("b", points)])
-    coordinates = [float(n) for pair in re.findall(r'points="([^"]*)"', svg) for n in re.split("[ ,]", pair)]
-    assert "nan" not in svg and all(-10 <= c <= 460 for c in coordinates)
-    Page(svg)
 
 
 @pytest.mark.parametrize(
