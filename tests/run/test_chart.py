@@ -4,14 +4,14 @@ import math
 import re
 from itertools import pairwise
 
-import matplotlib
 import pytest
 from PIL import ImageFont
 
 from ldm.run.chart import Line, labels, line_chart, short, smoothed, thinned, ticks
+from tests.pieces import CONF
 from tests.run.page import Page
 
-WIDE = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"  # the widest of the page's fonts
+WIDE = CONF.parent / "ldm" / "callback" / "font" / "DejaVuSans.ttf"  # the widest of the page's fonts
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 # (lowest, highest) value of a curve
