@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,13 @@ def test_exit_codes(capsys):
     assert guarded(lambda: fail(Diverged("too far"))) == DIVERGED == 3
     said = capsys.readouterr().err
     assert "ValueError: a [word] in brackets" in said and "Diverged: too far" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("said", ["short", "a long line " * 30 + "[bold] with 100 %"])
+def test_a_file_gets_whole_lines_without_padding(capsys, said):
+    assert guarded(lambda: logging.getLogger("ldm").info(said)) == FINISHED
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"\d\d:\d\d:\d\d ", out[:9]) and out[9:] == f"{said}\n"
 
 
 def test_the_whole_error_on_demand(monkeypatch):
