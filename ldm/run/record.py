@@ -5,7 +5,9 @@ a file opened for appending and then fsynced, so that they are there or they are
 disk is stepped over with a warning, and the next record begins a new line.
 
 Numbers stand in one column only where `MUST_AGREE` holds between them; runs that differ in nothing but seed, place and
-time are one row, with the mean over seeds and its standard error s / sqrt(k).
+time are one row, with the mean over seeds and its standard error s / sqrt(k). A record says by hashes which weights it
+measured and which configuration made them, so that a number of before is never taken for one of now, nor two
+configurations for one.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,9 @@ class Record:
         experiment: what the numbers of several seeds are grouped under.
         data, split: the data set's fingerprint or name, and which part of it was measured on.
         seed: of the run.
+        model: hash of the weights that were measured.
+        config: hash of all that made them, history included, but for seeds (ldm.stage.provenance).
+        asked: hash of what was asked for: metrics, samples and their seed, how samples are drawn, held-out images.
         weights: `raw`, or `averaged` with its profile, as `averaged:0.05`.
         sampler, grid, guided: how samples were drawn, each a word as `dpmpp(sde=true)`: class and what is not the default.
         guidance: the guidance's scale, which `guided` leaves out.
@@ -73,6 +78,9 @@ class Record:
     data: str | None = None
     split: str | None = None
     seed: int | None = None
+    model: str | None = None
+    config: str | None = None
+    asked: str | None = None
     weights: str | None = None
     sampler: str | None = None
     grid: str | None = None
@@ -98,7 +106,7 @@ class Record:
 MUST_AGREE = ("metric", "n", "features", "features_hash", "reference_hash", "rounded", "kind", "data", "split")
 """Fields that must be equal for two numbers to be compared at all."""
 
-_VARIES = ("value", "standard_error", "seed", "run", "seconds", "device", "code_version", "date")
+_VARIES = ("value", "standard_error", "seed", "run", "model", "asked", "seconds", "device", "code_version", "date")
 """Fields in which the seeds of one row may differ."""
 
 _ROW = tuple(f.name for f in dataclasses.fields(Record) if f.name not in (*MUST_AGREE, *_VARIES))
@@ -154,6 +162,11 @@ def read(path: Path) -> list[Record]:
             where = ".".join(map(str, first["loc"]))
             raise ValueError(f"{path}:{number} is not a record of this version: {where}: {first['msg']}") from None
     return records
+
+
+def current(records: Sequence[Record]) -> list[Record]:
+    """Those of the training that the last one is of: a run that was trained on or made anew has left the others behind."""
+    return [record for record in records if record.config == records[-1].config]
 
 
 def comparable(a: Record, b: Record) -> list[str]:

@@ -92,6 +92,57 @@ def test_an_empty_directory_has_a_report(tmp_path):
     assert tmp_path.name in Page(write(tmp_path).read_text()).text
 
 
+@pytest.mark.parametrize(
+    ("status", "wanted"),
+    [
+        ("training", "under way, or was killed"),
+        ("stopped", "the same command goes on"),
+        ("failed", "This run failed"),
+        ("diverged", "This run diverged"),
+    ],
+)
+def test_a_run_that_is_not_finished_says_so_and_why_at_the_top(tmp_path, status, wanted):
+    facts = {"name": "n", "status": status, "error": f"OSError: {EVIL}\nthe disk is full", "command": "python train.py"}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    page = Page(write(tmp_path).read_text(encoding="utf-8"))
+    top, rest = page.text.split("python train.py")
+    assert wanted in top and f"OSError: {EVIL}\nthe disk is full" in top and "script" not in page.tags
+    assert "Nothing was measured." in rest
+    assert (("p", "class", "bad") in page.attributes) is (status in ("failed", "diverged"))
+
+
+def test_a_finished_run_has_no_such_line(tmp_path):
+    facts = {"name": "n", "status": "finished", "experiment": "shapes", "data": None, "error": None, "device": "CPU"}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    text = Page(write(tmp_path).read_text(encoding="utf-8")).text
+    assert "shapes, finished" in text and "This run" not in text and "None" not in text
+
+
+def measured(value: float, config: str | None, metric: str = "psnr", weights: str = "averaged") -> record.Record:
+    model = f"{config} {weights}"
+    return record.Record(metric=metric, value=value, n=8, model=model, config=config, weights=weights, split="val")
+
+
+def test_numbers_of_earlier_weights_are_folded_away(tmp_path):
+    old, new = "a" * 32, "b" * 32
+    told = [measured(21.5, old), measured(0.5, old, "ssim"), measured(22.5, old), measured(31.5, new)]
+    record.write(tmp_path / "records.jsonl", *told)
+    html = write(tmp_path).read_text(encoding="utf-8")
+    shown, folded = html.split("<details><summary>Of earlier weights</summary>")
+    assert "31.5" in shown and "22.5" not in shown and "0.5<" not in shown
+    assert "22.5" in folded and "0.5<" in folded and "21.5" not in html and "31.5" not in folded
+    record.write(tmp_path / "records.jsonl", measured(23.5, old))  # the newest is of the other weights again
+    shown, folded = write(tmp_path).read_text(encoding="utf-8").split("Of earlier weights")
+    assert "23.5" in shown and "31.5" in folded
+
+
+@pytest.mark.parametrize("config", [None, "a" * 32])
+def test_other_averages_of_one_training_are_not_folded(tmp_path, config):
+    record.write(tmp_path / "records.jsonl", measured(21.5, config, weights="raw"), measured(22.5, config))
+    html = write(tmp_path).read_text(encoding="utf-8")
+    assert "21.5" in html and "22.5" in html and "Of earlier weights" not in html
+
+
 def test_a_picture_that_is_not_finished_is_left_out(run):
     (run / "samples/30.png").unlink()
     (run / "samples/40.png").write_bytes(b"half")
