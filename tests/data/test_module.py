@@ -334,7 +334,7 @@ def test_a_streams_readers_share_the_rows():
 
 
 def test_a_stream_of_garbage_stops():
-    with pytest.raises(TooManyBadError):
+    with pytest.raises(TooManyBadError, match="of the train set cannot be used"):
         list(module(Streamed(100, bad=tuple(range(100)))).loader(0, 10))
 
 

@@ -119,7 +119,7 @@ def test_cifar_resnet_classifies_as_its_readme_says(shared, cifar):
 
 
 def test_cifar_resnet_of_another_depth_does_not_load(shared):
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="Missing key"):
         CifarResNet(shared / "data/weights/cifar10_resnet20.safetensors", 56)
 
 
