@@ -62,7 +62,7 @@ def vanished_data(zygote: Zygote, folder: Path, case: Case) -> None:
 
     def chosen(place: Path) -> dict[str, Any]:
         words = ["data=folder", f"data.root={images}", "data.image_shape=[3,32,32]", "data.train.every=5"]
-        return config(place, "second", *words, "data.val.every=5", steps=200, cache_latents=False, images=True)
+        return config(place, "second", *words, "data.val.every=5", steps=100, cache_latents=False, images=True)
 
     job = zygote.start("train", chosen(folder / "cut"))
     _after_some_updates(job, folder / "cut")
