@@ -109,7 +109,7 @@ def _range(raw: Sequence[float], smooth: Sequence[float], log: bool) -> tuple[fl
         return low / 1.1, high * 1.1
     spread = high - low if high - low > _SAME * max(abs(high), abs(low)) else 0.0
     room = spread * 0.06 or abs(high) * 0.1 or 1.0
-    return (0.0 if 0 <= low < (high - low) * 0.3 else low - room), high + room
+    return (0.0 if 0 <= low <= (high - low) * 0.3 else low - room), high + room
 
 
 def _path(points: Sequence[tuple[float, float]], across, up) -> str:
