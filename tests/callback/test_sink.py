@@ -136,7 +136,7 @@ def in_a_process(code: str, folder: Path, **environment: str) -> str:
     """What a program says that has a W&B service of its own."""
     own = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | environment
     command = [sys.executable, "-c", code, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=own, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=own, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -29,7 +29,7 @@ def _children(pid: int) -> list[int]:
 
 def _saved_first(place: Path, job: Job, what: str) -> str:
     """What is wrong with the way a job ended by an error from its data; empty if nothing."""
-    code, said = job.wait(40), job.said()
+    code, said = job.wait(), job.said()
     reached = max(json.loads(line)["step"] for line in (place / "runs" / "run" / "metrics.jsonl").open())
     kept = Checkpoints(place / "runs" / "run" / "checkpoints" / "second").steps()
     well = code == 1 and what in said and "Traceback" not in said and max(kept, default=0) >= reached

@@ -95,7 +95,7 @@ def deaths(zygote: Zygote, folder: Path, case: Case, cases: Sequence[tuple[str, 
         place = folder / f"{how}-{rank}"
         jobs = pair(zygote, config(place, "second"), {"fail": {"how": how, "update": 7, "rank": rank}}, timeout=TIMEOUT)
         other = jobs[1 - rank]
-        code = other.wait(60)
+        code = other.wait()
         said = other.said() + jobs[0].said()
         jobs[rank].send(signal.SIGKILL)
         jobs[rank].wait()
