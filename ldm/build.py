@@ -19,6 +19,7 @@ import pkgutil
 import types
 import typing
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -67,8 +68,10 @@ def resolve(path: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED
 
 def _submodule(module: types.ModuleType, part: str, path: str, spot: str) -> types.ModuleType:
     name = f"{module.__name__}.{part}"
+    spec = PathFinder.find_spec(name, getattr(module, "__path__", []))
+    own = spec is not None and spec.loader is not None  # a module's file or a package, and not any folder
     try:
-        found = importlib.import_module(name) if part in _modules(module) else vars(module).get(part)
+        found = importlib.import_module(name) if own else vars(module).get(part)
     except ImportError as error:
         raise ConfigError(f"{spot}: {path} needs the package {error.name}, which is not installed") from error
     if found is None:
@@ -79,7 +82,7 @@ def _submodule(module: types.ModuleType, part: str, path: str, spot: str) -> typ
 
 
 def _modules(module: types.ModuleType) -> set[str]:
-    """The names of a package's modules, imported or not."""
+    """The names of a package's modules, imported or not; slow for a large package."""
     return {each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))}
 
 

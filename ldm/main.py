@@ -27,6 +27,16 @@ log = logging.getLogger("ldm")
 _SCREEN = 15  # lines
 
 
+class _Lines(logging.Handler):
+    """What is said, a line each as long as it is, where standard output is a file or a pipe."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), flush=True)
+        except Exception:
+            self.handleError(record)
+
+
 def guarded(work: Callable[[], int | None]) -> int:
     """Run `work` and turn how it ends into an exit code."""
     _speak()
@@ -41,7 +51,7 @@ def guarded(work: Callable[[], int | None]) -> int:
 
 
 def _tell(error: Exception, code: int) -> int:
-    quiet = [handler for handler in logging.getLogger().handlers if isinstance(handler, RichHandler)]
+    quiet = _spoken()
     for handler in quiet:
         handler.setLevel(logging.CRITICAL)
     log.error("%s", error, exc_info=error)  # whole, into log.txt
@@ -68,16 +78,23 @@ def message(error: BaseException) -> str:
     return "\n".join([*lines[:_SCREEN], "..."] if len(lines) > _SCREEN else lines)
 
 
+def _spoken() -> list[logging.Handler]:
+    """The handlers that `_speak` has set up."""
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, RichHandler | _Lines)]
+
+
 def _speak() -> None:
     root = logging.getLogger()
-    if any(isinstance(handler, RichHandler) for handler in root.handlers):
+    if _spoken():
         return
     root.setLevel(logging.INFO)
     rank = int(os.environ.get("LOCAL_RANK", 0))
     console = Console()
-    if not console.is_terminal:
-        console.width = 200  # a log file does not wrap
-    handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    else:
+        handler = _Lines()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     root.addHandler(handler)
     for name in ("lightning", "lightning.pytorch", "httpx", "fsspec", "matplotlib", "PIL", "filelock"):

@@ -28,6 +28,13 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers each time, whichever tests ran before it; LDM_TEST_SEED=N others, for a test has to
+    hold for any."""
+    torch.manual_seed(int(os.environ.get("LDM_TEST_SEED", 0)))
+
+
 @pytest.fixture
 def unchecked(monkeypatch):
     """No checks of shapes in tests of thousands of steps, where they would be most of the time; every class has a test

@@ -23,6 +23,11 @@ from tests.pieces import CONF
 
 def compose(*words: str, missing: str = "absent", name: str = "config") -> dict[str, Any]:
     """The plain config of a command line; what it leaves to the user (`???`) becomes `missing`."""
+    return copy.deepcopy(_composed(words, missing, name))
+
+
+@functools.cache
+def _composed(words: tuple[str, ...], missing: str, name: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra_compose(name, list(words))
     OmegaConf.set_struct(config, False)

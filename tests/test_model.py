@@ -80,15 +80,34 @@ def test_a_sample_does_not_depend_on_its_batch(saved):
         assert torch.allclose(one, whole[i : i + 1], atol=1e-5)
 
 
-def test_shapes_follow(config):
+def test_it_is_its_parts_in_order(config):
+    """Reconstruction is the decoded mean, clamped; a sample the decoded latent that the prior draws for the condition."""
+    model, x = fresh(config), torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        for weight in model.autoencoder.decoder.parameters():
+            weight.mul_(1.5)  # beyond [-1, 1], so that clamping shows
+        decoded = model.autoencoder.decode(model.autoencoder.encode(x).mean)
+        latents = model.prior.sample(
+            (4, *model.autoencoder.latent_shape), model.condition(batch()), Random(3, 0, torch.arange(4))
+        )
+        images = model.autoencoder.decode(latents)
+    assert decoded.abs().max() > 1 and torch.equal(model.reconstruct(x), decoded.clamp(-1, 1))
+    assert torch.equal(model.sample_latents(batch(), Random(3, 0, torch.arange(4))), latents)
+    assert torch.equal(draw(model), images.clamp(-1, 1)) and images.shape == (4, 3, 32, 32)
+
+
+def test_the_parts_fit_each_other(config):
     model = fresh(config)
-    assert model.prior.latent_shape == model.autoencoder.latent_shape
-    assert model.condition.shape == ContextShape(tokens=config["condition"]["width"])
-    x = torch.rand(2, 3, 32, 32) * 2 - 1
-    assert (
-        model.reconstruct(x).shape == x.shape
-        and model.sample_latents(batch(), Random(0, 0, torch.arange(4))).shape[0] == 4
-    )
+    assert model.prior.latent_shape == model.autoencoder.latent_shape == (4, 8, 8)
+    assert model.condition.shape == ContextShape(tokens=8) == model.condition(batch()).shape
+
+
+def test_another_condition_is_another_image(config):
+    """Captions reach the samples, and an empty one is no condition."""
+    model, random = fresh(config), Random(3, 0, torch.arange(4))
+    plain = model.sample({"index": torch.arange(4), "caption": [""] * 4}, random)
+    moved = (draw(model) - plain).abs().amax((1, 2, 3))
+    assert (moved > 1e-4).tolist() == [True, True, False, True]
 
 
 def test_nothing_there(tmp_path):

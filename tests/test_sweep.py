@@ -82,6 +82,6 @@ def test_a_signal_stops_the_job_and_the_sweep(tmp_path, script):
     while not (tmp_path / "waiting").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(30) == PREEMPTED
+    assert process.wait(120) == PREEMPTED
     assert statuses(tmp_path) == {"s/do=wait": "stopped"}
     assert (tmp_path / "ran.txt").read_text().split() == ["wait"], "the next job was not begun"

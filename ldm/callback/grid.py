@@ -3,6 +3,10 @@
 Small images are enlarged by a whole number without smoothing, so that a pixel stays a pixel. A picture is saved as a
 PNG with a JSON file beside it that says what every cell is and where it lies, so that the report can take the cells out
 again and set them as a page needs them, and so that captions can be searched.
+
+Text is drawn in DejaVu Sans, which lies beside this file, so that pictures are the same on every machine: Latin with its
+accents, Greek, Cyrillic, Armenian, Georgian, Hebrew, Arabic, and many signs. What it lacks (Chinese, Japanese, Korean,
+most emoji) is a small square; the JSON file has the caption as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +27,8 @@ from ldm.metric.features import eight_bits
 from ldm.types import Image
 
 _PAPER, _INK, _QUIET, _EDGE = "#ffffff", "#1f2328", "#656d76", "#d8dee4"
-_GAP, _TEXT, _LEADING, _LINES, _MARGIN = 12, 13, 17, 5, 140
+_GAP, _TEXT, _LEADING, _LINES, _MARGIN = 12, 12, 16, 5, 140
+_ABSENT = "\u25a1"  # a white square
 
 
 @dataclass(frozen=True)
@@ -52,20 +57,33 @@ class Grid:
     scale: int
 
 
-@lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+@cache
+def _font(layout: ImageFont.Layout | None = None) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(__file__).parent / "font" / "DejaVuSans.ttf", _TEXT, layout_engine=layout)
+
+
+def _glyph(character: str) -> tuple[tuple[int, int], bytes]:
+    mask = _font(ImageFont.Layout.BASIC).getmask(character)
+    return mask.size, bytes(mask)
+
+
+@cache
+def _drawable(character: str) -> bool:
+    """Whether the font has this character: one that it lacks looks as U+FFFF does, which no font has."""
+    return unicodedata.category(character) not in ("Cc", "Cs") and _glyph(character) != _glyph("\uffff")
 
 
 def _legible(text: str) -> str:
-    """The text in letters that Pillow's own font has: accents dropped, `?` for the rest."""
-    plain = unicodedata.normalize("NFKD", text).replace("\u2013", "-").replace("\u2014", "-")
-    return "".join(c if c.isascii() or c in "“”‘’" else "?" for c in plain if not unicodedata.combining(c))
+    """The text with a square in place of each character that the font lacks, and without what is never seen: joiners, marks of
+    direction and of a variant."""
+    composed = unicodedata.normalize("NFC", " ".join(text.split()))
+    seen = (c for c in composed if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
+    return "".join(c if _drawable(c) else _ABSENT for c in seen)
 
 
 def _wrapped(text: str, width: int, lines: int = _LINES) -> list[str]:
-    """The text broken into at most `lines` lines of `width` pixels; what does not fit ends in three dots."""
-    font, found = _font(_TEXT), [""]
+    """The text broken into at most `lines` lines of `width` pixels; what does not fit ends in an ellipsis."""
+    font, found = _font(), [""]
     for word in _legible(text).split():
         while word:
             longer = f"{found[-1]} {word}".strip()
@@ -82,15 +100,15 @@ def _wrapped(text: str, width: int, lines: int = _LINES) -> list[str]:
                     found.append("")
     if len(found) > lines:
         last = found[lines - 1]
-        while last and font.getlength(last + "...") > width:
+        while last and font.getlength(last + "…") > width:
             last = last[:-1]
-        found = [*found[: lines - 1], last.rstrip() + "..."]
+        found = [*found[: lines - 1], last.rstrip() + "…"]
     return found if found != [""] else []
 
 
 def _text(draw: ImageDraw.ImageDraw, left: int, top: int, lines: Sequence[str], colour: str) -> None:
     for i, line in enumerate(lines):
-        draw.text((left, top + i * _LEADING), line, font=_font(_TEXT), fill=colour)
+        draw.text((left, top + i * _LEADING), line, font=_font(), fill=colour)
 
 
 def image_grid(
@@ -132,7 +150,7 @@ def beside(
 
 def _drawn(rows, pixels, captions: list[str], columns: int, scale: int, size: tuple[int, int]) -> Grid:
     n, (wide, high), apart = len(captions), size, _GAP * (2 if len(rows) > 1 else 1)
-    widest = max(_font(_TEXT).getlength(_legible(title)) for title, _ in rows)
+    widest = max(_font().getlength(_legible(title)) for title, _ in rows)
     margin = min(int(widest) + _GAP + 2, _MARGIN) if widest else 0
     lines = [_wrapped(caption, wide) for caption in captions]
     blocks = [range(start, min(start + columns, n)) for start in range(0, n, columns)]

@@ -1,63 +1,92 @@
-"""Progress as people expect it: stage, step, images/s, time left and losses, in one line that moves.
+"""Progress as people expect it: stage, updates, time left and what the stage measures, in one line.
 
-On a terminal a rich bar; in a log file, a line at each of the stage's log moments. Numbers are the stage's last means, so
-watching costs no wait for the device.
+On a terminal a bar that moves. Bar, count and time left always have room; the numbers have what is left of the line, the
+loss first, and one that does not fit whole is left out with all after it. In a log file, whole lines at the stage's log
+moments, no closer to each other than ten seconds and a hundredth of the time that has passed: a day of training is some
+hundred lines. Numbers are the stage's last means, so watching costs no wait for the device.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
+from ldm.run.report import duration
 from ldm.stage.stage import Stage
 
 log = logging.getLogger(__name__)
 
+_APART, _SHARE, _BETWEEN = 10.0, 0.01, "  "  # seconds and share of the time passed between lines; between numbers
+_HIDDEN = ("rate", "images_per_second", "wait", "skipped")
+
 
 class Bar(L.Callback):
-    def __init__(self, console: Console):
-        self.console = console
-        self._progress: Progress | None = None
-        self._shown: dict[str, float] = {}
+    """
+    Arguments:
+        console: where it is shown.
+        clock: seconds, of any beginning.
+    """
 
-    def on_fit_start(self, trainer: L.Trainer, stage: Stage) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+        self.console, self.clock = console, clock
+        self._progress: Progress | None = None
+
+    def on_train_start(self, trainer: L.Trainer, stage: Stage) -> None:
+        self._begun, self._first, self._told, self._shown = self.clock(), stage.updates, None, stage.latest
         if not self.console.is_terminal or trainer.global_rank != 0:
             return
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=max(10, self.console.width // 5)),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            _Numbers(),
             console=self.console,
             refresh_per_second=4,
+            expand=True,
+            get_time=self.clock,
         )
-        self._task = self._progress.add_task(f"{stage.name} stage", total=stage.steps, numbers="")
+        name = f"{stage.name} stage"
+        self._task = self._progress.add_task(name, total=stage.steps, completed=stage.updates, numbers=())
         self._progress.start()
 
     def on_train_batch_start(self, trainer: L.Trainer, stage: Stage, batch: Any, index: int) -> None:
         self._show(trainer, stage)
 
-    def on_fit_end(self, trainer: L.Trainer, stage: Stage) -> None:
-        self._show(trainer, stage)
+    def on_train_end(self, trainer: L.Trainer, stage: Stage) -> None:
+        self._show(trainer, stage, last=True)
         self._stop()
-
-    def _show(self, trainer: L.Trainer, stage: Stage) -> None:
-        if trainer.global_rank != 0:
-            return
-        fresh, self._shown = stage.latest is not self._shown, stage.latest
-        if self._progress is not None:
-            self._progress.update(self._task, completed=stage.updates, numbers=numbers(stage.latest))
-        elif fresh and stage.latest:
-            log.info("%s stage %d/%d  %s", stage.name, stage.updates, stage.steps, numbers(stage.latest))
 
     def on_exception(self, trainer: L.Trainer, stage: Stage, exception: BaseException) -> None:
         self._stop()
+
+    def _show(self, trainer: L.Trainer, stage: Stage, last: bool = False) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=stage.updates, numbers=numbers(stage.latest))
+        elif trainer.global_rank == 0 and stage.latest is not self._shown and (last or self._due()):
+            self._told, self._shown = self.clock(), stage.latest
+            log.info(self._line(stage))
+
+    def _due(self) -> bool:
+        if self._told is None:
+            return True
+        now = self.clock()
+        return now - self._told >= max(_APART, _SHARE * (now - self._begun))
+
+    def _line(self, stage: Stage) -> str:
+        """A line of a log file; the time left is that of the updates so far, for each that is left."""
+        done, left = stage.updates - self._first, stage.steps - stage.updates
+        wait = f"{duration((self.clock() - self._begun) / max(done, 1) * left)} left" if left else "done"
+        return _BETWEEN.join([f"{stage.name} stage", f"{stage.updates}/{stage.steps}", wait, *numbers(stage.latest)])
 
     def _stop(self) -> None:
         if self._progress is not None:
@@ -65,14 +94,40 @@ class Bar(L.Callback):
             self._progress = None
 
 
-def numbers(latest: dict[str, float]) -> str:
-    """The numbers worth a line: pace, losses, and what went wrong if something did."""
-    hidden = ("rate", "images_per_second", "wait", "skipped")
-    parts = [f"{latest['images_per_second']:.0f} images/s"] if "images_per_second" in latest else []
+class _Numbers(ProgressColumn):
+    """A task's `numbers`, as many from the first as have room."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(ratio=1, no_wrap=True))
+
+    def render(self, task: Task) -> RenderableType:
+        return _Fitting(task.fields["numbers"])
+
+
+class _Fitting:
+    def __init__(self, parts: Sequence[str]):
+        self.parts = parts
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text(fitting(self.parts, options.max_width), end="")
+
+
+def fitting(parts: Sequence[str], width: int) -> str:
+    """As many of the parts, from the first, as have room beside each other; each is whole."""
+    for count in range(len(parts), 0, -1):
+        text = _BETWEEN.join(parts[:count])
+        if cell_len(text) <= width:
+            return text
+    return ""
+
+
+def numbers(latest: Mapping[str, float]) -> tuple[str, ...]:
+    """The numbers worth a line, those first that are missed the most: the loss, what went wrong, the pace, the held-out loss,
+    and what the losses consist of."""
+    said = [f"loss {latest['loss']:.4g}"] if "loss" in latest else []
+    said += [f"{latest['skipped']:.0f} updates skipped"] if latest.get("skipped") else []
+    said += [f"{latest['images_per_second']:.0f} images/s"] if "images_per_second" in latest else []
     apart = ("gradient", "(unweighted)")
-    parts += [
-        f"{k} {v:.4g}" for k, v in latest.items() if k not in hidden and not k.endswith(apart) and "quarter" not in k
-    ]
-    if latest.get("skipped"):
-        parts.append(f"{latest['skipped']:.0f} updates skipped")
-    return "  ".join(parts)
+    rest = [k for k in latest if k not in ("loss", *_HIDDEN) and not k.endswith(apart) and "quarter" not in k]
+    rest.sort(key=lambda name: not name.startswith("val loss"))
+    return (*said, *(f"{name} {latest[name]:.4g}" for name in rest))

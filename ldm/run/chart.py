@@ -3,6 +3,9 @@
 A noisy curve is drawn twice: as it is, faint, and averaged under a Gaussian of about a twentieth of its length, to both
 sides, so that it does not lag as a running average would, and of medians of three, so that one outlier does not move
 it. The frame follows the smooth curve and most of the raw one, so that one spike does not flatten the rest.
+
+A tick's label has as many digits as tell it from its neighbours, and the frame begins where the widest label ends. Values
+that are not finite have no place on a chart: they are left out and their number is said.
 """
 
 from __future__ import annotations
@@ -11,9 +14,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 220, 50, 10, 10, 26
 _POINTS, _WINDOW, _FEW, _LOG_RATIO = 400, 20, 12, 8.0
+_LARGEST = 1e200  # beyond, sums of values would leave the range of a float
+_LETTERS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_SAME = 1e-9  # relative; finer differences are rounding
+_GLYPH, _BESIDE = 7.0, 7.0  # pixels: a digit of a wide font at the size of labels; between a label and the frame
 
 
 @dataclass(frozen=True)
@@ -25,13 +33,17 @@ class Line:
     stroke: str = "a"
 
 
+def drawable(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that have a place on a chart."""
+    return [(x, y) for x, y in points if math.isfinite(x) and abs(y) <= _LARGEST]  # which NaN is not
+
+
 def thinned(points: Sequence[tuple[float, float]], most: int = _POINTS) -> list[tuple[float, float]]:
-    """At most `most` points, neighbours averaged; points that are not finite are left out."""
-    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    size = -(-len(finite) // most)
+    """At most `most` points, neighbours averaged."""
+    size = -(-len(points) // most)
     if size <= 1:
-        return finite
-    groups = [finite[i : i + size] for i in range(0, len(finite), size)]
+        return list(points)
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
@@ -53,21 +65,28 @@ def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return found
 
 
-def short(value: float) -> str:
-    """A number for an axis: 1500 is 1.5k."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.4g}{letter}"
-    return "0" if value == 0 else f"{value:.3g}"
+def short(value: float, digits: int = 3) -> str:
+    """A number of so many significant digits for an axis: 1500 is 1.5k, a millionth 1e-6."""
+    value = float(f"{value:.{digits - 1}e}")
+    size, letter = next(((s, x) for s, x in _LETTERS if s <= abs(value) < 1e12), (1.0, ""))
+    return f"{value / size:.{digits}g}{letter}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers within [low, high], about `count` of them."""
+def labels(values: Sequence[float]) -> list[str]:
+    """Labels of ticks, in as few digits (three at least) as say each to a fiftieth of the least distance."""
+    gap = min((b - a for a, b in pairwise(values)), default=math.inf)
+    digits = next(d for d in range(3, 18) if all(abs(float(f"{v:.{d - 1}e}") - v) <= gap / 50 for v in values))
+    return [short(value, digits) for value in values]
+
+
+def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
+    """Round numbers within [low, high], about `count` of them; with `whole` no fractions."""
     if not high > low:
         return [low]
-    raw = (high - low) / max(count - 1, 1)
+    raw = max((high - low) / max(count - 1, 1), 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    steps = [m * power for m in (1, 2, 2.5, 5, 10) if not whole or (m * power).is_integer()]
+    step = next(step for step in steps if step >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -79,7 +98,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
         found = [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high]
         if len(found) >= 3:
             break
-    return found[:: -(-len(found) // 6)] if found else [low, high]
+    return found[:: -(-len(found) // 6)]
 
 
 def _range(raw: Sequence[float], smooth: Sequence[float], log: bool) -> tuple[float, float]:
@@ -88,8 +107,9 @@ def _range(raw: Sequence[float], smooth: Sequence[float], log: bool) -> tuple[fl
     high = max(max(smooth), order[-1 - len(order) // 50])
     if log:
         return low / 1.1, high * 1.1
-    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    return (0.0 if 0 <= low < (high - low) * 0.3 else low - room), high + room
+    spread = high - low if high - low > _SAME * max(abs(high), abs(low)) else 0.0
+    room = spread * 0.06 or abs(high) * 0.1 or 1.0
+    return (0.0 if 0 <= low <= (high - low) * 0.3 else low - room), high + room
 
 
 def _path(points: Sequence[tuple[float, float]], across, up) -> str:
@@ -97,14 +117,17 @@ def _path(points: Sequence[tuple[float, float]], across, up) -> str:
 
 
 def line_chart(title: str, lines: Sequence[Line], x_label: str = "images", from_zero: bool = False) -> str:
-    """An SVG figure of one quantity over training; empty where nothing finite is to be drawn.
+    """An SVG figure of one quantity over training; empty where there are no points.
 
     The y axis is logarithmic where all values are positive and the smoothed curve falls or rises eightfold.
     """
-    curves = [(line, thinned(line.points)) for line in lines]
-    curves = [(line, raw, smoothed(raw)) for line, raw in curves if raw]
+    finite = [(line, drawable(line.points)) for line in lines]
+    missing = sum(len(line.points) - len(points) for line, points in finite)
+    curves = [(line, thinned(points)) for line, points in finite if points]
+    note = f" <small>{missing} not finite</small>" if missing else ""
     if not curves:
-        return ""
+        return _figure(escape(title) + note, "", "") if missing else ""
+    curves = [(line, raw, smoothed(raw)) for line, raw in curves]
     values = [y for _, raw, _ in curves for _, y in raw]
     smooth = [y for _, _, points in curves for _, y in points]
     log = not from_zero and min(values) > 0 and max(smooth) / min(smooth) > _LOG_RATIO
@@ -112,15 +135,17 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "images", from_
     low = 0.0 if from_zero else low
     end = max(raw[-1][0] for _, raw, _ in curves) or 1.0
     of = math.log10 if log else float
+    heights = _log_ticks(low, high) if log else ticks(low, high)
+    left = max(_LEFT, round(_GLYPH * max(map(len, labels(heights))) + _BESIDE))
 
     def across(x: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * x / end
+        return left + (_WIDTH - left - _RIGHT) * x / end
 
     def up(y: float) -> float:
         share = (of(y) - of(low)) / (of(high) - of(low))
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * min(max(share, -0.02), 1.02)
 
-    parts = _frame(end, _log_ticks(low, high) if log else ticks(low, high), across, up, x_label)
+    parts = _frame(left, end, heights, across, up, x_label)
     for line, raw, points in curves:
         if len(raw) == 1:
             x, y = raw[0]
@@ -129,24 +154,28 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "images", from_
             parts.append(f'<polyline class="raw {line.stroke}" points="{_path(raw, across, up)}"/>')
         parts.append(f'<polyline class="line {line.stroke}" points="{_path(points, across, up)}"/>')
     legend = " ".join(
-        f'<span class="key {line.stroke}">{escape(line.label)} <b>{short(points[-1][1])}</b></span>'
+        f'<span class="key {line.stroke}">{escape(line.label)} <b>{short(points[-1][1], 4)}</b></span>'
         for line, _, points in curves
     )
-    name = f"{escape(title)}{' <small>log</small>' if log else ''}"
     svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    return _figure(f"{escape(title)}{' <small>log</small>' if log else ''}{note}", legend, svg)
+
+
+def _figure(name: str, legend: str, svg: str) -> str:
     return f'<figure class="chart"><figcaption><span>{name}</span><span>{legend}</span></figcaption>{svg}</figure>'
 
 
-def _frame(end: float, heights: Sequence[float], across, up, x_label: str) -> list[str]:
+def _frame(left: int, end: float, heights: Sequence[float], across, up, x_label: str) -> list[str]:
     right, bottom, parts = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM, []
-    for y in heights:
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 7}" y="{up(y) + 3.5:.1f}" text-anchor="end">{short(y)}</text>')
-    along = ticks(0.0, end, 5)
-    for x in along:
-        label = f"{short(x)} {x_label}" if x == along[-1] else short(x)
-        anchor = "end" if x == along[-1] and across(x) > right - 40 else "middle"
+    for y, label in zip(heights, labels(heights), strict=True):
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>')
+        parts.append(f'<text x="{left - _BESIDE:.0f}" y="{up(y) + 3.5:.1f}" text-anchor="end">{label}</text>')
+    along = ticks(0.0, end, whole=True)
+    for x, label in zip(along, labels(along), strict=True):
+        last = x == along[-1]
+        anchor = "end" if last and across(x) > right - 40 else "middle"
         place = right if anchor == "end" else across(x)
-        parts.append(f'<text x="{place:.1f}" y="{bottom + 17}" text-anchor="{anchor}">{label}</text>')
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+        text = f"{label} {x_label}" if last else label
+        parts.append(f'<text x="{place:.1f}" y="{bottom + 17}" text-anchor="{anchor}">{text}</text>')
+    parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     return parts

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from ldm.run.chart import short
+from ldm.run.chart import labels
 
 _SMALL, _MOST_CELLS, _MOST_STEPS, _ACROSS = 96, 32, 6, 8
 
@@ -89,8 +89,8 @@ def development(found: Sequence[Picture]) -> str:
     most = min(_MOST_STEPS, len(found))
     chosen = [found[round(i * (len(found) - 1) / (most - 1))] for i in range(most)]
     strips = []
-    for picture in chosen:
+    for picture, images_seen in zip(chosen, labels([float(picture.images) for picture in chosen]), strict=True):
         sheet = PIL.Image.open(picture.path).convert("RGB")
         images = "".join(_inline(sheet, item[0], picture.scale) for item in picture.items()[:_ACROSS])
-        strips.append(f'<span class="quiet">{short(float(picture.images))} images</span><div>{images}</div>')
+        strips.append(f'<span class="quiet">{images_seen} images</span><div>{images}</div>')
     return f'<div class="strip">{"".join(strips)}</div>'

@@ -25,6 +25,7 @@ small, .quiet { color: var(--quiet); font-size: .875rem; font-weight: 400; }
 code, pre { font: .8125rem/1.5 ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, monospace; }
 pre { margin: 0; padding: .8rem 1rem; background: var(--soft); border-radius: .4rem; white-space: pre-wrap;
   overflow-wrap: anywhere; }
+pre.error { margin-bottom: .8rem; border-left: 3px solid var(--bad); color: var(--ink); }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.4rem, 1fr)); gap: .9rem 1.5rem;
   margin: 1.4rem 0 0; }
 dt { color: var(--quiet); font-size: .8125rem; } dd { margin: 0; overflow-wrap: anywhere; }

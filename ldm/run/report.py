@@ -3,8 +3,8 @@
 It is made from the files of the run directory alone, so it can be written again at any time, of a run that is under way
 or broken off too; what is not there is left out.
 
-    run.json           name, experiment, command, date, status, device, code_version, seed, data; seconds and parameters
-                       by part
+    run.json           name, experiment, command, date, status, error, device, code_version, seed, data; seconds and
+                       parameters by part
     records.jsonl      see `ldm.run.record`
     metrics.jsonl      a line a log step: stage, step, images, seconds and numbers by name
     samples/           grids with a JSON file each, see `ldm.callback.grid`
@@ -27,12 +27,19 @@ from ldm.files import write_text
 from ldm.run.chart import Line, line_chart
 from ldm.run.gallery import development, gallery, pictures
 from ldm.run.page import facts, folded, page, section
-from ldm.run.record import MUST_AGREE, Record, read
+from ldm.run.record import MUST_AGREE, Record, current, read
 
 _STAGES = {"first": "First stage", "second": "Second stage"}
 _PLACE = ("stage", "step", "images", "seconds")
 _SPEED = ("images_per_second", "wait")
 _ASIDE = re.compile(r"\b(rate|lr|skipped)\b|grad")
+_STATES = {
+    "training": "This run is under way, or was killed; what it has left is below.",
+    "stopped": "This run was stopped with everything saved; the same command goes on.",
+    "failed": "This run failed; what it has left is below.",
+    "diverged": "This run diverged; what it has left is below.",
+}
+_BAD = ("failed", "diverged")
 _NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "fid": "FID", "kid": "KID", "bits_per_dim": "Bits per dimension"}
 _FAMILIES = {
     **{"fd_": "Fréchet distance", "kd_": "Kernel distance", "precision_": "Precision", "recall_": "Recall"},
@@ -83,7 +90,9 @@ def _sections(directory: Path, name: str, run: Mapping[str, Any]) -> list[str]:
     text = escape(config.read_text("utf-8")) if config.is_file() else ""
     return [
         _head(name, run),
-        section("Numbers", _numbers(read(directory / "records.jsonl"))),
+        section(
+            "Numbers", _numbers(read(directory / "records.jsonl")) or ("<p>Nothing was measured.</p>" if run else "")
+        ),
         section("Samples", gallery(samples[-1]) if samples else ""),
         section("How the samples came about", development(samples)),
         section("Reconstructions", gallery(rebuilt[-1], 16) if rebuilt else ""),
@@ -109,7 +118,16 @@ def _head(name: str, run: Mapping[str, Any]) -> str:
         "Parameters": parameters,
     }
     command = f"<pre>{escape(run['command'])}</pre>" if run.get("command") else ""
-    return f'<header><h1>{escape(name)}</h1><p class="lead">{escape(lead)}</p>{command}{facts(pairs)}</header>'
+    top = f'<h1>{escape(name)}</h1><p class="lead">{escape(lead)}</p>{_state(run)}'
+    return f"<header>{top}{command}{facts(pairs)}</header>"
+
+
+def _state(run: Mapping[str, Any]) -> str:
+    """What to know of a run that is not finished, and the error that ended it."""
+    status, error = str(run.get("status", "")), str(run.get("error") or "")
+    mark = ' class="bad"' if status in _BAD else ""
+    said = f"<p{mark}>{_STATES[status]}</p>" if status in _STATES else ""
+    return said + (f'<pre class="bad error">{escape(error)}</pre>' if error else "")
 
 
 def _count(n: float) -> str:
@@ -139,21 +157,28 @@ def rounded(value: float, error: float | None) -> tuple[str, str]:
 
 
 def _numbers(records: Sequence[Record]) -> str:
-    """The newest value of each metric, under a line that says how it came about wherever that changes."""
+    """The newest value of each metric; those of an earlier training, before more steps or another setting, folded away."""
     latest: dict[tuple, Record] = {}
     for record in records:
-        key = tuple(getattr(record, name) for name in (*MUST_AGREE, *_HOW))
+        key = tuple(getattr(record, name) for name in ("config", *MUST_AGREE, *_HOW))
         latest.pop(key, None)
         latest[key] = record
+    now = current([*latest.values()])
+    before = [record for record in latest.values() if record not in now]
+    return _table(now) + folded("Of earlier weights", _table(before))
+
+
+def _table(records: Sequence[Record]) -> str:
+    """Numbers under a line that says how they came about wherever that changes."""
     groups: dict[str, list[Record]] = {}
-    for record in latest.values():
+    for record in records:
         groups.setdefault(_how(record), []).append(record)
     names = "".join(f'<th class="number">{name}</th>' for name in ("Value", "Standard error", "n"))
     body = [f"<tr><th>Metric</th>{names}</tr>"]
     for how, group in groups.items():
         body += [f'<tr><td class="how" colspan="4">{escape(how)}</td></tr>'] if how else []
         body += map(_number, group)
-    return f'<div class="wide"><table class="numbers">{"".join(body)}</table></div>' if latest else ""
+    return f'<div class="wide"><table class="numbers">{"".join(body)}</table></div>' if records else ""
 
 
 def _number(record: Record) -> str:

@@ -1,11 +1,14 @@
 import json
+import re
+import unicodedata
 
 import numpy
 import PIL.Image
 import pytest
 import torch
+from fontTools.ttLib import TTFont
 
-from ldm.callback.grid import _LINES, _font, _wrapped, beside, image_grid, save
+from ldm.callback.grid import _ABSENT, _LINES, _drawable, _font, _legible, _wrapped, beside, image_grid, save
 from ldm.metric.features import eight_bits
 
 
@@ -48,11 +51,64 @@ def test_wrapping_keeps_words_and_width():
     text = "a small red circle at the top left on a white background"
     for width in (90, 128, 400):
         lines = _wrapped(text, width, lines=20)
-        assert " ".join(lines) == text and all(_font(13).getlength(line) <= width for line in lines)
+        assert " ".join(lines) == text and all(_font().getlength(line) <= width for line in lines)
     assert "".join(_wrapped("x" * 90, 128, lines=20)) == "x" * 90
     cut = _wrapped(text * 9, 128)
-    assert len(cut) == _LINES and cut[-1].endswith("...") and _font(13).getlength(cut[-1]) <= 128
+    assert len(cut) == _LINES and cut[-1].endswith("…") and _font().getlength(cut[-1]) <= 128
     assert _wrapped("", 128) == _wrapped(" \n ", 128) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "Grüße aus München, süß & groß",
+            "Un cœur brisé, où ça? Noël à l’œil",
+            "Zażółć gęślą jaźń; İstanbul; Ðøå ñ ¿",
+        ),
+        *(
+            "Ένα μικρό κόκκινο κύκλος",
+            "Маленький красный круг, ёж",
+            "“naïve” – café — … €5 ½ ™",
+            "Hawaiʻi: 5 × 3 → ≤ 20°",
+        ),
+    ],
+)
+def test_letters_are_drawn_as_they_are(text):
+    assert _legible(text) == text == _legible(unicodedata.normalize("NFD", text))
+    assert " ".join(_wrapped(text, 128, lines=20)) == text
+    grids = [image_grid(random_images(1), [words]).picture for words in (text, re.sub(r"[^\x00-\x7f]", "?", text))]
+    assert grids[0].tobytes() != grids[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        *[
+            ("一个 red 圈", "□□ red □"),
+            ("a dog 🐶", "a dog □"),
+            ("👨\u200d👩\u200d👧 ❤\ufe0f", "□□□ ❤"),
+            ("ไทย", "□□□"),
+        ],
+        *[("nul\0", "nul□"), ("half \ud800", "half □"), ("\ufeffa\u200b b\u202e\n c", "a b c"), ("what?", "what?")],
+    ],
+)
+def test_what_the_font_lacks_is_a_square(text, shown):
+    assert _legible(text) == shown and _drawable(_ABSENT)
+
+
+def test_the_font_is_known_character_by_character():
+    """By its pixels as by its table of characters."""
+    table = TTFont(_font().path).getBestCmap()
+    for code in [
+        *range(0x21, 0x7F),
+        *range(0xA1, 0x530),
+        *range(0x2010, 0x2200),
+        *range(0x4E00, 0x4E20),
+        *range(0x1F600, 0x1F700),
+    ]:
+        if unicodedata.category(chr(code)) != "Cf" and not chr(code).isspace():
+            assert _drawable(chr(code)) is (code in table), hex(code)
 
 
 def test_rows_stand_beside_each_other():

@@ -1,19 +1,46 @@
+"""Every word of `condition`: it reads what it says it reads, and its context is of the shape that it promises."""
+
+import pytest
+import torch
+import yaml
+
 from ldm.build import check
-from tests.pieces import pieces
+from ldm.types import ContextShape
+from tests.pieces import CONF, pieces
+
+READS = {"none": (), "label": ("label",), "text": ("caption",)}  # clip and t5 need a download
+BATCH = {"caption": ["a caption", "another one"], "label": torch.tensor([0, 1]), "index": torch.arange(2)}
 
 
-def test_every_config_fits_its_signature():
-    import yaml
-
-    from tests.pieces import CONF
-
-    for file in sorted((CONF / "condition").glob("*.yaml")):
-        check(yaml.safe_load(file.read_text(encoding="utf-8")), "condition")
+def made(name: str):
+    given = {"classes": 3} if name == "label" else {}  # a run reads them from its data
+    condition = pieces("condition")[name](**given)
+    condition.fit(BATCH["caption"])
+    return condition.eval()
 
 
-def test_those_that_need_no_download_are_built():
-    for name, make in pieces("condition").items():
-        if name not in ("clip", "t5"):
-            condition = make(classes=3) if name == "label" else make()  # a run reads them from its data
-            condition.fit(["a caption"])
-            assert condition.needs in ((), ("label",), ("caption",))
+def test_every_word_is_tested():
+    assert set(READS) == set(pieces("condition")) - {"clip", "t5"}
+
+
+@pytest.mark.parametrize("name", sorted(pieces("condition")))
+def test_a_config_fits_its_signature(name):
+    node = yaml.safe_load((CONF / "condition" / f"{name}.yaml").read_text(encoding="utf-8"))
+    check(node, "condition")
+    with pytest.raises(ValueError, match="wdith"):
+        check(node | {"wdith": 8}, "condition")
+
+
+@pytest.mark.parametrize("name", READS)
+def test_it_reads_what_it_says(name):
+    """Its answer follows from the keys that it needs and from no other, and tells one value of them from another."""
+    condition, own = made(name), {key: BATCH[key] for key in READS[name]}
+    assert condition.needs == READS[name]
+    whole, alone = condition(BATCH), condition(own)
+    assert alone.shape == whole.shape == condition.shape and (name == "none") is (condition.shape == ContextShape())
+    if own:
+        assert torch.equal(alone.tokens, whole.tokens) and whole.tokens.shape[0] == 2
+        used = whole.tokens.masked_fill(~whole.mask[..., None], 0)
+        assert (used[0] - used[1]).abs().max() > 1e-3
+        with pytest.raises(KeyError, match=f"batch.*{READS[name][0]}"):
+            condition({"other": 1})

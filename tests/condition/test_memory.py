@@ -44,5 +44,5 @@ def test_a_damaged_file_is_an_error_and_not_a_wrong_answer(tmp_path, monkeypatch
     monkeypatch.setenv("LDM_CACHE", str(tmp_path))
     disk = Disk("k")
     disk.path.write_bytes(b"not a database" * 100)
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
         disk.read(["a"])

@@ -239,13 +239,24 @@ def drained(loader) -> list:
             batches._shutdown_workers()
 
 
+class Counted(Numbers):
+    """Counts how often an item was read in this process."""
+
+    read = 0
+
+    def __getitem__(self, index):
+        self.read += 1
+        return super().__getitem__(index)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("count, bad", [(3, 3), (2000, 2000), (2000, 100)])
 def test_too_many_bad_ones_stop_the_run(workers, count, bad):
-    start = time.monotonic()
+    """Also where there is no good one to skip to: a row is looked at a few times at most before the run ends."""
+    source = Counted(count, bad=tuple(range(bad)))
     with pytest.raises(TooManyBadError, match="cannot be used, more than"):
-        drained(module(Numbers(count, bad=tuple(range(bad))), workers=workers).loader(0, 500))
-    assert time.monotonic() - start < 30
+        drained(module(source, workers=workers).loader(0, 500))
+    assert source.read <= 4 * count
 
 
 def test_garbage_that_is_allowed_still_ends():
@@ -308,13 +319,11 @@ def test_a_killed_worker_is_an_error_and_not_a_hang():
     batches = iter(module(Slow(64), workers=2).loader(0, 200))
     next(batches)
     os.kill(batches._workers[0].pid, signal.SIGKILL)
-    start = time.monotonic()
     with pytest.raises(RuntimeError, match="worker"):
         try:
             list(batches)
         finally:
             batches._shutdown_workers()
-    assert time.monotonic() - start < 30
 
 
 # Streams
@@ -356,7 +365,7 @@ def test_a_streams_readers_share_the_rows():
 
 
 def test_a_stream_of_garbage_stops():
-    with pytest.raises(TooManyBadError):
+    with pytest.raises(TooManyBadError, match="of the train set cannot be used"):
         list(module(Streamed(100, bad=tuple(range(100)))).loader(0, 10))
 
 

@@ -32,7 +32,7 @@ def test_an_item_has_a_picture_a_caption_and_its_attributes():
     assert data.classes[item["label"]] in item["caption"]
     assert {key: value for key, value in item.items() if key != "image"} == data.facts(3)
     assert len(data) == 5 and data[-2]["caption"] == item["caption"]
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="5"):
         data[5]
 
 

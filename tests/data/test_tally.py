@@ -26,7 +26,7 @@ def test_a_large_set_forgives_its_first_few():
 
 def test_more_than_the_share_stops_later_too():
     tally = Tally(10**5, "train", 0.01)
-    with pytest.raises(TooManyBadError):
+    with pytest.raises(TooManyBadError, match="items seen of the train set"):
         for i in range(10**5):
             tally.bad(i, "x", "garbage") if i % 50 == 0 else tally.good(i)
     assert tally.seen < 1000
@@ -44,7 +44,7 @@ def test_a_small_set_is_judged_as_a_whole(items, allowed):
     tally = Tally(items, "train", 0.01)
     for i in range(allowed):
         tally.bad(i, "x", "garbage")
-    with pytest.raises(TooManyBadError):
+    with pytest.raises(TooManyBadError, match=f"{allowed + 1} of {allowed + 1} items seen"):
         tally.bad(allowed, "x", "garbage")
 
 

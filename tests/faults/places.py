@@ -29,7 +29,7 @@ def _children(pid: int) -> list[int]:
 
 def _saved_first(place: Path, job: Job, what: str) -> str:
     """What is wrong with the way a job ended by an error from its data; empty if nothing."""
-    code, said = job.wait(40), job.said()
+    code, said = job.wait(), job.said()
     reached = max(json.loads(line)["step"] for line in (place / "runs" / "run" / "metrics.jsonl").open())
     kept = Checkpoints(place / "runs" / "run" / "checkpoints" / "second").steps()
     well = code == 1 and what in said and "Traceback" not in said and max(kept, default=0) >= reached
@@ -62,7 +62,7 @@ def vanished_data(zygote: Zygote, folder: Path, case: Case) -> None:
 
     def chosen(place: Path) -> dict[str, Any]:
         words = ["data=folder", f"data.root={images}", "data.image_shape=[3,32,32]", "data.hold_out=0.2"]
-        return config(place, "second", *words, steps=200, cache_latents=False, images=True)
+        return config(place, "second", *words, steps=100, cache_latents=False, images=True)
 
     job = zygote.start("train", chosen(folder / "cut"))
     _after_some_updates(job, folder / "cut")

@@ -71,16 +71,13 @@ def signals(zygote: Zygote, folder: Path, case: Case, cases: Sequence[tuple[int,
         for rank, job in enumerate(jobs):
             if target in (f"rank {rank}", "both"):
                 job.send(number, group=target == "both")
-        sent = time.monotonic()
-        codes, waited = ended(jobs), time.monotonic() - sent
+        codes = ended(jobs)
         reached = [max(line[0] for line in traced(place / f"trace-{rank}")) + 1 for rank in (0, 1)]
         kept = Checkpoints(place / "runs" / "run" / "checkpoints" / "second").steps()
-        stopped = (
-            codes == [75, 75] and reached[0] == reached[1] == max(kept) < 20 and waited < 25
-        )  # a hang would take PATIENCE
+        stopped = codes == [75, 75] and reached[0] == reached[1] == max(kept) < 20  # a hang would end with another code
         codes_then = ended(pair(zygote, chosen))
         wrong = difference(result(place), wanted) if codes_then == [0, 0] else f"then {codes_then}"
-        case.count(stopped and not wrong, f"{what}: {codes}, reached {reached}, kept {kept}, {waited:.1f} s; {wrong}")
+        case.count(stopped and not wrong, f"{what}: {codes}, reached {reached}, kept {kept}; {wrong}")
         shutil.rmtree(place)
     shutil.rmtree(folder)
 
@@ -97,15 +94,13 @@ def deaths(zygote: Zygote, folder: Path, case: Case, cases: Sequence[tuple[str, 
     for how, rank in cases:
         place = folder / f"{how}-{rank}"
         jobs = pair(zygote, config(place, "second"), {"fail": {"how": how, "update": 7, "rank": rank}}, timeout=TIMEOUT)
-        start, other = time.monotonic(), jobs[1 - rank]
-        code = other.wait(60)
-        waited, said = time.monotonic() - start, other.said() + jobs[0].said()
+        other = jobs[1 - rank]
+        code = other.wait()
+        said = other.said() + jobs[0].said()
         jobs[rank].send(signal.SIGKILL)
         jobs[rank].wait()
-        well = (
-            code == 1 and f"rank {rank}" in said and waited < TIMEOUT + 25
-        )  # to begin, to notice, grace; 11 s on a quiet machine
-        case.count(well, f"{how} of rank {rank}: exit code {code} after {waited:.1f} s: {other.said()[-400:]}")
+        well = code == 1 and f"rank {rank}" in said
+        case.count(well, f"{how} of rank {rank}: exit code {code}: {other.said()[-400:]}")
         shutil.rmtree(place)
 
 

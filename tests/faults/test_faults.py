@@ -30,10 +30,10 @@ def case():
     assert counted.passed == counted.cases, "\n".join(counted.wrong)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "count"), [(0, 6), (2, 3)])  # workers take seconds to start
 @pytest.mark.parametrize("stage", ["first", "second"])
-def test_killed_at_any_moment(zygote, tmp_path, case, stage, workers, dice):
-    kills.kills(zygote, tmp_path / "runs", case, stage, workers, 10, dice)
+def test_killed_at_any_moment(zygote, tmp_path, case, stage, workers, count, dice):
+    kills.kills(zygote, tmp_path / "runs", case, stage, workers, count, dice)
 
 
 def test_killed_while_saving(zygote, tmp_path, case, dice):

@@ -114,5 +114,5 @@ def test_other_errors_are_not_swallowed():
     def broken():
         raise KeyError("bug")
 
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="bug"):
         available({"broken": broken})

@@ -138,14 +138,33 @@ def test_a_missing_file_is_noticed(whole, tmp_path, name):
         read(tmp_path / "damaged")
 
 
+def with_manifest(whole: Path, path: Path, text: str) -> Path:
+    shutil.copytree(whole, path)
+    (path / "manifest.json").write_text(text)
+    return path
+
+
 @pytest.mark.parametrize(
-    "text", ["[]", "null", "3", "{}", '{"format": "x"}', '{"format": 1}', '{"format": 1, "self": ""}']
+    ("text", "said"),
+    [
+        *[("[]", "TypeError"), ("null", "TypeError"), ("3", "TypeError"), ("{", "JSONDecodeError")],
+        *[("{}", "KeyError: 'format'"), ('{"format": "x"}', "TypeError: '>' not supported")],
+        (f'{{"format": {checkpoint.FORMAT}}}', "KeyError: 'self'"),
+        (f'{{"format": {checkpoint.FORMAT}, "self": ""}}', "its checksum does not match"),
+    ],
 )
-def test_a_manifest_of_another_kind_is_damage(whole, tmp_path, text):
-    shutil.copytree(whole, tmp_path / "damaged")
-    (tmp_path / "damaged" / "manifest.json").write_text(text)
-    with pytest.raises(DamagedCheckpoint):
-        read(tmp_path / "damaged")
+def test_a_manifest_of_another_kind_is_damage(whole, tmp_path, text, said):
+    with pytest.raises(DamagedCheckpoint, match=said) as caught:
+        read(with_manifest(whole, tmp_path / "damaged", text))
+    assert str(tmp_path / "damaged") in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"bytes": 1}, {"xxh3": "0"}, {"state": None}, {"more": 1}, {"self": "0"}])
+def test_a_manifest_that_says_something_else_is_damage(whole, tmp_path, change):
+    """Valid JSON of this format, of which one word was changed and the checksum over the whole was not."""
+    manifest = json.loads((whole / "manifest.json").read_text())
+    with pytest.raises(DamagedCheckpoint, match=r"manifest\.json: its checksum does not match"):
+        read(with_manifest(whole, tmp_path / "damaged", json.dumps(manifest | change)))
 
 
 @pytest.mark.parametrize(("by", "said"), [(1, "newer than this ldm"), (-1, "of an older ldm")])

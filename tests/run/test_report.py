@@ -3,7 +3,6 @@ import io
 import json
 import math
 import re
-from html.parser import HTMLParser
 
 import numpy
 import PIL.Image
@@ -13,35 +12,10 @@ import torch
 from ldm.callback.grid import beside, save
 from ldm.metric.features import eight_bits
 from ldm.run import record
-from ldm.run.chart import Line, line_chart, short, smoothed, thinned, ticks
 from ldm.run.report import _curve, duration, rounded, write
+from tests.run.page import Page
 
 EVIL = '<script src="x">a & b</script>'
-
-
-class Page(HTMLParser):
-    """Checks that tags close in order and gathers text and attributes."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.text, self.attributes, self.tags = [], "", [], set()
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += [(tag, *pair) for pair in attrs]
-        if tag not in ("img", "meta"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.attributes += [(tag, *pair) for pair in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def images(n=6, size=16):
@@ -118,6 +92,57 @@ def test_an_empty_directory_has_a_report(tmp_path):
     assert tmp_path.name in Page(write(tmp_path).read_text()).text
 
 
+@pytest.mark.parametrize(
+    ("status", "wanted"),
+    [
+        ("training", "under way, or was killed"),
+        ("stopped", "the same command goes on"),
+        ("failed", "This run failed"),
+        ("diverged", "This run diverged"),
+    ],
+)
+def test_a_run_that_is_not_finished_says_so_and_why_at_the_top(tmp_path, status, wanted):
+    facts = {"name": "n", "status": status, "error": f"OSError: {EVIL}\nthe disk is full", "command": "python train.py"}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    page = Page(write(tmp_path).read_text(encoding="utf-8"))
+    top, rest = page.text.split("python train.py")
+    assert wanted in top and f"OSError: {EVIL}\nthe disk is full" in top and "script" not in page.tags
+    assert "Nothing was measured." in rest
+    assert (("p", "class", "bad") in page.attributes) is (status in ("failed", "diverged"))
+
+
+def test_a_finished_run_has_no_such_line(tmp_path):
+    facts = {"name": "n", "status": "finished", "experiment": "shapes", "data": None, "error": None, "device": "CPU"}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    text = Page(write(tmp_path).read_text(encoding="utf-8")).text
+    assert "shapes, finished" in text and "This run" not in text and "None" not in text
+
+
+def measured(value: float, config: str | None, metric: str = "psnr", weights: str = "averaged") -> record.Record:
+    model = f"{config} {weights}"
+    return record.Record(metric=metric, value=value, n=8, model=model, config=config, weights=weights, split="val")
+
+
+def test_numbers_of_earlier_weights_are_folded_away(tmp_path):
+    old, new = "a" * 32, "b" * 32
+    told = [measured(21.5, old), measured(0.5, old, "ssim"), measured(22.5, old), measured(31.5, new)]
+    record.write(tmp_path / "records.jsonl", *told)
+    html = write(tmp_path).read_text(encoding="utf-8")
+    shown, folded = html.split("<details><summary>Of earlier weights</summary>")
+    assert "31.5" in shown and "22.5" not in shown and "0.5<" not in shown
+    assert "22.5" in folded and "0.5<" in folded and "21.5" not in html and "31.5" not in folded
+    record.write(tmp_path / "records.jsonl", measured(23.5, old))  # the newest is of the other weights again
+    shown, folded = write(tmp_path).read_text(encoding="utf-8").split("Of earlier weights")
+    assert "23.5" in shown and "31.5" in folded
+
+
+@pytest.mark.parametrize("config", [None, "a" * 32])
+def test_other_averages_of_one_training_are_not_folded(tmp_path, config):
+    record.write(tmp_path / "records.jsonl", measured(21.5, config, weights="raw"), measured(22.5, config))
+    html = write(tmp_path).read_text(encoding="utf-8")
+    assert "21.5" in html and "22.5" in html and "Of earlier weights" not in html
+
+
 def test_a_picture_that_is_not_finished_is_left_out(run):
     (run / "samples/30.png").unlink()
     (run / "samples/40.png").write_bytes(b"half")
@@ -149,38 +174,6 @@ def test_times_are_read_at_a_glance():
         "3 min 20 s",
         "1 h 02 min",
     ]
-
-
-def test_ticks_are_round_and_inside():
-    for low, high in ((0.0, 1.0), (-3.0, 7.0), (0.013, 0.0141), (0.0, 384e3), (1e-9, 3e-9)):
-        found = ticks(low, high)
-        assert 2 <= len(found) <= 9 and low - 1e-12 <= found[0] and found[-1] <= high * (1 + 1e-9)
-    assert ticks(0.0, 1.0) == [0, 0.25, 0.5, 0.75, 1.0] and ticks(2.0, 2.0) == [2]
-    assert [short(v) for v in (0.0, 1500.0, 2e6, 0.05, 384e3)] == ["0", "1.5k", "2M", "0.05", "384k"]
-
-
-def test_smoothing_neither_lags_nor_follows_an_outlier():
-    line = [(float(x), 3.0 * x) for x in range(100)]
-    inner = smoothed(line)[20:-20]
-    assert all(y == pytest.approx(3 * x) for x, y in inner)
-    spiked = [(float(x), 100.0 if x == 50 else 1.0) for x in range(100)]
-    assert all(y == pytest.approx(1) for _, y in smoothed(spiked))
-    assert smoothed(line[:5]) == line[:5]
-
-
-def test_thinning_averages_and_leaves_out_what_is_not_finite():
-    points = [(float(i), float(i % 2)) for i in range(1000)] + [(1000.0, math.nan)]
-    thin = thinned(points, 100)
-    assert len(thin) == 100 and all(y == 0.5 for _, y in thin) and thin[0][0] == 4.5
-    assert line_chart("a", [Line("b", [(0.0, math.nan)])]) == ""
-
-
-@pytest.mark.parametrize("points", [[(8.0, 1.0)], [(0.0, 0.0)], [(8.0, 2.0), (16.0, 2.0)], [(8.0, -1.0), (9.0, 1e9)]])
-def test_odd_curves_are_drawn(points):
-    svg = line_chart("a", [Line("b", points)])
-    coordinates = [float(n) for pair in re.findall(r'points="([^"]*)"', svg) for n in re.split("[ ,]", pair)]
-    assert "nan" not in svg and all(-10 <= c <= 460 for c in coordinates)
-    Page(svg)
 
 
 @pytest.mark.parametrize(

@@ -95,16 +95,16 @@ def test_what_fails_between_updates_is_saved_first(tmp_path):
     """As Experiment does when a data worker dies; an update that failed half-way is not saved."""
 
     def crash(stage):
-        raise RuntimeError
+        raise RuntimeError("the worker died")
 
     for at, kept in ((3, 3), (4, 4)):
         stage = first(steps=6)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="the worker died"):
             fit(stage, tmp_path / str(at), At(at, crash))
         stage.rescue()
         assert Checkpoints(tmp_path / str(at) / "first").steps() == [kept]
     stage = first(steps=6)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="the worker died"):
         fit(stage, tmp_path / "half", At(3, lambda s: setattr(s._players[0], "loss", lambda *_: crash(s))))
     stage.rescue()
     assert Checkpoints(tmp_path / "half" / "first").steps() == []
@@ -284,11 +284,20 @@ def test_a_signal_in_the_last_update_is_no_stop(tmp_path):
 
 
 def test_validation_does_not_disturb_training(tmp_path):
-    """It draws nothing from what training draws, and its numbers repeat at the same weights."""
-    one, other = fit(second(validate_every=1), tmp_path / "a"), fit(second(validate_every=0), tmp_path / "b")
+    """It draws nothing from what training draws, its numbers repeat at the same weights, and it leaves the network in the mode
+    of training."""
+    found = []
+
+    def twice(stage):
+        for _ in range(2):
+            found.append((stage.validate(4), stage.averaged().training))
+
+    one = fit(second(validate_every=1), tmp_path / "a", At(3, twice))
+    other = fit(second(validate_every=0), tmp_path / "b")
     assert equal(result(one), result(other))
-    module = one.averaged()
-    assert module.training
+    assert found[0] == found[1] and found[0][1] is True and found[0][0]
+    assert sum(any(key.startswith("val ") for key in row) for row in rows(tmp_path / "a")) == 6 + 2
+    assert not any(key.startswith("val ") for row in rows(tmp_path / "b") for key in row)
 
 
 def test_the_second_stage_leaves_the_first_alone():
@@ -321,5 +330,5 @@ def test_the_rate_of_an_update_is_what_the_journal_says(tmp_path):
 
 
 def test_a_recipe_is_fixed():
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="steps"):
         recipe().steps = 3
