@@ -26,16 +26,15 @@ from ldm.types import Image, Latent
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One training pass: the image again, the raw latent, q(z|x) and what the bottleneck had to say of it.
+    """One training pass: the image again, the raw latent, q(z|x) and the bottleneck's loss terms.
 
-    `terms` are loss terms per image (kl unweighted; commitment and codebook as they are), `numbers` are for the log.
+    `terms` are per image: kl unweighted; commitment and codebook as they are.
     """
 
     image: Image
     z: Latent
     posterior: Posterior
     terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
-    numbers: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
 class Autoencoder(nn.Module):
@@ -107,7 +106,7 @@ class Autoencoder(nn.Module):
         """The training pass, on raw latents; `noise` is standard normal, (b, *latent_shape)."""
         self._check_size(tuple(x.shape[1:]))
         coded = self.bottleneck(self.encoder(x), noise)
-        return Reconstruction(self.decoder(coded.z), coded.z, coded.posterior, coded.terms, coded.numbers)
+        return Reconstruction(self.decoder(coded.z), coded.z, coded.posterior, coded.terms)
 
     def codes(self, x: Image) -> Int[Tensor, "b lh lw"]:
         """The codes of an image, where the bottleneck is a vector quantiser."""

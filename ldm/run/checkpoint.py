@@ -22,7 +22,7 @@ from ldm.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of the files and of what a stage puts into them
+FORMAT = 3  # of the files and of what a stage puts into them
 _TENSOR = "__tensor__"
 
 
