@@ -216,7 +216,7 @@ def test_two_ranks_have_the_codes_of_one(tmp_path):
     filled(quantiser, torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 90.0], [0.0, -90.0]]))  # two restart
     whole = torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     state = {name: value.clone() for name, value in quantiser.state_dict().items()}
-    mp.spawn(_rank, (str(tmp_path), whole.chunk(2), state), nprocs=2)
+    mp.start_processes(_rank, (str(tmp_path), whole.chunk(2), state), nprocs=2, start_method="fork")
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for _ in range(3):
         quantiser(whole, whole)

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.backbone.unet import UNet
@@ -88,6 +89,28 @@ def test_unet_out_and_in_again(shared, tmp_path):
     unet_to_diffusers(ours, tmp_path / "unet")
     theirs = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "unet")
     assert_same_unet(ours, theirs, 32, 8, ScaledLinear())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resnet_time_scale_shift": "scale_shift", "norm_eps": 1e-3, "norm_num_groups": 16},
+        {"attention_head_dim": [2, 4], "layers_per_block": 1, "transformer_layers_per_block": 2},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_unet_of_other_settings_out_again(changes, shared, tmp_path):
+    """What is written says all that was read."""
+    config = json.loads((shared / "interop" / "tiny_unet_dir" / "config.json").read_text()) | changes
+    diffusers.UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "theirs")
+    ours = unet_from_diffusers(tmp_path / "theirs")
+    unet_to_diffusers(ours, tmp_path / "unet")
+    assert_same_unet(ours, diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "unet"), 32, 8, ScaledLinear())
+
+
+def test_dropout_is_read(shared):
+    config = json.loads((shared / "interop" / "tiny_unet_dir" / "config.json").read_text())
+    assert unet_node(config | {"dropout": 0.25}, ScaledLinear())["dropout"] == 0.25
 
 
 def test_unet_told_log_snr_is_no_peers(tmp_path):
@@ -208,6 +231,49 @@ def test_an_early_config_of_four_keys_is_the_peers(tmp_path):
     assert_same_small_autoencoder(ours, diffusers.AutoencoderKL.from_pretrained(tmp_path), 0.18215)
     torch.testing.assert_close(ours.latent_std, torch.full((4,), 1 / 0.18215))
     assert ours.image_shape == (3, 32, 32)
+
+
+def test_names_of_attention_before_2023(tmp_path):
+    """query, key, value and proj_attn, as in the files of early models."""
+    small_vae().save_pretrained(tmp_path)
+    theirs = diffusers.AutoencoderKL.from_pretrained(tmp_path)
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = {}
+    for name, value in load_file(tmp_path / "diffusion_pytorch_model.safetensors").items():
+        for new, early in old.items():
+            name = name.replace(f".{new}.", f".{early}.")
+        state[name] = value
+    assert any(".proj_attn." in name for name in state)
+    save_file(state, tmp_path / "diffusion_pytorch_model.safetensors")
+    assert_same_small_autoencoder(autoencoder_from_diffusers(tmp_path), theirs, 0.18215)
+
+
+def test_every_tensor_must_have_its_place(tmp_path):
+    small_vae().save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    save_file(state | {"encoder.more": torch.ones(1)}, file)
+    with pytest.raises(ForeignModelError, match="hold 1 tensors that ours has no place for, as .*encoder.more"):
+        autoencoder_from_diffusers(tmp_path)
+    save_file({name: value for name, value in state.items() if name != "quant_conv.bias"}, file)
+    with pytest.raises(ForeignModelError, match="lack 1 tensors that the config promises, as .*quant_conv.bias"):
+        autoencoder_from_diffusers(tmp_path)
+    save_file(state | {"quant_conv.bias": torch.ones(9)}, file)
+    with pytest.raises(ForeignModelError, match=r"make \(9,\), but encoder.mix.bias is \(8,\)"):
+        autoencoder_from_diffusers(tmp_path)
+
+
+def test_what_is_loaded_is_in_evaluation_and_swish_is_silu(tmp_path):
+    small_vae(act_fn="swish").save_pretrained(tmp_path)
+    assert not autoencoder_from_diffusers(tmp_path).training
+
+
+def test_a_shift_goes_out_and_in(tmp_path):
+    small_vae(shift_factor=0.25, scaling_factor=0.5, sample_size=48).save_pretrained(tmp_path / "theirs")
+    ours = autoencoder_from_diffusers(tmp_path / "theirs")
+    autoencoder_to_diffusers(ours, tmp_path / "vae")
+    config = json.loads((tmp_path / "vae" / "config.json").read_text())
+    assert (config["shift_factor"], config["scaling_factor"], config["sample_size"]) == (0.25, 0.5, 48)
 
 
 def test_a_scaling_factor_of_null_scales_nothing(tmp_path):

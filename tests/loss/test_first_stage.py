@@ -78,6 +78,16 @@ def test_the_terms_of_a_bottleneck_are_added(x):
     assert logged["commitment (unweighted)"] == 3 and not set(terms) & set(logged)
 
 
+def test_what_is_logged_is_of_the_mean_image(x):
+    y = x + torch.tensor([0.1, 0.3]).view(2, 1, 1, 1)
+    loss = FirstStageLoss(Laplace(log_variance=-1.5), kl_weight=0.5, perceptual=LaplacianPyramid())
+    terms, logged = loss.generator(x, Pass(y, {"kl": torch.tensor(4.0)}), 0, None)
+    assert logged["mse"].item() == pytest.approx((0.1**2 + 0.3**2) / 2, rel=1e-4)
+    assert logged["log variance"].item() == pytest.approx(-1.5) and logged["kl (unweighted)"] == 4
+    torch.testing.assert_close(logged["perceptual"], loss.perceptual(x, y).mean())
+    assert terms["kl"].item() == pytest.approx(0.5 * 4 / x[0].numel())
+
+
 def test_the_perceptual_term_trains_the_autoencoder(x):
     decoder = Decoder()
     with_it, without = FirstStageLoss(Gaussian(), perceptual=LaplacianPyramid()), FirstStageLoss(Gaussian())

@@ -13,9 +13,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.autoencoder.bottleneck import Bottleneck, Gaussian
-from ldm.autoencoder.convnet import Decoder, Encoder
+from ldm.autoencoder.bottleneck import Gaussian
 from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.loss.adversarial import Adversarial
 from ldm.loss.first_stage import FirstStageLoss
@@ -24,7 +22,7 @@ from ldm.nn.patchgan import PatchGAN
 from ldm.run.directory import Journal
 from ldm.stage.first import First
 from tests.runs import rows
-from tests.stage.tiny import data, recipe
+from tests.stage.tiny import autoencoder, data, recipe
 
 BOTTLENECKS = {
     "gaussian": lambda: Gaussian(2),
@@ -32,16 +30,6 @@ BOTTLENECKS = {
     "learnt codes": lambda: VectorQuantiser(24, 2, running_means=False, decay=0.7, restart_below=0.4),
 }
 """So many codes for 64 latent pixels an update that some restart in most updates."""
-
-
-def autoencoder(bottleneck: Bottleneck) -> Autoencoder:
-    def encoder(channels: int, latent: int) -> Encoder:
-        return Encoder(channels, latent, width=4, multipliers=(1, 1), blocks=0, middle_attention=False)
-
-    def decoder(channels: int, latent: int) -> Decoder:
-        return Decoder(channels, latent, width=4, multipliers=(1, 1), blocks=0, middle_attention=False)
-
-    return Autoencoder((3, 8, 8), encoder, decoder, bottleneck)
 
 
 def stage(kind: str, accumulate: int) -> First:
@@ -119,7 +107,8 @@ def _rank(rank: int, folder: Path, kind: str, accumulate: int) -> None:
 
 
 def test_ranks_and_micro_batches_make_the_update_of_the_batch(whole, tmp_path):
-    mp.spawn(_rank, (tmp_path, "quantiser", 2), nprocs=2)
+    # Forked: a process that starts anew imports for longer than it trains.
+    mp.start_processes(_rank, (tmp_path, "quantiser", 2), nprocs=2, start_method="fork")
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     torch.testing.assert_close(*ranks, atol=0, rtol=0)
     assert_same(ranks[0], logged(tmp_path), whole("quantiser"))
