@@ -113,7 +113,7 @@ def _unet(folder: Path, schedule: Table | ZeroTerminalSNR) -> UNet:
 
 
 def _scheduler_file(unet: Path) -> Path:
-    return unet.resolve().parent / "scheduler" / "scheduler_config.json"
+    return unet.absolute().parent / "scheduler" / "scheduler_config.json"
 
 
 def _scheduler_beside(unet: Path) -> Scheduler | None:

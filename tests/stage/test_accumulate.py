@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 
 from ldm.autoencoder.bottleneck import Gaussian
 from ldm.autoencoder.quantiser import VectorQuantiser
+from ldm.loss.adaptive import AdaptiveWeight
 from ldm.loss.adversarial import Adversarial
 from ldm.loss.first_stage import FirstStageLoss
 from ldm.loss.reconstruction import Gaussian as GaussianLikelihood
@@ -22,7 +23,7 @@ from ldm.nn.patchgan import PatchGAN
 from ldm.run.directory import Journal
 from ldm.stage.first import First
 from tests.runs import rows
-from tests.stage.tiny import autoencoder, data, recipe
+from tests.stage.tiny import autoencoder, data, first, fit, recipe
 
 BOTTLENECKS = {
     "gaussian": lambda: Gaussian(2),
@@ -43,8 +44,8 @@ def stage(kind: str, accumulate: int) -> First:
 
 def trained(kind: str, accumulate: int, folder: Path, **ranks: Any) -> dict[str, torch.Tensor]:
     """All weights and codes after six updates; the journal stays in `folder`."""
-    first = stage(kind, accumulate)
-    first.journal = Journal(folder / "metrics.jsonl")
+    made = stage(kind, accumulate)
+    made.journal = Journal(folder / "metrics.jsonl")
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -57,9 +58,9 @@ def trained(kind: str, accumulate: int, folder: Path, **ranks: Any) -> dict[str,
         limit_val_batches=0,
         **({"devices": 1} | ranks),
     )
-    trainer.fit(first, datamodule=data())
-    assert first.updates == 6
-    return {name: value.detach().clone() for name, value in first.trained().state_dict().items()}
+    trainer.fit(made, datamodule=data())
+    assert made.updates == 6
+    return {name: value.detach().clone() for name, value in made.trained().state_dict().items()}
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
@@ -112,6 +113,22 @@ def test_ranks_and_micro_batches_make_the_update_of_the_batch(whole, tmp_path):
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     torch.testing.assert_close(*ranks, atol=0, rtol=0)
     assert_same(ranks[0], logged(tmp_path), whole("quantiser"))
+
+
+def test_what_is_kept_apart_has_the_loss_scale_of_the_rest(monkeypatch):
+    """In float16; that it is used so, tests/loss/test_adaptive.py works out."""
+    given = []
+
+    def recorded(*arguments: Any) -> AdaptiveWeight:
+        given.append(arguments)
+        return AdaptiveWeight(*arguments)
+
+    monkeypatch.setattr("ldm.stage.first.AdaptiveWeight", recorded)
+    made = fit(first(critic_start=0, heard=1, accumulate=2, steps=3), half=True)
+    assert len(given) == 3 and made._scaler() is not None, "one an update"
+    for parameters, last_layer, parts, scaler in given:
+        assert parts == 2 and scaler is made._scaler()
+        assert last_layer is made.autoencoder.last_layer and parameters is made._players[0].parameters
 
 
 def test_what_is_compared_has_moved(whole):
