@@ -69,6 +69,7 @@ class LatentModel(nn.Module):
         condition = build(config["condition"], "condition", allowed)
         shapes = {"latent_shape": autoencoder.latent_shape, "context": condition.shape}
         prior = build(config["prior"], "prior", allowed, **shapes)
+        autoencoder.check_size(autoencoder.image_shape, prior.factor)
         return cls(autoencoder, condition, prior, {part: config[part] for part in PARTS})
 
     @torch.no_grad()

@@ -56,6 +56,17 @@ def draw(model) -> torch.Tensor:
     return model.sample(batch(), Random(3, 0, torch.arange(4)))
 
 
+@pytest.mark.parametrize("backbone", ["unet_small", "dit_small"])
+def test_sizes_that_the_prior_cannot_halve_are_told_in_pixels(backbone, tmp_path):
+    """A factor of 4 before a network that halves: 28 pixels are a latent of 7."""
+    words = ("data.image_shape=[3,28,28]", f"backbone={backbone}")
+    if backbone == "dit_small":
+        words += ("backbone.patch=2",)
+    with pytest.raises(ValueError, match=r"images of 28x28 do not divide by 8, .* good side to 28 is 24 or 32"):
+        LatentModel.build(plain(tiny(tmp_path, *words)))
+    LatentModel.build(plain(tiny(tmp_path, *words, "data.image_shape=[3,24,32]")))
+
+
 def test_round_trip_with_the_tokenizer(config, saved):
     made, loaded = fresh(config), LatentModel.load(saved)
     assert not loaded.training and loaded.state_dict().keys() == made.state_dict().keys()

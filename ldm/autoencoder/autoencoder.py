@@ -26,16 +26,15 @@ from ldm.types import Image, Latent
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One training pass: the image again, the raw latent, q(z|x) and what the bottleneck had to say of it.
+    """One training pass: the image again, the raw latent, q(z|x) and the bottleneck's loss terms.
 
-    `terms` are loss terms per image (kl unweighted; commitment and codebook as they are), `numbers` are for the log.
+    `terms` are per image: kl unweighted; commitment and codebook as they are.
     """
 
     image: Image
     z: Latent
     posterior: Posterior
     terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
-    numbers: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
 class Autoencoder(nn.Module):
@@ -75,7 +74,7 @@ class Autoencoder(nn.Module):
                 f"the encoder divides sides by {self.factor} but the decoder multiplies them by {self.decoder.factor}; "
                 "give both the same number of levels and the same patch"
             )
-        self._check_size(self.image_shape)
+        self.check_size(self.image_shape)
         self.latent_shape = (channels, height // self.factor, width // self.factor)
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
@@ -96,7 +95,7 @@ class Autoencoder(nn.Module):
 
     def posterior(self, x: Image) -> Posterior:
         """q(z|x) of the raw latent, before whitening."""
-        self._check_size(tuple(x.shape[1:]))
+        self.check_size(tuple(x.shape[1:]))
         return self.bottleneck.posterior(self.encoder(x))
 
     def decode_raw(self, z: Latent) -> Image:
@@ -105,13 +104,13 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Image, noise: Latent) -> Reconstruction:
         """The training pass, on raw latents; `noise` is standard normal, (b, *latent_shape)."""
-        self._check_size(tuple(x.shape[1:]))
+        self.check_size(tuple(x.shape[1:]))
         coded = self.bottleneck(self.encoder(x), noise)
-        return Reconstruction(self.decoder(coded.z), coded.z, coded.posterior, coded.terms, coded.numbers)
+        return Reconstruction(self.decoder(coded.z), coded.z, coded.posterior, coded.terms)
 
     def codes(self, x: Image) -> Int[Tensor, "b lh lw"]:
         """The codes of an image, where the bottleneck is a vector quantiser."""
-        self._check_size(tuple(x.shape[1:]))
+        self.check_size(tuple(x.shape[1:]))
         return self._quantiser().codes(self.encoder(x))
 
     def decode_codes(self, codes: Int[Tensor, "b lh lw"]) -> Image:
@@ -130,6 +129,25 @@ class Autoencoder(nn.Module):
         self.latent_mean.copy_(mean)
         self.latent_std.copy_(std)
 
+    def check_size(self, shape: tuple[int, ...], times: int = 1) -> None:
+        """ValueError where images of (c, h, w) have other channels, or sides that are no multiples of `factor`, or of
+        `times` as much where a prior divides the latent's sides further."""
+        channels, height, width = shape
+        if channels != self.image_shape[0]:
+            raise ValueError(
+                f"this autoencoder takes images of {self.image_shape[0]} channels; got {channels}: "
+                "set the data's mode or build it with that image_shape"
+            )
+        factor, made_of = self.factor * times, f"this autoencoder's factor {self.factor}"
+        if times > 1:
+            made_of = f"{factor}, {made_of} times the {times} of the prior over its latents"
+        if wrong := dict.fromkeys(side for side in (height, width) if side % factor):
+            nearest = ", ".join(f"to {side} is {_nearest(side, factor)}" for side in wrong)
+            raise ValueError(
+                f"images of {height}x{width} do not divide by {made_of}; the nearest good side {nearest}: resize or pad "
+                "the data (data.image_shape in a run)"
+            )
+
     @property
     def last_layer(self) -> nn.Parameter:
         """The decoder's last weight, where an adaptive adversarial weight compares gradients."""
@@ -146,18 +164,7 @@ class Autoencoder(nn.Module):
             )
         return self.bottleneck
 
-    def _check_size(self, shape: tuple[int, ...]) -> None:
-        channels, height, width = shape
-        if channels != self.image_shape[0]:
-            raise ValueError(
-                f"this autoencoder takes images of {self.image_shape[0]} channels; got {channels}: "
-                "set the data's mode or build it with that image_shape"
-            )
-        wrong = [side for side in (height, width) if side % self.factor]
-        if wrong:
-            below = wrong[0] // self.factor * self.factor
-            good = " or ".join(str(side) for side in (below, below + self.factor) if side)
-            raise ValueError(
-                f"images of {height}x{width} do not divide by this autoencoder's factor {self.factor}; "
-                f"the nearest good side to {wrong[0]} is {good}: resize or pad the data"
-            )
+
+def _nearest(side: int, factor: int) -> str:
+    below = side // factor * factor
+    return " or ".join(str(multiple) for multiple in (below, below + factor) if multiple)

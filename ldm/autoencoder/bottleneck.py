@@ -46,13 +46,12 @@ class Coded:
     """What a bottleneck makes of the encoder's output in training.
 
     z is what the decoder reads. `terms` are loss terms per image (summed over the latent, mean over the batch), without
-    the weight of a KL term; `numbers` are for the log only.
+    the weight of a KL term.
     """
 
     z: Latent
     posterior: Posterior
     terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
-    numbers: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
 class Bottleneck(nn.Module, ABC):
@@ -71,11 +70,15 @@ class Bottleneck(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, h: Float[Tensor, "b m lh lw"], noise: Latent) -> Coded:
-        """A latent to train with, its loss terms and numbers to log; `noise` is standard normal."""
+        """A latent to train with and its loss terms; `noise` is standard normal."""
 
     @abstractmethod
     def restore(self, z: Latent) -> Latent:
         """The latent that the decoder reads, from a latent that a prior made: where quantisation happens."""
+
+    def step(self) -> dict[str, Float[Tensor, ""]]:
+        """Ends an update, on all ranks: what is learnt from its training passes other than by gradients; numbers to log."""
+        return {}
 
 
 class Identity(Bottleneck):

@@ -5,13 +5,18 @@ With e = code nearest to z_e(x), gradients pass straight through, z = z_e + sg(e
     codebook   |sg(z_e) - e|^2          (eq. 3, second term; absent where codes are running means, appendix A.1)
     commitment 0.25 |z_e - sg(e)|^2     (eq. 3, third term)
 
-summed over the latent. Running means: usage_k <- d usage_k + (1 - d) n_k, sum_k <- d sum_k + (1 - d) sum of its z_e.
-A code hardly used any more is dead and restarts at a vector of the present batch (arXiv 2005.00341, section 3.1). Which
-vector is a function of the count of updates and the code, so nothing random is kept; counts and candidates are
-summed over ranks, so every rank has the same codes.
+summed over the latent. Running means: usage_k <- d usage_k + (1 - d) n_k, sum_k <- d sum_k + (1 - d) sum of its z_e, and
+e_k = sum_k / usage_k, with n_k and the sum over the whole batch of an update: a training pass only gathers them, over
+micro-batches, and `step` applies them, over ranks, when the update ends. A code that got no vector keeps its place.
+
+A code hardly used any more is dead and restarts at a vector of the update's batch (arXiv 2005.00341, section 3.1). The
+candidates are the vectors where the pass's noise, which a quantiser has no other use for, is largest; code k takes the
+k-th. Noise is a function of the image's place in the batch, so every split of a batch has the same candidates.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -33,7 +38,8 @@ class VectorQuantiser(Bottleneck):
         decay: of the running means and of the count of usage.
         restart_below: share of an even usage (1 / codes) under which a code is dead; 0 restarts none.
 
-    Before its first update all codes are dead, so the codebook begins as vectors of the first batch.
+    Before its first update all codes are dead, so the codebook begins as vectors of the first batch; where none restarts,
+    a code is its random first place until it gets a vector.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class VectorQuantiser(Bottleneck):
         self.register_buffer("usage", torch.zeros(codes))  # running count, 1 for even use; all dead at first
         self.register_buffer("sums", torch.zeros(codes, channels))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self._gathered: _Gathered | None = None
 
     def codes(self, h: Latent) -> Int[Tensor, "b lh lw"]:
         """The index of the nearest code of every latent pixel."""
@@ -80,53 +87,86 @@ class VectorQuantiser(Bottleneck):
         terms = {"commitment": self.commitment * _per_image(h - nearest.detach())}
         if not self.running_means:
             terms["codebook"] = _per_image(h.detach() - nearest)
-        counts = torch.bincount(codes.flatten(), minlength=len(self.usage)).float()
         if self.training:
-            counts = self._update(h.detach().movedim(1, -1).flatten(0, 2), codes.flatten(), counts)
-        share = counts / counts.sum()
-        entropy = -torch.special.xlogy(share, share).sum()
-        numbers = {"usage": (counts > 0).float().mean(), "perplexity": entropy.exp()}
-        return Coded(h + (nearest - h).detach(), self.posterior(h.detach()), terms, numbers)
+            self._gather(_rows(h.detach()), codes.flatten(), _rows(noise).double().sum(1))
+        return Coded(h + (nearest - h).detach(), self.posterior(h.detach()), terms)
 
     @torch.no_grad()
-    def _update(self, rows: Float[Tensor, "n c"], codes: Int[Tensor, " n"], counts: Tensor) -> Tensor:
-        """Running counts, means and restarts from one batch of all ranks; returns the counts over all ranks."""
+    def _gather(self, rows: Float[Tensor, "n c"], codes: Int[Tensor, " n"], order: Float[Tensor, " n"]) -> None:
+        """Add one pass's counts, sums and candidates to those of the update."""
+        counts = torch.bincount(codes, minlength=len(self.usage)).float()
         sums = torch.zeros_like(self.sums).index_add_(0, codes, rows)
-        together = _sum_over_ranks(torch.cat([counts[:, None], sums, self._candidates(rows)], dim=1))
-        counts, sums, candidates = together.split([1, self.channels, self.channels], dim=1)
+        passed = _Gathered(counts, sums, *_largest(order, rows, len(counts)))
+        self._gathered = passed if self._gathered is None else self._gathered + passed
+
+    @torch.no_grad()
+    def step(self) -> dict[str, Float[Tensor, ""]]:
+        """Running counts, means and restarts from what all ranks gathered; the share of codes in use and their perplexity."""
+        gathered, self._gathered = self._gathered, None
+        if gathered is None:
+            return {}
+        counts, sums, candidates = gathered.over_ranks()
         even = counts.sum() / len(counts)
-        usage = self.usage + (1 - self.decay) * (counts[:, 0] / even - self.usage)
-        sums = self.sums + (1 - self.decay) * (sums / even - self.sums)
-        book = sums / usage.clamp(min=1e-6)[:, None] if self.running_means else self.codebook
+        usage = self.usage + (1 - self.decay) * (counts / even - self.usage)
+        means = self.sums + (1 - self.decay) * (sums / even - self.sums)
+        moved = ((1 - self.decay) * counts > 0) & self.running_means
+        book = torch.where(moved[:, None], means / usage[:, None], self.codebook)
         # At the first update everything is dead, whatever its count: the codebook was not made from data yet.
         dead = (usage < self.restart_below) | ((self.updates == 0) & (self.restart_below > 0))
         usage = torch.where(dead, 1.0, usage)
-        sums = torch.where(dead[:, None], candidates, sums)
+        means = torch.where(dead[:, None], candidates, means)
         book = torch.where(dead[:, None], candidates, book)
-        sound = together.isfinite().all()  # a batch that overflowed must not reach the codes
-        for kept, new in ((self.usage, usage), (self.sums, sums), (self.codebook, book)):
+        sound = sums.isfinite().all()  # a batch that overflowed must not reach the codes
+        for kept, new in ((self.usage, usage), (self.sums, means), (self.codebook, book)):
             kept.copy_(torch.where(sound, new, kept))
         self.updates += sound
-        return counts[:, 0]
+        share = counts / counts.sum()
+        return {"usage": (counts > 0).float().mean(), "perplexity": torch.special.entr(share).sum().exp()}
 
-    def _candidates(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "k c"]:
-        """A vector of this batch for each code: code k takes one of rank k mod ranks, zeros stand for the others."""
-        rank, ranks = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
-        k = torch.arange(len(self.usage), device=rows.device)
-        mixed = (k + 1) * 2654435761 + (self.updates + 1) * 40503 * 65537
-        picked = rows[((mixed ^ (mixed >> 15)) * 2246822519 >> 13) % len(rows)]
-        return torch.where((k % ranks == rank)[:, None], picked, 0.0)
+
+@dataclass(frozen=True)
+class _Gathered:
+    """What passes of an update leave: counts (k,), sums (k, c) and candidates (k, c), by falling `order` (k,)."""
+
+    counts: Tensor
+    sums: Tensor
+    order: Tensor
+    candidates: Tensor
+
+    def __add__(self, other: _Gathered) -> _Gathered:
+        order, rows = torch.cat([self.order, other.order]), torch.cat([self.candidates, other.candidates])
+        counts, sums = self.counts + other.counts, self.sums + other.sums
+        return _Gathered(counts, sums, *_largest(order, rows, len(counts)))
+
+    def over_ranks(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts, sums and a candidate for each code, in turn where vectors are fewer; the same on all ranks."""
+        counts, sums, order, rows = self.counts, self.sums, self.order, self.candidates
+        if dist.is_available() and dist.is_initialized():
+            both = torch.cat([counts[:, None], sums], dim=1)
+            dist.all_reduce(both)
+            counts, sums = both[:, 0], both[:, 1:]
+            order, rows = _largest(_from_all_ranks(order), _from_all_ranks(rows), len(counts))
+        there = order.isfinite().sum()
+        return counts, sums, rows[torch.arange(len(rows), device=rows.device) % there]
+
+
+def _largest(order: Float[Tensor, " n"], rows: Float[Tensor, "n c"], k: int) -> tuple[Tensor, Tensor]:
+    """The k largest numbers of `order`, falling, and their rows; filled up with -inf and zeros."""
+    short = max(k - len(order), 0)
+    order, rows = F.pad(order, (0, short), value=-torch.inf), F.pad(rows, (0, 0, 0, short))
+    order, places = order.topk(k)
+    return order, rows[places]
+
+
+def _from_all_ranks(x: Float[Tensor, "n *c"]) -> Float[Tensor, "m *c"]:
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+def _rows(x: Latent) -> Float[Tensor, "n c"]:
+    return x.movedim(1, -1).flatten(0, -2)
 
 
 def _per_image(difference: Latent) -> Float[Tensor, ""]:
     return difference.square().sum() / len(difference)
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _sum_over_ranks(x: Tensor) -> Tensor:
-    if _distributed():
-        dist.all_reduce(x)
-    return x

@@ -45,7 +45,12 @@ class Backbone(nn.Module, ABC):
         width: of the embedding of log-SNR that `time` makes.
         told: width of what the network's parts are told.
         pooled_context: whether the mean of the context's tokens is added to it.
+
+    Attributes:
+        factor: of which the height and width of z must be multiples.
     """
+
+    factor: int = 1
 
     def __init__(
         self,

@@ -134,7 +134,8 @@ class DiT(Backbone):
         super().__init__(channels, context, width, width, time, pooled_context)
         if context.tokens is not None and not (cross_attention or pooled_context):
             raise ValueError("this DiT would not hear its context: set cross_attention or pooled_context to true")
-        self.patch, self.routing, self.places = patch, routing, position(width, heads)
+        self.patch = self.factor = patch
+        self.routing, self.places = routing, position(width, heads)
         self.span = None if routing is None else routing.span(depth)
         attended = context.tokens if cross_attention else None
         self.stem = nn.Linear((channels + (context.spatial or 0)) * patch**2, width)

@@ -16,6 +16,9 @@ from ldm.diffusion.parameterization import Parameterization
 from ldm.diffusion.schedule import Schedule
 from ldm.types import Context, Latent, Time
 
+FARTHEST = 20.0
+"""The log-SNR, of either sign, beyond which a network is told no more."""
+
 
 def along(value: Time, x: Latent) -> Tensor:
     """(b,) shaped to multiply (b, c, h, w), in at least float32."""
@@ -70,7 +73,7 @@ class NetworkDenoiser(Denoiser):
         """F, as the network gives it, in float32."""
         c_in = (alpha**2 + sigma**2).rsqrt()
         # A schedule may end at pure noise or data; the network is told a finite number all the same.
-        log_snr = (2 * (alpha.log() - sigma.log())).clamp(-20, 20)
+        log_snr = (2 * (alpha.log() - sigma.log())).clamp(-FARTHEST, FARTHEST)
         return self.backbone(along(c_in, x_t) * x_t, log_snr, c).float()
 
     def forward(self, x_t: Latent, t: Time, c: Context) -> Latent:

@@ -7,12 +7,14 @@ layer under other names, except that queries, keys and values are rows of one ma
     z = (raw - shift) * scaling_factor      or      z = (raw - latents_mean) * scaling_factor / latents_std,
 
 which becomes our latent_mean and latent_std. Their U-Net embeds the integer step of the table it was trained on; ours
-finds the step from the log-SNR (`StepEmbedding`).
+finds the step from the log-SNR (`StepEmbedding`). A U-Net alone does not say what it was trained on and what it predicts; the
+scheduler beside it does, and together they are a denoiser.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,21 +27,27 @@ from torch import Tensor, nn
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.backbone.unet import UNet
 from ldm.build import Config, build
-from ldm.diffusion.schedule import ScaledLinear, Table
+from ldm.diffusion.denoiser import NetworkDenoiser
+from ldm.diffusion.schedule import ScaledLinear, Table, ZeroTerminalSNR
 from ldm.files import whole_directory, write_json
 from ldm.interop.diffusers_config import (
     ForeignModelError,
     autoencoder_node,
     config_of_autoencoder,
     config_of_unet,
-    table_of_scheduler,
+    latent_statistics,
     unet_node,
+    whole_unet,
 )
 from ldm.interop.diffusers_names import autoencoder_names, unet_names
+from ldm.interop.diffusers_scheduler import Scheduler, read_scheduler
 from ldm.tensors import read_tensors
 from ldm.types import ContextShape
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+_HALF = ("fp16", "bf16")  # variants of the same weights, read where there are no others
+
+log = logging.getLogger(__name__)
 
 
 def autoencoder_from_diffusers(source: str | Path, image_shape: tuple[int, int, int] | None = None) -> Autoencoder:
@@ -52,29 +60,65 @@ def autoencoder_from_diffusers(source: str | Path, image_shape: tuple[int, int, 
     theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     autoencoder = build(autoencoder_node(theirs, image_shape), "autoencoder")
     _load(autoencoder, autoencoder_names(autoencoder), _read_weights(folder))
-    channels, scale = autoencoder.latent_shape[0], theirs.get("scaling_factor") or 1.0
-    mean = theirs.get("latents_mean") or [theirs.get("shift_factor") or 0.0] * channels
-    std = theirs.get("latents_std") or [1.0] * channels
-    autoencoder.set_statistics(torch.tensor(mean), torch.tensor(std) / scale)
+    autoencoder.set_statistics(*latent_statistics(theirs))
     return autoencoder.eval()
 
 
-def unet_from_diffusers(source: str | Path, table: Table | None = None) -> UNet:
+def unet_from_diffusers(source: str | Path, schedule: Table | ZeroTerminalSNR | None = None) -> UNet:
     """Our U-Net with the weights of a `UNet2DConditionModel`: a directory, a pipeline's directory or a hub name.
 
+    What it predicts is the scheduler's to say: `denoiser_from_diffusers` knows.
+
     Arguments:
-        table: the schedule it was trained on; read from a pipeline's scheduler, else Stable Diffusion's.
+        schedule: it was trained on; read from a pipeline's scheduler, else Stable Diffusion's.
     """
     folder = find_folder(source, "unet")
+    if schedule is None:
+        scheduler = _scheduler_beside(folder)
+        schedule = ScaledLinear() if scheduler is None else scheduler.schedule
+    return _unet(folder, schedule)
+
+
+def denoiser_from_diffusers(source: str | Path, scheduler: Scheduler | None = None) -> NetworkDenoiser:
+    """E[x | x_t, c] of a pipeline's U-Net, on the schedule and with the prediction that its scheduler says.
+
+    How the scheduler samples is not followed; what it says of that is logged, and `read_scheduler` gives it.
+
+    Arguments:
+        scheduler: where the source is a U-Net alone, or to read it as another's.
+
+    Raises:
+        FileNotFoundError: no scheduler is given or beside the U-Net. ForeignModelError: ours cannot be equal to it.
+    """
+    folder = find_folder(source, "unet")
+    scheduler = scheduler or _scheduler_beside(folder)
+    if scheduler is None:
+        raise FileNotFoundError(
+            f"{_scheduler_file(folder)} is missing, which says what this U-Net was trained on and predicts: give the "
+            "directory of the whole pipeline, or scheduler=read_scheduler({...})"
+        )
+    if scheduler.sampling:
+        choices = ", ".join(f"{key}={value}" for key, value in scheduler.sampling.items())
+        log.info("%s: its scheduler's choices of sampling are not followed: %s", source, choices)
+    return NetworkDenoiser(_unet(folder, scheduler.schedule), scheduler.schedule, scheduler.parameterization).eval()
+
+
+def _unet(folder: Path, schedule: Table | ZeroTerminalSNR) -> UNet:
     theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    scheduler = folder.parent / "scheduler" / "scheduler_config.json"
-    if table is None and folder.name == "unet" and scheduler.exists():
-        table = table_of_scheduler(json.loads(scheduler.read_text(encoding="utf-8")))
-    node = unet_node(theirs, table or ScaledLinear())
-    context = ContextShape(tokens=theirs["cross_attention_dim"])
-    unet = build(node, "backbone")(channels=theirs["in_channels"], context=context)
+    node, whole = unet_node(theirs, schedule), whole_unet(theirs)
+    context = ContextShape(tokens=whole["cross_attention_dim"])
+    unet = build(node, "backbone")(channels=whole["in_channels"], context=context)
     _load(unet, unet_names(unet), _read_weights(folder))
     return unet.eval()
+
+
+def _scheduler_file(unet: Path) -> Path:
+    return unet.absolute().parent / "scheduler" / "scheduler_config.json"
+
+
+def _scheduler_beside(unet: Path) -> Scheduler | None:
+    file = _scheduler_file(unet)
+    return read_scheduler(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
 def autoencoder_to_diffusers(autoencoder: Autoencoder, folder: Path) -> None:
@@ -124,17 +168,29 @@ def _load(module: nn.Module, names: Mapping[str, list[str]], theirs: Mapping[str
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    index = folder / f"{WEIGHTS}.index.json"
-    files = {WEIGHTS}
-    if index.exists():
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    missing = [name for name in sorted(files) if not (folder / name).exists()]
-    if missing:
+    """In float32, from the files of full precision, else from those of half."""
+    for variant in (None, *_HALF):
+        if files := _weight_files(folder, variant):
+            break
+    else:
         raise FileNotFoundError(
-            f"{folder} has no {missing[0]}; only safetensors are read, since a pickle can run anything: "
+            f"{folder} has no {WEIGHTS}; only safetensors are read, since a pickle can run anything: "
             "convert a .bin with diffusers' save_pretrained(safe_serialization=True)"
         )
-    return {name: value.float() for file in sorted(files) for name, value in read_tensors(folder / file).items()}
+    if missing := [name for name in files if not (folder / name).exists()]:
+        raise FileNotFoundError(f"{folder} lacks {missing[0]}, which its index names")
+    if variant is not None:
+        log.info("%s has weights of half precision only (%s)", folder, variant)
+    return {name: value.float() for file in files for name, value in read_tensors(folder / file).items()}
+
+
+def _weight_files(folder: Path, variant: str | None) -> list[str]:
+    """The names of the files of a variant: one, or those that its index names; [] where there are none."""
+    infix = "" if variant is None else f".{variant}"
+    whole, index = folder / WEIGHTS.replace(".", f"{infix}.", 1), folder / f"{WEIGHTS}.index{infix}.json"
+    if index.exists():
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    return [whole.name] if whole.exists() else []
 
 
 def find_folder(source: str | Path, part: str) -> Path:
@@ -147,9 +203,11 @@ def find_folder(source: str | Path, part: str) -> Path:
             f"{prefix}{file}" for prefix in ("", f"{part}/") for file in ("config.json", "diffusion_pytorch_model*")
         ]
         wanted += ["scheduler/scheduler_config.json"]
-        folder = Path(
-            snapshot_download(str(source), allow_patterns=wanted, ignore_patterns=["*.bin", "*.fp16.*", "*non_ema*"])
-        )
+        never = ["*.bin", "*.msgpack", "*.h5", "*non_ema*"]
+        halves = [f"*.{variant}*" for variant in _HALF]
+        folder = Path(snapshot_download(str(source), allow_patterns=wanted, ignore_patterns=[*never, *halves]))
+        if not any(folder.rglob("*.safetensors")):
+            folder = Path(snapshot_download(str(source), allow_patterns=wanted, ignore_patterns=never))
     for candidate in (folder, folder / part):
         if (candidate / "config.json").exists():
             return candidate

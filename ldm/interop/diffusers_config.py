@@ -1,60 +1,86 @@
 """diffusers' configs of `AutoencoderKL` and `UNet2DConditionModel` as ours, and ours as theirs.
 
-What one side can be and the other cannot is refused by name, never approximated.
+What one side can be and the other cannot is refused by name, never approximated. What a config does not say means what
+diffusers' own classes mean by it: configs of early models lack most of what came later.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.autoencoder.bottleneck import Gaussian
 from ldm.autoencoder.convnet import Decoder, Encoder
 from ldm.backbone.unet import UNet
 from ldm.build import Config
-from ldm.diffusion.schedule import Linear, ScaledLinear, Table
+from ldm.diffusion.denoiser import FARTHEST
+from ldm.diffusion.schedule import Table, ZeroTerminalSNR
 from ldm.nn.attention import SpatialTransformer
 from ldm.nn.embedding import StepEmbedding
 from ldm.nn.norm import Group
 from ldm.nn.resnet import ResBlock
+
+log = logging.getLogger(__name__)
 
 
 class ForeignModelError(ValueError):
     """A model of one library that the other's cannot be equal to; says which setting stands in the way."""
 
 
-def autoencoder_node(theirs: Mapping[str, Any], image_shape: tuple[int, int, int] | None = None) -> Config:
-    """The config of our autoencoder that equals an `AutoencoderKL` of the given config."""
-    widths, layers = theirs["block_out_channels"], theirs["layers_per_block"]
-    _refuse(theirs, {"act_fn": "silu", "in_channels": theirs["out_channels"]})
-    _refuse_blocks(theirs, {"down_block_types": {"DownEncoderBlock2D"}, "up_block_types": {"UpDecoderBlock2D"}})
-    size = theirs["sample_size"]
-    parts: Config = {
-        "_partial_": True,
-        "width": widths[0],
-        "multipliers": _multipliers(widths),
-        "middle_attention": theirs.get("mid_block_add_attention", True),
-        "norm": _group_node(theirs["norm_num_groups"], 1e-6),
-    }
-    return {
-        "_target_": "ldm.autoencoder.autoencoder.Autoencoder",
-        "image_shape": list(image_shape or (theirs["in_channels"], size, size)),
-        "encoder": parts
-        | {"_target_": "ldm.autoencoder.convnet.Encoder", "blocks": layers, "mix": theirs.get("use_quant_conv", True)},
-        "decoder": parts
-        | {
-            "_target_": "ldm.autoencoder.convnet.Decoder",
-            "blocks": layers + 1,
-            "mix": theirs.get("use_post_quant_conv", True),
-        },
-        "bottleneck": {"_target_": "ldm.autoencoder.bottleneck.Gaussian", "channels": theirs["latent_channels"]},
-    }
+AUTOENCODER: Config = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D"],
+    "block_out_channels": [64],
+    "layers_per_block": 1,
+    "act_fn": "silu",
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "sample_size": 32,
+    "scaling_factor": 0.18215,
+    "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
+    "force_upcast": True,  # of their precision; ours is the trainer's
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+"""What `AutoencoderKL` means where its config does not say."""
 
+UNET: Config = {
+    "sample_size": None,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "dropout": 0.0,
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+    "cross_attention_dim": 1280,
+    "transformer_layers_per_block": 1,
+    "attention_head_dim": 8,
+    "use_linear_projection": False,  # either is a linear map
+    "upcast_attention": False,  # of their precision
+    "resnet_time_scale_shift": "default",
+    # Read only where one of those below is not as usual.
+    "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": None,
+    "class_embeddings_concat": False,
+    "mid_block_only_cross_attention": None,
+    "projection_class_embeddings_input_dim": None,
+}
+"""What `UNet2DConditionModel` means where its config does not say, of what ours can be."""
 
-_USUAL_UNET: Config = {
+USUAL_UNET: Config = {
     "act_fn": "silu",
     "addition_embed_type": None,
     "attention_type": "default",
@@ -71,6 +97,7 @@ _USUAL_UNET: Config = {
     "freq_shift": 0,
     "mid_block_scale_factor": 1,
     "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "num_attention_heads": None,
     "num_class_embeds": None,
     "only_cross_attention": False,
     "resnet_out_scale_factor": 1.0,
@@ -82,49 +109,114 @@ _USUAL_UNET: Config = {
     "time_embedding_type": "positional",
     "timestep_post_act": None,
 }
+"""Its other settings; ours is what their defaults make of it."""
 
 
-def unet_node(theirs: Mapping[str, Any], table: Table) -> Config:
-    """The config (a partial) of our U-Net that equals a `UNet2DConditionModel` of the given config."""
-    _refuse(theirs, _USUAL_UNET | {"in_channels": theirs["out_channels"]})
+def whole_autoencoder(theirs: Mapping[str, Any]) -> Config:
+    """An `AutoencoderKL`'s config with all that it leaves to the defaults."""
+    return _whole("AutoencoderKL", theirs, AUTOENCODER)
+
+
+def whole_unet(theirs: Mapping[str, Any]) -> Config:
+    """A `UNet2DConditionModel`'s config with all that it leaves to the defaults."""
+    return _whole("UNet2DConditionModel", theirs, UNET | USUAL_UNET)
+
+
+def _whole(kind: str, theirs: Mapping[str, Any], defaults: Config) -> Config:
+    if theirs.get("_class_name", kind) != kind:
+        raise ForeignModelError(f"this is a config of {theirs['_class_name']}; wanted one of {kind}")
+    if unknown := sorted(key for key in theirs.keys() - defaults.keys() if not key.startswith("_")):
+        log.warning("%s has no %s: ignored, as diffusers ignores it", kind, ", ".join(unknown))
+    return defaults | dict(theirs)
+
+
+def autoencoder_node(theirs: Mapping[str, Any], image_shape: tuple[int, int, int] | None = None) -> Config:
+    """The config of our autoencoder that equals an `AutoencoderKL` of the given config."""
+    theirs = whole_autoencoder(theirs)
+    widths, layers = theirs["block_out_channels"], theirs["layers_per_block"]
+    _refuse(theirs, {"act_fn": "silu", "in_channels": theirs["out_channels"]})
+    _refuse_blocks(theirs, {"down_block_types": {"DownEncoderBlock2D"}, "up_block_types": {"UpDecoderBlock2D"}})
+    parts: Config = {
+        "_partial_": True,
+        "width": widths[0],
+        "multipliers": _multipliers(widths),
+        "middle_attention": theirs["mid_block_add_attention"],
+        "norm": _group_node(theirs["norm_num_groups"], 1e-6),
+    }
+    return {
+        "_target_": "ldm.autoencoder.autoencoder.Autoencoder",
+        "image_shape": list(image_shape or (theirs["in_channels"], *_sides(theirs["sample_size"]))),
+        "encoder": parts
+        | {"_target_": "ldm.autoencoder.convnet.Encoder", "blocks": layers, "mix": theirs["use_quant_conv"]},
+        "decoder": parts
+        | {"_target_": "ldm.autoencoder.convnet.Decoder", "blocks": layers + 1, "mix": theirs["use_post_quant_conv"]},
+        "bottleneck": {"_target_": "ldm.autoencoder.bottleneck.Gaussian", "channels": theirs["latent_channels"]},
+    }
+
+
+def latent_statistics(theirs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """(mean, std) of the raw latent's channels by which z = (raw - mean) / std is what their pipelines diffuse.
+
+    A scaling factor of null, which is not a missing one, scales nothing.
+    """
+    theirs = whole_autoencoder(theirs)
+    channels, scale = theirs["latent_channels"], theirs["scaling_factor"]
+    mean, std, shift = theirs["latents_mean"], theirs["latents_std"], theirs["shift_factor"]
+    if scale is not None and scale <= 0:
+        raise ForeignModelError(f"scaling_factor is {scale}; wanted a number above 0")
+    if (mean is None) != (std is None) or (mean is not None and shift):
+        raise ForeignModelError(
+            f"latents_mean is {mean}, latents_std {std} and shift_factor {shift}; wanted both of the first, or the last"
+        )
+    if mean is None:
+        mean, std = [shift or 0.0] * channels, [1.0] * channels
+    return torch.tensor(mean), torch.tensor(std) / (1.0 if scale is None else scale)
+
+
+def unet_node(theirs: Mapping[str, Any], schedule: Table | ZeroTerminalSNR) -> Config:
+    """The config (a partial) of our U-Net that equals a `UNet2DConditionModel` of the given config, trained on `schedule`."""
+    theirs = whole_unet(theirs)
+    _refuse(theirs, USUAL_UNET | {"in_channels": theirs["out_channels"]})
     down, up = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
     _refuse_blocks(theirs, {"down_block_types": set(down), "up_block_types": set(up)})
     attention = [kind == down[1] for kind in theirs["down_block_types"]]
     if attention != [kind == up[1] for kind in reversed(theirs["up_block_types"])]:
         raise ForeignModelError("this U-Net attends at other levels on its way down than on its way up; ours does not")
-    layers, depth = theirs["layers_per_block"], theirs.get("transformer_layers_per_block", 1)
-    if not isinstance(layers, int) or not isinstance(depth, int):
-        raise ForeignModelError(f"one number of layers and of transformer layers is wanted; got {layers} and {depth}")
+    single = ("layers_per_block", "transformer_layers_per_block", "norm_num_groups", "cross_attention_dim")
+    if several := [f"{key} is {theirs[key]}" for key in single if not isinstance(theirs[key], int)]:
+        raise ForeignModelError(f"one number for all levels is wanted; {'; '.join(several)}")
     widths = theirs["block_out_channels"]
     return {
         "_target_": "ldm.backbone.unet.UNet",
         "_partial_": True,
         "width": widths[0],
         "multipliers": _multipliers(widths),
-        "blocks": layers,
+        "blocks": theirs["layers_per_block"],
         "attention": attention,
-        "depth": depth,
+        "depth": theirs["transformer_layers_per_block"],
         **_heads(theirs, widths),
         "norm": _group_node(theirs["norm_num_groups"], theirs["norm_eps"]),
         "attention_norm": _group_node(theirs["norm_num_groups"], 1e-6),
-        "scale_shift": theirs.get("resnet_time_scale_shift", "default") == "scale_shift",
-        "dropout": theirs.get("dropout", 0.0),
+        "scale_shift": theirs["resnet_time_scale_shift"] == "scale_shift",
+        "dropout": theirs["dropout"],
         "time": {
             "_target_": "ldm.nn.embedding.StepEmbedding",
             "_partial_": True,
-            "log_snr_table": table.knots[1:].tolist(),
+            "log_snr_table": _log_snr_of_steps(schedule),
         },
     }
 
 
-def table_of_scheduler(theirs: Mapping[str, Any]) -> Table:
-    """The schedule of a scheduler_config.json."""
-    kinds = {"linear": Linear, "scaled_linear": ScaledLinear}
-    if theirs["beta_schedule"] not in kinds or theirs.get("trained_betas") is not None:
+def _log_snr_of_steps(schedule: Table | ZeroTerminalSNR) -> list[float]:
+    """What our denoiser tells a network at their steps 0, 1, ...: the last may be pure noise."""
+    table = schedule.schedule if isinstance(schedule, ZeroTerminalSNR) else schedule
+    log_snr = schedule.log_snr(torch.arange(1, table.steps + 1, dtype=torch.float64) / table.steps)
+    if log_snr[-2] <= -FARTHEST:
         raise ForeignModelError(
-            f"the scheduler's betas are {theirs['beta_schedule']}; {' and '.join(kinds)} can be read, else pass `table`"
+            f"step {len(log_snr) - 2} of this schedule has log-SNR {log_snr[-2].item():.1f}, and ours tell a network "
+            f"nothing below {-FARTHEST:g}"
         )
-    return kinds[theirs["beta_schedule"]](theirs["beta_start"], theirs["beta_end"], theirs["num_train_timesteps"])
+    return log_snr.clamp(min=-FARTHEST).tolist()
 
 
 def config_of_autoencoder(autoencoder: Autoencoder) -> Config:
@@ -226,17 +318,25 @@ def _groups(module: nn.Module, eps: float | None) -> int:
 
 
 def _refuse(theirs: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
-    wrong = [f"{key} is {theirs[key]}, not {value}" for key, value in usual.items() if theirs.get(key, value) != value]
+    same = {"swish": "silu"}  # two names of one function
+    wrong = [
+        f"{key} is {theirs[key]}, not {value}"
+        for key, value in usual.items()
+        if same.get(theirs[key], theirs[key]) != value
+    ]
     if wrong:
-        raise ForeignModelError(
-            f"ours cannot be equal to this {theirs.get('_class_name', 'model')}: {'; '.join(wrong)}"
-        )
+        raise ForeignModelError(f"ours cannot be equal to this model: {'; '.join(wrong)}")
 
 
 def _refuse_blocks(theirs: Mapping[str, Any], known: Mapping[str, set[str]]) -> None:
     for key, kinds in known.items():
         if strange := sorted(set(theirs[key]) - kinds):
             raise ForeignModelError(f"{key} holds {', '.join(strange)}; ours knows {', '.join(sorted(kinds))}")
+        if len(theirs[key]) != len(theirs["block_out_channels"]):
+            raise ForeignModelError(
+                f"{key} names {len(theirs[key])} blocks and block_out_channels {theirs['block_out_channels']}; "
+                "wanted as many"
+            )
 
 
 def _multipliers(widths: list[int]) -> list[int]:
@@ -245,13 +345,17 @@ def _multipliers(widths: list[int]) -> list[int]:
     return [width // widths[0] for width in widths]
 
 
+def _sides(size: int | list[int]) -> list[int]:
+    return [size, size] if isinstance(size, int) else list(size)
+
+
 def _group_node(groups: int, eps: float) -> Config:
     return {"_target_": "ldm.nn.norm.Group", "_partial_": True, "groups": groups, "eps": eps}
 
 
 def _heads(theirs: Mapping[str, Any], widths: list[int]) -> Config:
     """Their 'attention_head_dim' is a number of heads, for all levels or for each."""
-    heads = theirs.get("num_attention_heads") or theirs["attention_head_dim"]
+    heads = theirs["attention_head_dim"]
     if isinstance(heads, int):
         return {"heads": heads}
     sizes = {width / count for width, count in zip(widths, heads, strict=True)}

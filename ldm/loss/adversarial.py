@@ -1,11 +1,10 @@
 """The adversarial term of a first stage: a critic of patches against the decoder (arXiv 2012.09841, equations 5 to 7).
 
     critic     1/2 mean(max(0, 1 - D(x))) + 1/2 mean(max(0, 1 + D(y)))       (hinge)
-    generator  -lambda mean(D(y)),  lambda = weight |grad_L rec| / (|grad_L gen| + 1e-4)
+    generator  -lambda mean(D(y)), with the adaptive weight lambda of `ldm.loss.adaptive`
 
-with gradients at the decoder's last layer L, averaged over ranks, so that the critic pulls about as hard as the
-reconstruction does. The critic trains from update `critic_start` on and is heard by the generator from `start` on:
-first it learns, then it judges. Both count updates of the model, whatever the number of optimisers or micro-batches.
+The critic trains from update `critic_start` on and is heard by the generator from `start` on: first it learns, then it
+judges. Both count updates of the model, whatever the number of optimisers or micro-batches.
 
 Each side's loss moves that side alone, by itself and not by a trainer's care: the generator hears a critic whose
 parameters are detached, and the critic sees images that are.
@@ -14,7 +13,6 @@ parameters are detached, and the critic sees images that are.
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import NonNegativeFloat, NonNegativeInt
@@ -22,8 +20,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ldm.types import Image
-
-CLAMP = 1e4
 
 
 class Adversarial(nn.Module):
@@ -49,32 +45,13 @@ class Adversarial(nn.Module):
             )
         self.critic, self.weight, self.start, self.critic_start = critic, weight, start, critic_start
 
-    def generator(self, y: Image, reconstruction: Float[Tensor, ""], last_layer: nn.Parameter) -> tuple[Tensor, Tensor]:
-        """The generator's term and its weight, for the reconstruction term (a scalar) of the same pass."""
+    def verdict(self, y: Image) -> Float[Tensor, ""]:
+        """-mean(D(y)), with gradients for y alone."""
         frozen = {name: p.detach() for name, p in self.critic.named_parameters()}
-        term = -functional_call(self.critic, frozen, (y,)).float().mean()
-        return term, self.weight * adaptive_weight(reconstruction, term, last_layer)
+        return -functional_call(self.critic, frozen, (y,)).float().mean()
 
     def critic_loss(self, x: Image, y: Image) -> dict[str, Tensor]:
         """The hinge loss `critic`, and the mean logits of `real` and reconstructed (`fake`) patches."""
         real, fake = self.critic(torch.cat([x, y.detach()]).detach()).float().chunk(2)
         hinge = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
         return {"critic": hinge, "real": real.detach().mean(), "fake": fake.detach().mean()}
-
-
-def adaptive_weight(
-    reconstruction: Float[Tensor, ""], term: Float[Tensor, ""], last_layer: nn.Parameter
-) -> Float[Tensor, ""]:
-    """|grad reconstruction| / (|grad term| + 1e-4) at the last layer, at most 1e4, no gradient; 0 where not finite.
-
-    The gradients are those of the global batch, so that every rank weighs alike and their number does not matter.
-    """
-    (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
-    (heard,) = torch.autograd.grad(term, last_layer, retain_graph=True)
-    both = torch.stack([wanted, heard]).float()
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(both)
-        both = both / dist.get_world_size()
-    wanted, heard = both.flatten(1).norm(dim=1)
-    ratio = wanted / (heard + 1e-4)
-    return ratio.nan_to_num(0.0, posinf=CLAMP).clamp(0, CLAMP)

@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
+from ldm.loss.adaptive import AdaptiveWeight
 from ldm.loss.adversarial import Adversarial
 from ldm.loss.perceptual import Perceptual
 from ldm.loss.reconstruction import Likelihood
@@ -29,7 +30,6 @@ class Made(Protocol):
     """One training pass of an autoencoder, as `ldm.autoencoder.Autoencoder.forward` returns it.
 
     terms: what the bottleneck wants minimised, per image: summed over the latent, mean over the batch, `kl` unweighted.
-    numbers: for the log only.
     """
 
     @property
@@ -37,9 +37,6 @@ class Made(Protocol):
 
     @property
     def terms(self) -> Mapping[str, Tensor]: ...
-
-    @property
-    def numbers(self) -> Mapping[str, Tensor]: ...
 
 
 class FirstStageLoss(nn.Module):
@@ -68,14 +65,14 @@ class FirstStageLoss(nn.Module):
     def critic_parameters(self) -> Iterator[nn.Parameter]:
         return iter(()) if self.adversarial is None else self.adversarial.critic.parameters()
 
-    def generator(self, x: Image, made: Made, update: int, last_layer: nn.Parameter | None) -> tuple[Terms, Terms]:
-        """(terms whose sum the autoencoder minimises, values only logged) at a given update of the model.
+    def generator(self, x: Image, made: Made, update: int, adaptive: AdaptiveWeight | None) -> tuple[Terms, Terms]:
+        """(terms whose sum the autoencoder minimises, values only logged) of a part of a given update of the model.
 
         Arguments:
-            last_layer: the decoder's weight at which gradients are compared; read only once the critic is heard.
+            adaptive: the update's; read only once the critic is heard, of which the last part has the term.
         """
         y, numbers = made.image.float(), x[0].numel()
-        logged: Terms = {"mse": (x - y.detach()).square().mean(), **made.numbers}
+        logged: Terms = {"mse": (x - y.detach()).square().mean()}
         logged["log variance"] = self.likelihood.log_variance.detach()
         extra = None
         if self.perceptual is not None:
@@ -87,9 +84,9 @@ class FirstStageLoss(nn.Module):
             terms[name] = value * (self.kl_weight if name == "kl" else 1.0) / numbers
             logged[f"{name} (unweighted)"] = value.detach()
         if self.adversarial is not None and update >= self.adversarial.start:
-            verdict, weight = self.adversarial.generator(y, terms["reconstruction"], last_layer)
-            terms["adversarial"] = weight * verdict
-            logged["adversarial weight"] = weight
+            heard = adaptive(terms["reconstruction"], self.adversarial.verdict(y), self.adversarial.weight)
+            if heard is not None:
+                terms["adversarial"] = heard
         return terms, logged
 
     def critic(self, x: Image, y: Image, update: int) -> tuple[Terms, Terms]:

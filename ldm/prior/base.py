@@ -18,6 +18,11 @@ class Prior(nn.Module, ABC):
     `random` holds the numbers of the batch (ldm.random); without it torch's own generator seeds them.
     """
 
+    @property
+    def factor(self) -> int:
+        """Of which the sides of latents must be multiples."""
+        return 1
+
     @abstractmethod
     def loss(self, z: Latent, c: Context, random: Random | None = None) -> dict[str, Tensor]:
         """Named scalar terms; their sum is minimised."""

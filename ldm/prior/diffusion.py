@@ -17,6 +17,7 @@ from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from ldm.backbone.base import Backbone
 from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser, Rescheduled
 from ldm.diffusion.flow import length
 from ldm.diffusion.grid import Grid
@@ -80,6 +81,11 @@ class Diffusion(Prior, Likelihood):
         self.offset_noise, self.sampling_schedule = offset_noise, sampling_schedule
         self.likelihood = likelihood or Flow(Hutchinson())
         self.kind = self.likelihood.kind
+
+    @property
+    def factor(self) -> int:
+        backbone = self.denoiser.backbone
+        return backbone.factor if isinstance(backbone, Backbone) else 1
 
     def errors(self, z: Latent, c: Context, u: Tensor, eps: Latent) -> Tensor:
         """The weighted loss per example, (b,), at given places u (b,) in [0, 1) of the law of times and given noise."""

@@ -1,7 +1,8 @@
 """The first stage: an autoencoder, and a critic where the loss has one.
 
 Two players share one forward pass: the autoencoder's reconstruction is kept, detached, for the critic, so that the
-critic's gradient can reach no weight of the autoencoder.
+critic's gradient can reach no weight of the autoencoder. What needs the whole batch of an update, the critic's adaptive
+weight and a quantiser's codes, is gathered over its micro-batches and done with the last of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
+from ldm.loss.adaptive import AdaptiveWeight
 from ldm.loss.first_stage import FirstStageLoss
 from ldm.random import Random
 from ldm.stage.player import Player, Terms
@@ -26,6 +28,7 @@ class First(Stage):
         super().__init__(recipe, seed)
         self.autoencoder, self.loss = autoencoder, loss
         self._learnt = nn.ModuleDict({"autoencoder": autoencoder, "loss": loss})
+        self._adaptive: AdaptiveWeight | None = None  # of the present update
 
     def players(self) -> list[Player]:
         own = [p for p in self.autoencoder.parameters() if p.requires_grad] + list(self.loss.model_parameters())
@@ -48,10 +51,20 @@ class First(Stage):
         x = batch["image"]
         made = self.autoencoder(x, random.normal("posterior", self.autoencoder.latent_shape))
         shared["made"] = made.image.detach()
-        return self.loss.generator(x, made, self.updates, self.autoencoder.last_layer)
+        if self._adaptive is None and self.loss.adversarial is not None:
+            own, last_layer = self._players[0].parameters, self.autoencoder.last_layer
+            self._adaptive = AdaptiveWeight(own, last_layer, self.accumulate, self._scaler())
+        return self.loss.generator(x, made, self.updates, self._adaptive)
 
     def _criticise(self, batch: dict[str, Any], random: Random, shared: dict[str, Any]) -> tuple[Terms, Terms]:
         return self.loss.critic(batch["image"], shared["made"], self.updates)
+
+    def conclude(self) -> Terms:
+        numbers = self.autoencoder.bottleneck.step()
+        if self._adaptive is not None and self._adaptive.value is not None:
+            numbers["adversarial weight"] = self._adaptive.value
+        self._adaptive = None
+        return numbers
 
     def validation_terms(self, batch: dict[str, Any], random: Random) -> dict[str, Tensor]:
         x = batch["image"]

@@ -11,17 +11,26 @@ from torch import Tensor
 
 
 class Means:
-    """Means over updates: the one wait for the device in `log_every` of them."""
+    """Means over the updates that had a number of the name: the one wait for the device in `log_every` of them."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
         self.updates = 0
+        self._present: set[str] = set()
 
     def add(self, values: Mapping[str, Tensor], share: float = 1.0) -> None:
         """Numbers of a part of an update that counts `share`; what is not finite counts as 0."""
         for name, value in values.items():
             value = torch.nan_to_num(value.detach().float() * share, 0.0, 0.0, 0.0)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self._present |= values.keys()
+
+    def end_update(self) -> None:
+        for name in self._present:
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self._present.clear()
+        self.updates += 1
 
     def take(self, beside: Tensor) -> tuple[dict[str, float], list[float]]:
         """The means since the last time, over ranks; and the numbers `beside`, read in the same wait."""
@@ -30,16 +39,16 @@ class Means:
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(values)
             values /= dist.get_world_size()
-        numbers, count = values.tolist(), self.updates
-        self.sums, self.updates = {}, 0
-        means = {name: value / count for name, value in zip(names, numbers, strict=False)}
+        numbers = values.tolist()
+        means = {name: value / self.counts[name] for name, value in zip(names, numbers, strict=False)}
+        self.sums, self.counts, self.updates = {}, {}, 0
         return means, numbers[len(names) :]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "updates": self.updates}
+        return {"sums": self.sums, "counts": self.counts, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums, self.updates = state["sums"], state["updates"]
+        self.sums, self.counts, self.updates = state["sums"], state["counts"], state["updates"]
 
 
 class ExampleMeans:

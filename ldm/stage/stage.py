@@ -230,12 +230,17 @@ class Stage(L.LightningModule, ABC):
             self._means.add({f"{player.name} gradient": norm})
         if scaler is not None:
             scaler.update()
+        self._means.add(self.conclude())
         self.average.update()
         self.powers.update()
         bad = 1 - finite
         self._skipped = torch.stack([self._skipped[0] + bad, (self._skipped[1] + bad) * bad])
         self.updates += 1
-        self._means.updates += 1
+        self._means.end_update()
+
+    def conclude(self) -> dict[str, Tensor]:
+        """What an update does on the whole of its batch once its players have moved; numbers of it to log."""
+        return {}
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], index: int) -> None:
         if (index + 1) % self.accumulate:

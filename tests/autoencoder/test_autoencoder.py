@@ -74,6 +74,15 @@ def test_codes_stand_for_images():
 def test_unfit_sizes_are_refused_with_the_nearest_good_ones():
     with pytest.raises(ValueError, match=r"15x24 .* factor 2; the nearest good side to 15 is 14 or 16"):
         small(Gaussian(4), (3, 15, 24))
+    with pytest.raises(ValueError, match=r"images of 15x25 .* to 15 is 14 or 16, to 25 is 24 or 26: resize"):
+        small(Gaussian(4), (3, 15, 25))
+    with pytest.raises(ValueError, match=r"good side to 1 is 2: resize"):
+        small(Gaussian(4), (3, 1, 24))
+    with pytest.raises(
+        ValueError, match=r"by 8, this autoencoder's factor 2 times the 4 of the prior .* to 28 is 24 or 32:"
+    ):
+        small(Gaussian(4)).check_size((3, 32, 28), 4)
+    small(Gaussian(4)).check_size((3, 32, 24), 4)
     with pytest.raises(ValueError, match="17"):
         small(Gaussian(4)).encode(torch.randn(1, 3, 16, 17))
     with pytest.raises(ValueError, match="images of 3 channels; got 1"):

@@ -17,6 +17,9 @@ CASES = {
 }
 
 
+PLAIN = {"width": 8, "multipliers": (1,), "blocks": 0, "middle_attention": False, "mix": True}
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("channels", [1, 4])
 def test_shapes_and_gradients(case, channels):
@@ -43,6 +46,35 @@ def test_checkpointing_changes_no_gradient():
         encoder(x).square().sum().backward()
         gradients.append([p.grad for p in encoder.parameters()])
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_checkpointing_recomputes_what_it_did_not_keep():
+    """In training each block runs a second time in the backward pass; in evaluation once."""
+    encoder, calls = Encoder(3, 4, width=8, multipliers=(1, 2), blocks=1, checkpointing=True), []
+    for i, block in enumerate(encoder.trunk):
+        block.register_forward_pre_hook(lambda *_, i=i: calls.append(i))
+    blocks = list(range(len(encoder.trunk)))
+    encoder(torch.randn(1, 3, 8, 8)).sum().backward()
+    assert calls[: len(blocks)] == blocks and sorted(calls[len(blocks) :]) == blocks
+    calls.clear()
+    encoder.eval()(torch.randn(1, 3, 8, 8)).sum().backward()
+    assert calls == blocks
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("network", [lambda: Encoder(3, 4, **PLAIN), lambda: Decoder(4, 3, **PLAIN)], ids=["in", "out"])
+def test_the_way_through_without_blocks_is_written_out(network):
+    """Two blocks in the middle, then norm, SiLU and the last convolution."""
+    network = network()
+    for p in network.parameters():
+        p.add_(0.1 * torch.randn_like(p))
+    x = torch.randn(2, network.stem.in_channels, 4, 4)
+    h = network.stem(x if isinstance(network, Encoder) else network.mix(x))
+    for block in network.trunk:
+        h = block(h)
+    h = network.norm(h)
+    h = network.head(h * torch.sigmoid(h))
+    torch.testing.assert_close(network(x), network.mix(h) if isinstance(network, Encoder) else h)
 
 
 def test_blocks_are_counted():

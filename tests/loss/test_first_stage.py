@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ldm.loss.adaptive import AdaptiveWeight
 from ldm.loss.adversarial import Adversarial
 from ldm.loss.first_stage import FirstStageLoss
 from ldm.loss.perceptual import LaplacianPyramid
@@ -16,7 +17,6 @@ from ldm.nn.patchgan import PatchGAN
 class Pass:
     image: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
-    numbers: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Decoder(nn.Module):
@@ -28,6 +28,10 @@ class Decoder(nn.Module):
 
     def forward(self, x):
         return self.last(self.first(x))
+
+    @property
+    def adaptive(self):
+        return AdaptiveWeight(list(self.parameters()), self.last.weight)
 
 
 @pytest.fixture
@@ -63,15 +67,25 @@ def test_the_published_objective_but_for_one_constant(x):
     g_loss = -loss.adversarial.critic(y).mean()
     a, b = (torch.autograd.grad(v, decoder.last.weight, retain_graph=True)[0].norm() for v in (nll / n, g_loss))
     expected = (nll + 1e-6 * kl) / n + 0.5 * a / (b + 1e-4) * g_loss
-    terms, _ = loss.generator(x, Pass(y, {"kl": kl}), 20, decoder.last.weight)
+    terms, _ = loss.generator(x, Pass(y, {"kl": kl}), 20, decoder.adaptive)
     torch.testing.assert_close(sum(terms.values()), expected)
 
 
-def test_the_terms_of_a_bottleneck_are_added_and_its_numbers_logged(x):
-    made = Pass(x, {"commitment": torch.tensor(3.0), "codebook": torch.tensor(5.0)}, {"usage": torch.tensor(0.5)})
+def test_the_terms_of_a_bottleneck_are_added(x):
+    made = Pass(x, {"commitment": torch.tensor(3.0), "codebook": torch.tensor(5.0)})
     terms, logged = FirstStageLoss(Gaussian()).generator(x, made, 0, None)
     assert terms["commitment"] * x[0].numel() == 3 and terms["codebook"] * x[0].numel() == 5
-    assert logged["usage"] == 0.5 and not set(terms) & set(logged)
+    assert logged["commitment (unweighted)"] == 3 and not set(terms) & set(logged)
+
+
+def test_what_is_logged_is_of_the_mean_image(x):
+    y = x + torch.tensor([0.1, 0.3]).view(2, 1, 1, 1)
+    loss = FirstStageLoss(Laplace(log_variance=-1.5), kl_weight=0.5, perceptual=LaplacianPyramid())
+    terms, logged = loss.generator(x, Pass(y, {"kl": torch.tensor(4.0)}), 0, None)
+    assert logged["mse"].item() == pytest.approx((0.1**2 + 0.3**2) / 2, rel=1e-4)
+    assert logged["log variance"].item() == pytest.approx(-1.5) and logged["kl (unweighted)"] == 4
+    torch.testing.assert_close(logged["perceptual"], loss.perceptual(x, y).mean())
+    assert terms["kl"].item() == pytest.approx(0.5 * 4 / x[0].numel())
 
 
 def test_the_perceptual_term_trains_the_autoencoder(x):
@@ -80,7 +94,7 @@ def test_the_perceptual_term_trains_the_autoencoder(x):
     gradients = []
     for loss in (with_it, without):
         decoder.zero_grad()
-        sum(loss.generator(x, Pass(decoder(x)), 0, decoder.last.weight)[0].values()).backward()
+        sum(loss.generator(x, Pass(decoder(x)), 0, decoder.adaptive)[0].values()).backward()
         gradients.append(decoder.first.weight.grad.clone())
     assert not torch.allclose(*gradients, rtol=1e-2)
 
@@ -90,7 +104,7 @@ def test_the_critic_learns_before_it_is_heard_and_both_count_updates(x):
     heard, learns = [], []
     for update in range(30):
         made = Pass(decoder(x))
-        terms, _ = loss.generator(x, made, update, decoder.last.weight)
+        terms, _ = loss.generator(x, made, update, decoder.adaptive)
         heard.append("adversarial" in terms)
         learns.append(bool(loss.critic(x, made.image.detach(), update)[0]))
     assert learns == [False] * 10 + [True] * 20
@@ -103,7 +117,7 @@ def test_each_side_moves_its_own_parameters_only(x):
     critic = list(loss.critic_parameters())
     assert not {id(p) for p in model} & {id(p) for p in critic}
     made = Pass(decoder(x))
-    sum(loss.generator(x, made, 1, decoder.last.weight)[0].values()).backward()
+    sum(loss.generator(x, made, 1, decoder.adaptive)[0].values()).backward()
     assert all(p.grad is not None for p in model) and all(p.grad is None for p in critic)
     before = [p.grad.clone() for p in model]
     sum(loss.critic(x, made.image, 1)[0].values()).backward()  # not even detached by its caller
@@ -136,7 +150,9 @@ def test_an_autoencoder_of_the_house_fits_its_protocol(x):
     parts = {"width": 8, "multipliers": (1, 1), "blocks": 1, "middle_attention": False}
     autoencoder = Autoencoder((3, 16, 16), partial(Encoder, **parts), partial(Decoder, **parts), GaussianBottleneck(2))
     made = autoencoder(x, torch.randn(2, 2, 8, 8))
-    terms, _ = adversarial_loss(1, 0).generator(x, made, 1, autoencoder.last_layer)
+    terms, _ = adversarial_loss(1, 0).generator(
+        x, made, 1, AdaptiveWeight(list(autoencoder.parameters()), autoencoder.last_layer)
+    )
     assert set(terms) == {"reconstruction", "kl", "adversarial"}
     sum(terms.values()).backward()
     assert all(p.grad.isfinite().all() for p in autoencoder.parameters() if p.requires_grad)

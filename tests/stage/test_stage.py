@@ -150,7 +150,7 @@ def test_a_finished_stage_has_nothing_to_do(tmp_path):
     assert equal(result(again), result(done)) and rows(tmp_path) == before
 
 
-@pytest.mark.parametrize("kind", ["first", "second", "aligned"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_accumulating_changes_nothing(kind, tmp_path):
     """The same global batch in one piece, in two and in four. By plain gradient steps: Adam's first ones are signs, and
     blow up the rounding of a gradient that is almost zero."""

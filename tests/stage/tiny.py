@@ -11,7 +11,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.amp import GradScaler
 
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.autoencoder.bottleneck import Gaussian
+from ldm.autoencoder.bottleneck import Bottleneck, Gaussian
 from ldm.autoencoder.convnet import Decoder, Encoder
 from ldm.backbone.unet import UNet
 from ldm.condition.label import Label
@@ -78,14 +78,14 @@ def recipe(sgd: bool = False, **options: Any) -> Recipe:
     return Recipe(optimizer=optimizer, rate=Cosine(warmup=2), **chosen)
 
 
-def autoencoder() -> Autoencoder:
+def autoencoder(bottleneck: Bottleneck | None = None) -> Autoencoder:
     def encoder(channels: int, latent: int) -> Encoder:
         return Encoder(channels, latent, width=4, multipliers=(1, 1), blocks=0, middle_attention=False)
 
     def decoder(channels: int, latent: int) -> Decoder:
         return Decoder(channels, latent, width=4, multipliers=(1, 1), blocks=0, middle_attention=False)
 
-    return Autoencoder((3, 8, 8), encoder, decoder, Gaussian(channels=2))
+    return Autoencoder((3, 8, 8), encoder, decoder, bottleneck or Gaussian(channels=2))
 
 
 def first(critic_start: int | None = None, heard: int | None = None, seed: int = 0, **options: Any) -> First:
