@@ -78,10 +78,12 @@ class DataModule(L.LightningDataModule):
         root: Path | None = None,
     ):
         super().__init__()
-        if root is not None and not Path(root).is_dir():
+        if root is not None and not Path(root).expanduser().is_dir():
             raise FileNotFoundError(f"data.root: no folder {root}; give the one that holds the data set")
         if val.stream is not None:
-            raise ValueError("data.val: validation is read by row, each once; give a source without streaming")
+            raise ValueError(
+                "data.val: validation is read by row, each once; give a source without streaming (data.val.streaming=false)"
+            )
         if cache and (crop == "random" or train.stream is not None):
             raise ValueError(
                 "data.cache=true keeps one picture of each row; it wants data.crop=centre and no streaming"
