@@ -120,7 +120,7 @@ def rows(builder: DatasetBuilder, split: str, streaming: bool) -> Data:
     return data if data.features is not None else data._resolve_features()  # told by the first rows
 
 
-def _located(folder: str, columns: list[str], batch: dict[str, list[str | None]]) -> dict[str, list[str | None]]:
+def _located(folder: str, columns: list[str], batch: Mapping[str, list[str | None]]) -> dict[str, list[str | None]]:
     return {name: [path and os.path.join(folder, path) for path in batch[name]] for name in columns}
 
 
