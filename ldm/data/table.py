@@ -274,7 +274,7 @@ def _undecoded(data: Dataset | IterableDataset) -> Dataset | IterableDataset:
     elif data.features is None:  # a stream without a schema tells its columns by its first rows
         data = data._resolve_features()
     for name, feature in data.features.items():
-        if isinstance(feature, Image | Json):
+        if isinstance(feature, Image | Json) and feature.decode:
             data = data.cast_column(name, type(feature)(decode=False))
     return data
 

@@ -352,8 +352,22 @@ def configured(name: str, root: Path | None, **changes) -> dict:
         config.data.root = str(root)
     config.data.workers = 0
     for key, value in changes.items():
-        config.data[key] = value
+        OmegaConf.update(config.data, key, value)
     return OmegaConf.to_container(config, resolve=True)["data"]
+
+
+@pytest.mark.parametrize(
+    "name, column",
+    [
+        *[("hub", column) for column in ("path", "name", "builder", "image", "caption", "label", "group")],
+        *[(name, column) for name in ("coco_hub", "emoji_hub") for column in ("path", "image", "caption")],
+        *[(name, column) for name in ("cifar10", "fashion_mnist") for column in ("path", "image", "label")],
+        *[("emoji", column) for column in ("image", "caption")],
+    ],
+)
+def test_how_the_held_out_set_is_read_is_how_the_training_set_is(name, column):
+    config = configured(name, Path("somewhere") if name == "emoji" else None, **{"train." + column: "mine"})
+    assert config["val"][column] == config["train"][column] == "mine"
 
 
 @pytest.mark.parametrize(
