@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,13 +180,3 @@ def shown(feature: Any) -> str:
     if isinstance(feature, dict):
         return f"records of {', '.join(feature)}"
     return "nothing in its first rows" if feature is None else type(feature).__name__
-
-
-def naturally(names: Iterable[str]) -> tuple[str, ...]:
-    """Sorted as people count: 2 before 10."""
-
-    def key(name: str) -> tuple[list[tuple[int, str]], str]:
-        pieces = enumerate(re.split(r"(\d+)", name))
-        return [(int(piece), "") if i % 2 else (0, piece) for i, piece in pieces], name
-
-    return tuple(sorted(names, key=key))

@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset, ReadInstruction
 _NAME = re.compile(r"(?:^|\+)\s*(\w+(?:\.\w+)*)")
 _HOW = (
     "wanted as train, train[:90%] or train[1000:2000], on the command line in two pairs of quotes: "
-    "\"data.train.split='train[:90%]'\"; data.hold_out=0.1 needs none"
+    "\"data.train.split='train[:90%]'\"; data.val=null data.hold_out=0.1 needs none"
 )
 
 
@@ -50,5 +50,5 @@ def unknown(split: str, names: list[str]) -> ValueError:
     return ValueError(
         f"no split {name_of(split)}; there are {', '.join(names)}. Two can be cut from one: "
         f"\"data.train.split='{one}[:90%]'\" \"data.val.split='{one}[90%:]'\" (with both pairs of quotes), or "
-        "data.hold_out=0.1"
+        "data.val=null data.hold_out=0.1"
     )

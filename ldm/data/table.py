@@ -27,6 +27,7 @@ from pydantic import PositiveInt
 from ldm.data import columns
 from ldm.data.columns import Column, Name
 from ldm.data.source import Item, Source, Stream, digest
+from ldm.data.tree import natural
 from ldm.random import seed_of
 
 log = logging.getLogger(__name__)
@@ -115,8 +116,8 @@ class Table(Source):
             return None, ()
         if self._streaming:
             log.info("%s: reading the labels once, to know their classes", self._name)
-        names = columns.naturally({str(value) for value in self._values(column) if value is not None})
-        return {name: i for i, name in enumerate(names)}, names
+        names = sorted({str(value) for value in self._values(column) if value is not None}, key=natural)
+        return {name: i for i, name in enumerate(names)}, tuple(names)
 
     def _first(self, name: str) -> list[Any]:
         """The first cells of a column."""
@@ -193,6 +194,19 @@ class Table(Source):
         firsts = {rows[0] for rows in self._groups}  # groups are in the order of their first rows
         return (value for row, value in enumerate(values) if row in firsts)
 
+    def key(self, index: int) -> str:
+        """The item's number: a set grows at its end."""
+        return str(index)
+
+    def marks(self) -> list[Any]:
+        """The size of each item's image, in bytes."""
+        self._not_streaming()
+        found: list[Any] = []
+        for table in self._data.iter(10_000):
+            held = [_sizes(table.column(column.name)) for column in self._images]
+            found += [next((size for size in own if size is not None), None) for own in zip(*held, strict=True)]
+        return found if self._groups is None else [found[rows[0]] for rows in self._groups]
+
     @property
     def classes(self) -> tuple[str, ...]:
         return self._classes
@@ -231,6 +245,7 @@ class Table(Source):
                 yield str([self._value(key, column.of(cell)) for cell in table.column(column.name).to_pylist()])
             for column in self._images:
                 yield str(_sizes(table.column(column.name)))
+                yield str(_names(table.column(column.name)))
         for row in range(0, len(self._data), max(1, len(self._data) // _WHOLE)):
             yield _content(self._item([row], with_image=True)["image"])
 
@@ -315,24 +330,34 @@ def _without_bytes(cell: pa.Scalar) -> Any:
     return b"" if pa.types.is_binary(cell.type) or pa.types.is_large_binary(cell.type) else cell.as_py()
 
 
-def _sizes(images: pa.ChunkedArray) -> list[Any]:
-    """The lengths of images in bytes; of those in files, the file's name and size."""
-    paths = None
+def _parts_of(images: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, pa.ChunkedArray | None]:
+    """The bytes and the paths of a column of images, as far as it has either."""
     if pa.types.is_struct(images.type):
-        names = [field.name for field in images.type]
-        paths = pc.struct_field(images, "path") if "path" in names else None
-        images = pc.struct_field(images, "bytes") if "bytes" in names else pa.nulls(len(images), pa.binary())
-    elif pa.types.is_string(images.type) or pa.types.is_large_string(images.type):
-        paths, images = images, pa.nulls(len(images), pa.binary())
-    sizes = pc.binary_length(images).to_pylist()
-    if paths is not None and None in sizes:
-        files = (path and Path(path) for path in paths.to_pylist())
-        sizes = [_named(file) if size is None and file else size for size, file in zip(sizes, files, strict=True)]
-    return sizes
+        names = {field.name for field in images.type}
+        return tuple(pc.struct_field(images, name) if name in names else None for name in ("bytes", "path"))
+    string = pa.types.is_string(images.type) or pa.types.is_large_string(images.type)
+    return (None, images) if string else (images, None)
 
 
-def _named(file: Path) -> tuple[str, int | None]:
-    return file.name, file.stat().st_size if file.is_file() else None
+def _sizes(images: pa.ChunkedArray) -> list[int | None]:
+    """The size of each image in bytes, here or in its file; None where there is none."""
+    stored, paths = _parts_of(images)
+    sizes = [None] * len(images) if stored is None else pc.binary_length(stored).to_pylist()
+    if paths is None or None not in sizes:
+        return sizes
+    files = (path and Path(path) for path in paths.to_pylist())
+    return [
+        file.stat().st_size if size is None and file and file.is_file() else size
+        for size, file in zip(sizes, files, strict=True)
+    ]
+
+
+def _names(images: pa.ChunkedArray) -> list[str | None]:
+    """The name of the file of each image that is in one."""
+    stored, paths = _parts_of(images)
+    if paths is None or (stored is not None and stored.null_count == 0):
+        return []
+    return [path and Path(path).name for path in paths.to_pylist()]
 
 
 def _content(image: Any) -> bytes:

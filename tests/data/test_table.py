@@ -281,6 +281,20 @@ def test_fingerprint_of_pictures_in_files_is_of_their_content_and_not_of_their_p
     assert len({named("c", 1), named("d", 2), named("e", 1, 9)}) == 3
 
 
+def test_marks_are_sizes_of_images(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for size, path in zip((4, 8), paths, strict=False):
+        path.write_bytes(png(0, size))
+    wanted = [len(png(0, 4)), len(png(0, 8)), None]
+    assert Table(Dataset.from_dict({"image": list(map(str, paths))})).marks() == wanted
+    here = [{"bytes": path.read_bytes(), "path": "x"} for path in paths[:2]]
+    data = Dataset.from_dict({"png": [*here, None], "jpg": [None, None, here[0]]})
+    data = data.cast(Features({name: datasets.Image() for name in data.features}))
+    assert Table(data).marks() == [*wanted[:2], wanted[0]]
+    grouped = Table(made(4, who=["a", "b", "a", "b"]), group="who")
+    assert grouped.marks() == [len(png(0)), len(png(1))] and [grouped.key(i) for i in range(2)] == ["0", "1"]
+
+
 # Streams
 
 
