@@ -88,8 +88,9 @@ def read_files(
         if builder in ("csv", "json"):
             check_text(file)
     options: dict[str, Any] = {}
-    if builder == "csv":
-        options = {"encoding": "utf-8-sig", "sep": "\t" if _ending(files[0]) == ".tsv" else ","}
+    if builder == "csv":  # whose reader would take a caption or class called None, null or NA for an empty cell
+        mark = "\t" if _ending(files[0]) == ".tsv" else ","
+        options = {"encoding": "utf-8-sig", "sep": mark, "keep_default_na": False, "na_values": [""]}
     with told(files, builder):
         if builder == "webdataset":
             options["features"] = tar_features(_fields(files[0]), image, words)

@@ -81,6 +81,8 @@ class Table(Source):
     def _choose(self, image: Name | None, caption: Name | None, label: Name | None, group: Name | None) -> None:
         features = self._data.features
         self._images = columns.images(image, features)
+        for column in self._images:
+            self._check_paths(column)
         self._words: dict[str, Column] = {}
         if caption is not None:
             self._words["caption"] = columns.caption(caption, features, self._first)
@@ -103,6 +105,17 @@ class Table(Source):
         grouped = self._groups is not None and "caption" in self._words
         self._captions = self._data.select_columns([self._words["caption"].name]) if grouped else None
         self._numbers, self._classes = self._label_words()
+
+    def _check_paths(self, column: Column) -> None:
+        """ValueError where images are named by addresses."""
+        if not columns.is_string(column.feature):
+            return
+        address = next((cell for cell in self._first(column.name) if cell and "://" in cell), None)
+        if address is not None:
+            raise ValueError(
+                f"the column {column} for the image holds addresses, as {address}; wanted images or paths of files: "
+                "download them first"
+            )
 
     def _label_words(self) -> tuple[dict[str, int] | None, tuple[str, ...]]:
         """The number of each word that is a label, None where labels are numbers; and the names of the classes."""

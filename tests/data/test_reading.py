@@ -152,6 +152,23 @@ def test_labels_with_fractions_are_refused_by_the_name_of_the_column(tmp_path):
             Hub(root=tmp_path, files="t.csv", label="score", streaming=streaming)
 
 
+def test_words_that_look_like_nothing_are_words(tmp_path):
+    (tmp_path / "t.csv").write_text("image,text,kind\na.png,null,NA\nb.png,,None\nc.png,n/a,NA\n")
+    for streaming in (False, True):
+        source = Hub(root=tmp_path, files="t.csv", caption="text", label="kind", streaming=streaming)
+        assert list(source.captions()) == ["null", None, "n/a"] and source.classes == ("NA", "None")
+
+
+def test_what_is_made_of_paths_is_made_once(tmp_path):
+    pictures(tmp_path, 1)
+    (tmp_path / "t.csv").write_text("image\nimg/1.png\n")
+    made = []
+    for _ in range(2):
+        Hub(root=tmp_path, files="t.csv")
+        made.append(sorted(file.name for file in (tmp_path / "cache").rglob("*.arrow")))
+    assert made[0] == made[1] and len(made[0]) == 2
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("encoding, looks", [("latin1", "Latin-1"), ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16")])
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])

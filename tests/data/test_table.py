@@ -206,6 +206,8 @@ def test_bytes_are_images(kind):
 def test_what_is_no_image_is_refused_at_the_start():
     with pytest.raises(ValueError, match="the column n for the image holds int64; wanted images"):
         Table(made(n=[1, 2, 3]), image="n")
+    with pytest.raises(ValueError, match=r"the column image for the image holds addresses, as https://x\.org/a\.png"):
+        Table(Dataset.from_dict({"image": ["https://x.org/a.png"]}))
     with pytest.raises(ValueError, match="no column image or img or .* for the image; there are n"):
         Table(Dataset.from_dict({"n": [1]}))
 
