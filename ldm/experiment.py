@@ -27,6 +27,7 @@ from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
 from ldm.callback.sink import Guarded
 from ldm.data.module import DataModule
+from ldm.data.source import Source
 from ldm.files import write_json, write_text
 from ldm.fitting import check_data, fitted
 from ldm.interop.pretrained import pretrained
@@ -234,7 +235,7 @@ class Experiment:
             "device": device_name(self._trainer().strategy.root_device),
             "code_version": code_version(),
             "seed": self.seed,
-            "data": f"{len(sources['train']):,} images to train, {len(sources['val']):,} held out",
+            "data": f"{_number(sources['train'])} images to train, {_number(sources['val'])} held out",
             "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
             "parameters": {part: _parameters(getattr(self.model, part)) for part in PARTS},
         }
@@ -384,6 +385,10 @@ class Experiment:
         report.write(self.place.path)
         say(self.measured)
         log.info("everything is in %s; look at %s", self.place.path, self.place.report)
+
+
+def _number(source: Source) -> str:
+    return "streamed" if source.stream is not None else f"{len(source):,}"
 
 
 def _parameters(module: nn.Module) -> int:

@@ -1,48 +1,50 @@
-"""Whatever the library `datasets` reads: a name on the hub, local parquet, a folder of images, webdataset tars.
+"""Whatever the library `datasets` reads: a name on the hub, local parquet, csv, json, a folder of images, webdataset tars.
 
-Its image columns are left encoded, so that the one image policy decodes them and a damaged image is one bad item and
-not a crash. With `streaming` nothing is downloaded ahead: files (or, where there are fewer files than readers, rows)
-are shared out among ranks and workers, and rows are shuffled in a buffer.
+With `streaming` nothing is downloaded ahead and rows are read in order. An object of the library that is there already is
+a source by `ldm.data.table.Table(data, caption=...)`.
 """
 
 from __future__ import annotations
 
+import glob
 import os
-import random
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
-from itertools import islice
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import ClassLabel, Image
+from datasets import DatasetBuilder, Features
+from datasets.data_files import DataFilesDict, get_data_patterns
+from datasets.exceptions import DatasetNotFoundError
+from datasets.load import infer_module_for_data_files
+from datasets.packaged_modules.csv.csv import Csv
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from datasets.packaged_modules.json.json import Json
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from pydantic import PositiveInt
 
-from ldm.data.source import Item, Source, Stream, digest
-from ldm.random import seed_of
+from ldm.data import slices
+from ldm.data.columns import Name
+from ldm.data.reading import Data, check_text, matching, read_files, rows, tar_features, told
+from ldm.data.table import Table
 
-Column = str | tuple[str, ...]
+_OURS = {Csv: "csv", Json: "json", WebDataset: "webdataset"}  # what is read with more care than `datasets` takes
+_END = 2**16  # bytes at either end of a file by which a stream knows it
+_KNOWN = 1024  # files of a stream whose ends are read
 
 
-class Hub(Source):
+class Hub(Table):
     """A split of any data set that `datasets` can read.
 
     Arguments:
         path: a name on the hub.
-        split: the split, perhaps a part of it: "train", "train[:90%]".
+        split: the split, perhaps a part of it: "train", "train[:90%]", "train[1000:2000]".
         name: the data set's configuration, where it has several.
         root: a folder that is read in place of `path`.
-        files: patterns of files below the root, as "train*.parquet"; they are then the whole of the split, whatever
-            its name.
-        builder: what reads these files: "parquet", "webdataset", "json", ...
-        image, caption, label: the columns; of several names the first that is there; None for none.
-        group: the column that tells which rows are of one image, for sets that repeat the image for each caption.
+        files: patterns of files below the root (or, with neither root nor path, the working directory), as
+            "train*.parquet". They are the whole of the split, whatever its name. A path has its own files.
+        builder: what reads the files: "parquet", "csv", "json", "webdataset", ...; by default their ending tells.
+        image, caption, label, group, buffer: as for `Table`.
         streaming: read in order and not by row.
-        buffer: rows among which a stream is shuffled.
     Raises:
         FileNotFoundError, ConnectionError, ValueError: not there and not to be had; no such split or column.
     """
@@ -54,174 +56,121 @@ class Hub(Source):
         name: str | None = None,
         root: Path | None = None,
         files: str | tuple[str, ...] | None = None,
-        builder: str = "parquet",
-        image: Column = ("image", "img", "jpg", "png", "webp"),
-        caption: Column | None = None,
-        label: Column | None = None,
-        group: str | None = None,
+        builder: str | None = None,
+        image: Name | None = None,
+        caption: Name | None = None,
+        label: Name | None = None,
+        group: Name | None = None,
         streaming: bool = False,
         buffer: PositiveInt = 1000,
     ):
-        self._name = f"{root or path}/{files or split}"
-        self._data = _load(*_where(path, split, root, files, builder), name, streaming)
-        if self._data.features is None:  # a stream without a schema tells its columns by its first rows
-            self._data = self._data._resolve_features()
-        features = self._data.features
-        self._columns = {"image": _pick(image, features, "image")}
-        for key, column in (("caption", caption), ("label", label)):
-            if column is not None:
-                self._columns[key] = _pick(column, features, key)
-        if isinstance(features[self._columns["image"]], Image):
-            self._data = self._data.cast_column(self._columns["image"], Image(decode=False))
-        own = self._columns.values()
-        self._data = self._data.select_columns([*own, *([group] if group else [])])
-        label_feature = features[self._columns["label"]] if "label" in self._columns else None
-        self._classes = tuple(label_feature.names) if isinstance(label_feature, ClassLabel) else ()
-        self._streaming, self._buffer = streaming, buffer
-        if streaming and group:
-            raise ValueError(
-                f"{self._name}: rows cannot be grouped by {group} while streaming; take streaming=false or no group"
+        folder = None if root is None else Path(root).expanduser()
+        patterns = None if files is None else (files,) if isinstance(files, str) else tuple(files)
+        if folder is not None and not folder.is_dir():
+            raise FileNotFoundError(
+                f"no folder {root}; give the one that holds {files or 'the data'} with data.root=DIR"
             )
-        if not streaming:
-            words = [column for key, column in self._columns.items() if key != "image"]
-            self._facts = self._data.select_columns(words) if words else None
-            self._groups = None if group is None else _groups(self._data.select_columns([group])[group])
+        if builder is not None and patterns is None:
+            raise ValueError(f"builder={builder} says what reads files, and none are named: name them with files=")
+        slices.name_of(split)
+        if streaming and slices.is_part(split):
+            raise ValueError(
+                f"{split} cannot be cut from a stream, which has no length: stream a whole split, or some of its files, or "
+                "take streaming=false"
+            )
+        words = {"caption": caption, "label": label, "group": group}
+        asked = image, {kind: column for kind, column in words.items() if column is not None}
+        if patterns is not None and (folder is not None or path is None):
+            called = f"{folder or '.'}/{' '.join(patterns)}" + (f" {split}" if slices.is_part(split) else "")
+            files = matching(folder or Path(), patterns)
+            found = slices.part_of(read_files(files, builder, *asked, streaming), split), files
+        elif folder is not None:
+            called, found = f"{folder}/{split}", _in_folder(folder, name, split, *asked, streaming)
+        elif path is not None:
+            called, found = f"{path}/{split}", _on_the_hub(path, name, split, *asked, streaming)
+        else:
+            raise ValueError(
+                "a data set needs a name on the hub (path=) or local data (data.root=DIR, files=); neither is given"
+            )
+        data, self._read_from = found
+        super().__init__(data, image, caption, label, group, buffer, called)
 
-    def __len__(self) -> int:
-        if self._streaming:
-            raise TypeError(f"{self._name} is streamed: it has no length and no rows by number; take streaming=false")
-        return len(self._data) if self._groups is None else len(self._groups)
-
-    def __getitem__(self, index: int) -> Item:
-        if self._streaming:
-            raise TypeError(f"{self._name} is streamed: it has no length and no rows by number; take streaming=false")
-        row = self._data[index if self._groups is None else self._groups[index][0]]
-        if self._groups is None:
-            return self._item(row, f"{self._name} row {index}")
-        return {"image": _encoded(row[self._columns["image"]])} | self.facts(index)
-
-    def facts(self, index: int) -> Item:
-        if self._facts is None:
-            return {"name": f"{self._name} row {index}"}
-        if self._groups is None:
-            return self._words(self._facts[index]) | {"name": f"{self._name} row {index}"}
-        rows = [self._words(self._facts[i]) for i in self._groups[index]]
-        item = rows[0] | {"name": f"{self._name} row {self._groups[index][0]}"}
-        return item | {"caption": [row["caption"] for row in rows]} if "caption" in item else item
-
-    def captions(self) -> Iterator[Any]:
-        if "caption" not in self._columns:
-            return iter(())
-        rows = self._data if self._streaming else self._facts
-        return (row[self._columns["caption"]] for row in rows.select_columns([self._columns["caption"]]))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._classes
-
-    @property
-    def stream(self) -> Stream | None:
-        return HubStream(self._data, self._item, self._name, self._buffer) if self._streaming else None
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the schema, the words and the lengths of all images, and 1024 whole rows: reading all of a large set
-        would take minutes. A stream is named by what was asked for."""
-        parts: list[str | bytes] = [str(sorted(self._columns)), str(self._classes)]
-        if self._streaming:
-            return digest([self._name, *parts])
-        parts.append(str(len(self)))
-        for batch in self._data.with_format("arrow").iter(10_000):
-            for key, column in self._columns.items():
-                values = batch[column]
-                parts.append(str(_lengths(values).to_pylist() if key == "image" else values.to_pylist()))
-        step = max(1, len(self._data) // 1024)
-        parts += [bytes(str(self._data[i]), "utf-8", "surrogatepass") for i in range(0, len(self._data), step)]
-        return digest(parts)
-
-    def key(self, index: int) -> str:
-        """The item's number: a set grows at its end."""
-        return str(index)
-
-    def marks(self) -> list[Any] | None:
-        """The length of each stored image."""
-        column = self._columns["image"]
-        batches = self._data.select_columns([column]).with_format("arrow").iter(10_000)
-        lengths = [length for batch in batches for length in _lengths(batch[column]).to_pylist()]
-        return lengths if self._groups is None else [lengths[rows[0]] for rows in self._groups]
-
-    def _words(self, row: dict[str, Any]) -> Item:
-        return {key: row[column] for key, column in self._columns.items() if key != "image"}
-
-    def _item(self, row: dict[str, Any], name: str) -> Item:
-        return {"image": _encoded(row[self._columns["image"]]), "name": name} | self._words(row)
+    def _parts(self) -> Iterator[str | bytes]:
+        """Of a stream also the files that it is read from: names, sizes and ends of local ones, addresses of others."""
+        files = self._read_from if self._streaming else ()
+        step = max(1, len(files) // _KNOWN)
+        for number, file in enumerate(map(Path, files)):
+            if not file.is_file():
+                yield str(files[number])
+                continue
+            yield from (file.name, str(file.stat().st_size))
+            if number % step == 0:
+                yield from _ends(file)
+        yield from super()._parts()
 
 
-class HubStream(Stream):
-    """The rows of a streamed `Hub`: its files in a drawn order, the rows of a reader mixed in a buffer."""
-
-    def __init__(self, data: Any, item: Callable[[dict[str, Any], str], Item], name: str, buffer: int):
-        self.data, self.item, self.name, self.buffer = data, item, name, buffer
-
-    def rows(self, part: int, parts: int, seed: int) -> Iterator[Item]:
-        files = self.data.num_shards
-        order = random.Random(seed).sample(range(files), files)
-        shared = files < parts
-        rows = islice(self._read(order), part, None, parts) if shared else self._read(order[part::parts])
-        for number, row in enumerate(_mixed(rows, self.buffer, random.Random(seed_of(seed, part)))):
-            yield self.item(row, f"{self.name} reader {part} of {parts}, row {number}")
-
-    def _read(self, files: list[int]) -> Iterator[dict[str, Any]]:
-        for file in files:
-            # By batches, since plain iteration would share the files out among data workers a second time.
-            for batch in self.data.shard(self.data.num_shards, file).iter(1):
-                yield {column: values[0] for column, values in batch.items()}
+def _ends(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        yield opened.read(_END)
+        opened.seek(-min(_END, file.stat().st_size), os.SEEK_END)
+        yield opened.read()
 
 
-def _mixed(rows: Iterator[Any], size: int, draw: random.Random) -> Iterator[Any]:
-    """Each row waits in a buffer until it is drawn."""
-    buffer: list[Any] = []
-    for row in rows:
-        if len(buffer) < size:
-            buffer.append(row)
-            continue
-        at = draw.randrange(size)
-        yield buffer[at]
-        buffer[at] = row
-    draw.shuffle(buffer)
-    yield from buffer
+def _in_folder(
+    folder: Path, name: str | None, split: str, image: Name | None, words: Mapping[str, Name], streaming: bool
+) -> tuple[Data, list[Path]]:
+    """A split that `datasets` finds in a folder, and its files."""
+    builder = _builder_in(folder, name)
+    files = [Path(file) for file in _files_of(builder, split)]
+    for kind, ours in _OURS.items():
+        if isinstance(builder, kind):
+            return slices.part_of(read_files(files, ours, image, words, streaming), split), files
+    for file in files:
+        if file.name in ("metadata.csv", "metadata.jsonl"):
+            check_text(file)
+    with told(files, "a folder of images" if isinstance(builder, ImageFolder) else files[0].suffix):
+        return rows(builder, split, streaming), files
 
 
-def _where(
-    path: str | None, split: str, root: Path | None, files: str | tuple[str, ...] | None, builder: str
-) -> tuple[str, dict[str, Any]]:
-    """The first argument of `load_dataset`, and those that say which files and which split."""
-    if root is None:
-        if path is None:
-            raise ValueError("a data set needs a name on the hub (path=) or a folder (data.root=DIR); neither is given")
-        return path, {"split": split}
-    if not Path(root).is_dir():
-        raise FileNotFoundError(f"no folder {root}; give the one that holds {files or 'the data'} with data.root=DIR")
-    if files is None:
-        return str(root), {"split": split}
-    names = (files,) if isinstance(files, str) else files
-    found = sorted(str(file) for name in names for file in Path(root).glob(name))
-    if not found:
-        raise FileNotFoundError(
-            f"{root}: no file {' or '.join(names)} below it; give the folder that has it with data.root=DIR"
-        )
-    return builder, {"data_files": {"train": found}, "split": "train"}
+def _builder_in(folder: Path, name: str | None) -> DatasetBuilder:
+    plain, pattern = str(folder), glob.escape(str(folder.resolve()))
+    if glob.escape(plain) == plain:
+        return datasets.load_dataset_builder(plain, name)
+    found = DataFilesDict.from_patterns(get_data_patterns(pattern), base_path=pattern)
+    module, options = infer_module_for_data_files(found)
+    files = {str(own): [glob.escape(file) for file in named] for own, named in found.items()}
+    return datasets.load_dataset_builder(module, data_files=files, **options)
 
 
-def _load(path: str, where: dict[str, Any], name: str | None, streaming: bool) -> Any:
+def _on_the_hub(
+    path: str, name: str | None, split: str, image: Name | None, words: Mapping[str, Name], streaming: bool
+) -> tuple[Data, list[str]]:
+    """A split of a data set of the hub or, without a network, of the cache; and the addresses of its files."""
+    builder = _builder_named(path, name)
+    files = _files_of(builder, split)
+    if isinstance(builder, WebDataset):
+        fields = rows(builder, slices.name_of(split), streaming=True).features
+        builder = _builder_named(path, name, tar_features(fields, image, words))
+    return rows(builder, split, streaming), files
+
+
+def _builder_named(path: str, name: str | None, features: Features | None = None) -> DatasetBuilder:
     try:
-        return datasets.load_dataset(path, name, streaming=streaming, **where)
-    except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+        return datasets.load_dataset_builder(path, name, features=features)
+    except (ConnectionError, DatasetNotFoundError) as error:
         raise _unreachable(path, error) from error
     except ValueError as error:
         if "Couldn't find cache" in str(error) or "offline" in str(error).lower():
             raise _unreachable(path, error) from error
         raise
+
+
+def _files_of(builder: DatasetBuilder, split: str) -> list[str]:
+    """The files of a split; ValueError where the data set has no such split."""
+    files = {str(own): list(map(str, named)) for own, named in (builder.config.data_files or {}).items()}
+    if files and slices.name_of(split) not in files:
+        raise slices.unknown(split, list(files))
+    return files.get(slices.name_of(split), [])
 
 
 def _unreachable(path: str, error: Exception) -> ConnectionError:
@@ -233,33 +182,3 @@ def _unreachable(path: str, error: Exception) -> ConnectionError:
         f"had from the hub{forbidden}: {str(error).splitlines()[0]}. Check the name and the network, or give local "
         f"files with data.root=DIR"
     )
-
-
-def _pick(column: Column, features: datasets.Features, what: str) -> str:
-    wanted = (column,) if isinstance(column, str) else tuple(column)
-    for name in wanted:
-        if name in features:
-            return name
-    raise ValueError(
-        f"no column {' or '.join(wanted)} for the {what}; there are {', '.join(features)}; name it with {what}="
-    )
-
-
-def _encoded(value: Any) -> Any:
-    """What the image policy takes, of a column's undecoded value."""
-    if isinstance(value, dict):
-        return value["bytes"] if value.get("bytes") is not None else value.get("path")
-    return value
-
-
-def _lengths(images: pa.ChunkedArray) -> Any:
-    if pa.types.is_struct(images.type):
-        images = pc.struct_field(images, "bytes")
-    return pc.binary_length(images) if pa.types.is_binary(images.type) or pa.types.is_string(images.type) else images
-
-
-def _groups(keys: Iterable[Any]) -> list[list[int]]:
-    rows: dict[Any, list[int]] = defaultdict(list)
-    for i, key in enumerate(keys):
-        rows[key].append(i)
-    return list(rows.values())

@@ -29,6 +29,7 @@ from ldm.random import seed_of
 OnError = Literal["raise", "skip", "replace"]
 NO_LABEL = -1  # what a conditioner reads as 'no condition'
 _TRIES = 1000
+_EMPTY_PASSES = 100  # of one reader, one after another, by which it will never have a row
 
 
 class Maker:
@@ -132,14 +133,15 @@ class StreamItems(IterableDataset):
         return max(self.stop - self.start, 0) * self.accumulate
 
     def _rows(self, part: int, parts: int) -> Iterator[tuple[int, int, Item]]:
-        """Epoch, a number for the row, and the row, without end."""
-        number = part
+        """Epoch, a number for the row, and the row, without end. In a pass a reader may meet only empty files."""
+        number, empty = part, 0
         for epoch in itertools.count():
             first = number
             for item in self.stream.rows(part, parts, seed_of(self.maker.seed, "stream", epoch)):
                 yield epoch, number, item
                 number += parts
-            if number == first:
+            empty = empty + 1 if number == first else 0
+            if empty == _EMPTY_PASSES:
                 raise ValueError(f"reader {part} of {parts} of the stream has no rows; use fewer ranks or data.workers")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,9 @@ def both(train: Source, val: Source | None, hold_out: float) -> tuple[Source, So
     """
     train, val = _cut(train, val, hold_out)
     if val.stream is not None:
-        raise ValueError("data.val: validation is read by row, each once; give a source without streaming")
+        raise ValueError(
+            "data.val: validation is read by row, each once; give a source without streaming (data.val.streaming=false)"
+        )
     for split, source in (("train", train), ("val", val)):
         if source.stream is None:
             _check(source, f"data.{split}")

@@ -139,6 +139,40 @@ def test_fingerprint_is_of_the_content(tmp_path):
     assert named("d", range(5), text=["number 9"] * 5) != named("a", range(5))
 
 
+def test_a_part_of_files(tmp_path):
+    """Held out from the file that is trained on: no row is in both, and each is called by its part."""
+    root = parquet(tmp_path / "d", range(10))
+    train, val = (Hub(root=root, files="*.parquet", split=part) for part in ("train[:90%]", "train[90%:]"))
+    assert [grey(train[i]) for i in range(len(train))] == list(range(9)) and [grey(val[0])] == [9] and len(val) == 1
+    assert val[0]["name"] == f"{root}/*.parquet train[90%:] row 0"
+    assert len({source.fingerprint for source in (train, val, Hub(root=root, files="*.parquet"))}) == 3
+
+
+def test_parts_of_real_files(shared):
+    parts = [Hub(root=shared / "data/noto_emoji", files="test.parquet", split=f"test[{p}]") for p in (":90%", "90%:")]
+    assert list(map(len, parts)) == [295, 33]
+    images = [{part[i]["image"] for i in range(len(part))} for part in parts]
+    assert len(images[0]) > 280 and not images[0] & images[1]
+
+
+def test_a_part_of_a_stream_is_refused_at_once(tmp_path):
+    root = parquet(tmp_path / "d", range(4))
+    with pytest.raises(ValueError, match=r"train\[:50%\] cannot be cut from a stream.*streaming=false"):
+        Hub(root=root, files="*.parquet", split="train[:50%]", streaming=True)
+
+
+def test_fingerprint_of_a_stream_is_of_its_files(tmp_path, monkeypatch):
+    def named(folder, *values):
+        for k, value in enumerate(values):
+            parquet(tmp_path / folder, range(value, value + 40), f"{k}.parquet")
+        return Hub(root=tmp_path / folder, files="*.parquet", streaming=True).fingerprint
+
+    monkeypatch.setattr("ldm.data.table._FIRST", 1)  # the files tell, where the first rows do not
+    first = named("a", 0, 50)
+    assert first == named("b", 0, 50)
+    assert len({first, named("c", 0), named("d", 0, 51)}) == 3
+
+
 def test_no_network_is_said_clearly(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(
@@ -158,6 +192,8 @@ def test_no_network_is_said_clearly(monkeypatch):
             "no column words for the caption; there are image",
         ),
         ({}, ValueError, "neither is given"),
+        ({"root": Path("d"), "split": "test"}, ValueError, "no split test; there are train"),
+        ({"root": Path("d"), "files": "*.parquet", "split": "train[:90]%"}, ValueError, "on the command line"),
     ],
 )
 def test_what_is_not_there(options, error, message, tmp_path, monkeypatch):

@@ -391,7 +391,8 @@ def configured(name: str, root: Path | None, **changes) -> dict:
     if root is not None:
         config.data.root = str(root)
     config.data.workers = 0
-    config.data.merge_with(changes)
+    for key, value in changes.items():
+        OmegaConf.update(config.data, key, value)
     return OmegaConf.to_container(config, resolve=True)["data"]
 
 
@@ -402,6 +403,20 @@ def test_own_folders_by_the_words_of_a_command(tmp_path):
     config = configured("folders", None, train={"root": str(tmp_path / "A")}, val={"root": str(tmp_path / "B")})
     data = build(config, "data")
     assert data.classes == ("cat", "dog") and data.items("val", [0])["label"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "name, column",
+    [
+        *[("hub", column) for column in ("path", "name", "builder", "image", "caption", "label", "group")],
+        *[(name, column) for name in ("coco_hub", "emoji_hub") for column in ("path", "image", "caption")],
+        *[(name, column) for name in ("cifar10", "fashion_mnist") for column in ("path", "image", "label")],
+        *[("emoji", column) for column in ("image", "caption")],
+    ],
+)
+def test_how_the_held_out_set_is_read_is_how_the_training_set_is(name, column):
+    config = configured(name, Path("somewhere") if name == "emoji" else None, **{"train." + column: "mine"})
+    assert config["val"][column] == config["train"][column] == "mine"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,205 @@
+"""From local files to their rows, read by the library `datasets` and with its errors said in ours.
+
+Files are named by patterns below a folder, but a file or folder of that very name comes first, whatever characters it has.
+Paths of images are relative to the file that they stand in. What `datasets` would guess of tars from the first rows of the
+first is given to it, since a later one may hold other kinds of images.
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, DatasetBuilder, Features, Image, IterableDataset, Json, Value
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+from ldm.data.columns import IMAGES, Name, images, is_string, pick
+
+Data = Dataset | IterableDataset
+
+_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv", ".tar": "webdataset"}
+_BUILDERS |= {".tgz": "webdataset", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+_SAMPLES = 64  # files in a tar by which its fields are known
+
+
+def matching(root: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files below a folder that the patterns name, each pattern's sorted: the file of that very name where there is one,
+    else all that match it. FileNotFoundError where none does."""
+    found: list[Path] = []
+    for pattern in map(os.path.expanduser, patterns):
+        if (root / pattern).is_file():
+            found.append(root / pattern)
+            continue
+        place, parts = root, Path(pattern).parts
+        while len(parts) > 1 and (place / parts[0]).is_dir():
+            place, parts = place / parts[0], parts[1:]
+        names = glob.glob(os.path.join(*parts), root_dir=place, recursive=True)
+        found += sorted(place / name for name in names if (place / name).is_file())
+    if not found:
+        raise FileNotFoundError(
+            f"{root}: no file {' or '.join(patterns)} below it; give the folder that has it with data.root=DIR"
+        )
+    return [Path(os.path.abspath(file)) for file in dict.fromkeys(found)]
+
+
+def builder_of(files: Sequence[Path]) -> str:
+    """What reads files of this ending; ValueError where they are of several kinds or of none that is known."""
+    endings = {_ending(file) for file in files}
+    builders = {_BUILDERS.get(ending) for ending in endings}
+    builder = builders.pop()
+    if builders or builder is None:
+        raise ValueError(
+            f"{files[0].parent}: files ending in {' and '.join(sorted(endings)) or 'nothing'} cannot be read as one set; "
+            f"name files of one kind ({' '.join(_BUILDERS)}), or what reads them with builder="
+        )
+    return builder
+
+
+def _ending(file: Path) -> str:
+    return Path(file.stem if file.suffix.lower() in _PACKED else file.name).suffix.lower()
+
+
+def read_files(
+    files: Sequence[Path], builder: str | None, image: Name | None, words: Mapping[str, Name], streaming: bool
+) -> Data:
+    """All rows of local files, paths of images as absolute ones.
+
+    Arguments:
+        builder: what reads them; None goes by their ending.
+        image, words: the columns that are asked for, the latter by what they are for: the fields of tars to be read.
+    Raises:
+        ValueError: what cannot be read, with the file's name.
+    """
+    builder = builder or builder_of(files)
+    for file in files:
+        if file.stat().st_size == 0:
+            raise ValueError(f"{file} is empty (0 bytes); write it again or leave it out")
+        if builder in ("csv", "json"):
+            check_text(file)
+    options: dict[str, Any] = {}
+    if builder == "csv":  # whose reader would take a caption or class called None, null or NA for an empty cell
+        mark = "\t" if _ending(files[0]) == ".tsv" else ","
+        options = {"encoding": "utf-8-sig", "sep": mark, "keep_default_na": False, "na_values": [""]}
+    with told(files, builder):
+        if builder == "webdataset":
+            options["features"] = tar_features(_fields(files[0]), image, words)
+        data = _read(files, builder, streaming, **options)
+    columns = [column.name for column in images(image, data.features) if is_string(column.feature)]
+    if not columns:
+        return data
+    parts = []
+    for folder in dict.fromkeys(file.parent for file in files):
+        own = [file for file in files if file.parent == folder]
+        part = data if len(own) == len(files) else _read(own, builder, streaming, **options, features=data.features)
+        located = partial(_located, str(folder), columns)
+        parts.append(part.map(located, batched=True, features=data.features))
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def _read(files: Sequence[Path], builder: str, streaming: bool, **options: Any) -> Data:
+    names = [glob.escape(str(file)) for file in files]
+    return rows(datasets.load_dataset_builder(builder, data_files={"train": names}, **options), "train", streaming)
+
+
+def rows(builder: DatasetBuilder, split: str, streaming: bool) -> Data:
+    """A split of what a builder reads, with its types."""
+    if not streaming:
+        builder.download_and_prepare()
+        return builder.as_dataset(split=split)
+    data = builder.as_streaming_dataset(split=split)
+    return data if data.features is not None else data._resolve_features()  # told by the first rows
+
+
+def _located(folder: str, columns: list[str], batch: Mapping[str, list[str | None]]) -> dict[str, list[str | None]]:
+    return {name: [path and os.path.join(folder, path) for path in batch[name]] for name in columns}
+
+
+@contextmanager
+def told(files: Sequence[Path], builder: str) -> Iterator[None]:
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    try:
+        yield
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise ValueError(
+            f"builder={builder}: no such builder; there are {', '.join(sorted({*_BUILDERS.values()}))}"
+        ) from error
+    except DatasetGenerationError as error:
+        raise ValueError(f"{files[0]}{more}: cannot be read as {builder}: {error.__cause__ or error}") from error
+    except (ValueError, tarfile.TarError) as error:
+        raise ValueError(f"{files[0]}{more}: cannot be read as {builder}: {error}") from error
+
+
+def check_text(file: Path) -> None:
+    """ValueError for a text that is not UTF-8."""
+    if file.suffix.lower() in _PACKED:
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with file.open("rb") as opened:
+        wide = opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        opened.seek(0)
+        try:
+            while block := opened.read(2**20):
+                wide = wide or b"\0" in block
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            wrong = str(error.reason)
+        else:
+            wrong = "zero bytes" if wide else ""
+    if wrong:
+        looks = "UTF-16" if wide else "Latin-1 (or Windows-1252)"
+        raise ValueError(
+            f"{file}: no text in UTF-8 ({wrong}; it looks like {looks}); save it as UTF-8, for example with "
+            f"`iconv -f {'utf-16' if wide else 'latin1'} -t utf-8`"
+        )
+
+
+# Tars
+
+
+def _fields(file: Path) -> list[str]:
+    """The fields of the first samples of a tar: what stands behind the first dot of a file's name."""
+    with tarfile.open(file) as opened:
+        names = [Path(member.name).name for member in islice(opened, _SAMPLES) if member.isfile()]
+    return list(
+        dict.fromkeys(name.split(".", 1)[1] for name in names if "." in name.lstrip(".")[1:] and name[0] != ".")
+    )
+
+
+def tar_features(fields: Iterable[str], image: Name | None, words: Mapping[str, Name]) -> Features:
+    """The types of the asked fields of a tar's samples; of images all endings, whichever a sample has."""
+    known = Features({name: feature for name in fields if (feature := _field_type(name)) is not None})
+    wanted = [pick(name, known, kind).name for kind, name in words.items()]
+    pictures = [column.name for column in images(image, known)]
+    if image is None:
+        plain = IMAGES[2:]  # without those that are no endings
+        pictures += [*plain, *map(str.upper, plain)]
+    elif not isinstance(image, str):
+        pictures += image
+    return Features({name: Image(decode=False) for name in pictures} | {name: known[name] for name in wanted})
+
+
+def _field_type(name: str) -> Any:
+    """The type of what `datasets` makes of a field; None where that is neither text nor number nor image."""
+    ending = name.rsplit(".", 1)[-1].lower()
+    if ending in IMAGES:
+        return Image(decode=False)
+    decoders = WebDataset.DECODERS
+    if ending not in decoders:
+        return Value("binary")
+    if decoders[ending] is int:
+        return Value("int64")
+    if decoders[ending] is decoders["json"]:
+        return Json(decode=False)
+    return Value("string") if decoders[ending] is decoders["txt"] else None

@@ -1,0 +1,54 @@
+"""A split and perhaps a part of it, in the notation of `datasets`: train, train[:90%], train[1000:2000]."""
+
+from __future__ import annotations
+
+import re
+
+import datasets
+from datasets import Dataset, IterableDataset, ReadInstruction
+
+_NAME = re.compile(r"(?:^|\+)\s*(\w+(?:\.\w+)*)")
+_HOW = (
+    "wanted as train, train[:90%] or train[1000:2000], on the command line in two pairs of quotes: "
+    "\"data.train.split='train[:90%]'\"; data.val=null data.hold_out=0.1 needs none"
+)
+
+
+def name_of(split: str) -> str:
+    """The name before the brackets; ValueError where there is none, or several."""
+    try:
+        ReadInstruction.from_spec(split)
+    except ValueError as error:
+        raise ValueError(f"split={split}: {error}; {_HOW}") from error
+    names = dict.fromkeys(_NAME.findall(split))
+    if len(names) > 1:
+        raise ValueError(f"split={split}: of {len(names)} splits ({', '.join(names)}); name one. {_HOW}")
+    return next(iter(names))
+
+
+def is_part(split: str) -> bool:
+    return "[" in split
+
+
+def part_of(data: Dataset | IterableDataset, split: str) -> Dataset | IterableDataset:
+    """The rows of `data`, the whole split, that the part has; ValueError where there are none."""
+    if not is_part(split):
+        return data
+    try:
+        parts = ReadInstruction.from_spec(split).to_absolute({name_of(split): len(data)})
+    except ValueError as error:
+        raise ValueError(f"split={split}: {error}; {_HOW}") from error
+    rows = [data.select(range(part.from_, part.to)) for part in parts if part.from_ < part.to]
+    if not rows:
+        raise ValueError(f"split={split}: none of the {len(data)} rows; {_HOW}")
+    return rows[0] if len(rows) == 1 else datasets.concatenate_datasets(rows)
+
+
+def unknown(split: str, names: list[str]) -> ValueError:
+    """That a data set lacks a split."""
+    one = names[0] if names else "train"
+    return ValueError(
+        f"no split {name_of(split)}; there are {', '.join(names)}. Two can be cut from one: "
+        f"\"data.train.split='{one}[:90%]'\" \"data.val.split='{one}[90%:]'\" (with both pairs of quotes), or "
+        "data.val=null data.hold_out=0.1"
+    )

@@ -1,0 +1,387 @@
+"""The rows of an object of the library `datasets` as items, by number or, of an `IterableDataset`, as a stream.
+
+Cells are taken as they are stored, so that the one image policy decodes images and a damaged one is one bad item and not a
+crash. Labels that are words become numbers, in their natural order.
+
+A stream has no length. Its files (or, where there are fewer files than readers, rows) are shared out among ranks and
+workers, and rows are mixed in a buffer. Its first captions stand for all, and where labels are words it is read through
+once to know them.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict, Json
+from pydantic import PositiveInt
+
+from ldm.data import columns
+from ldm.data.columns import Column, Name
+from ldm.data.source import Item, Source, Stream, digest
+from ldm.data.tree import natural
+from ldm.random import seed_of
+
+log = logging.getLogger(__name__)
+
+CAPTIONS = 10_000  # of a stream, those that stand for all
+_FIRST = 32  # rows by which a stream is known, and what types do not tell
+_WHOLE = 1024  # images that are read for a fingerprint
+_BATCH = 32  # rows of a stream read at once
+
+Cells = Mapping[str, Any]
+
+
+class Table(Source):
+    """Rows with an image and perhaps a caption and a label.
+
+    Arguments:
+        data: one split.
+        image: the column of the images or of their paths; of several names, in each row the first that is not empty. By
+            default every column of images.
+        caption, label: columns, or dotted paths to a field of their records; of several names the first that is there;
+            None for none.
+        group: the column that tells which rows are of one image, for sets that repeat the image for each caption.
+        buffer: rows among which a stream is mixed.
+        name: what to call it in messages.
+    Raises:
+        TypeError: not one split of a data set.
+        ValueError: no such column, or one of a type that cannot be used.
+    """
+
+    def __init__(
+        self,
+        data: Dataset | IterableDataset,
+        image: Name | None = None,
+        caption: Name | None = None,
+        label: Name | None = None,
+        group: Name | None = None,
+        buffer: PositiveInt = 1000,
+        name: str = "data set",
+    ):
+        if isinstance(data, DatasetDict | IterableDatasetDict):
+            raise TypeError(f"{name}: several splits; give one of them, as data[{next(iter(data), 'train')!r}]")
+        if not isinstance(data, Dataset | IterableDataset):
+            raise TypeError(f"{name}: {type(data).__name__}; wanted a datasets.Dataset or datasets.IterableDataset")
+        self._name, self._streaming, self._buffer = name, isinstance(data, IterableDataset), buffer
+        try:
+            self._data = _undecoded(data)
+            self._choose(image, caption, label, group)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+    def _choose(self, image: Name | None, caption: Name | None, label: Name | None, group: Name | None) -> None:
+        features = self._data.features
+        self._images = columns.images(image, features)
+        for column in self._images:
+            self._check_paths(column)
+        self._words: dict[str, Column] = {}
+        if caption is not None:
+            self._words["caption"] = columns.caption(caption, features, self._first)
+        if label is not None:
+            self._words["label"] = columns.label(label, features, self._first)
+        grouped = None if group is None else columns.pick(group, features, "group")
+        if self._streaming and grouped:
+            raise ValueError(
+                f"rows cannot be grouped by {grouped} while streaming; take data.train.streaming=false, or "
+                "data.train.group=null (and say data.val.group where only that set is to be grouped)"
+            )
+        self._groups = grouped and _groups(self._values(grouped))
+        if not self._streaming:  # most of the endings that an image in a tar can have are those of no row
+            full = [
+                column for column in self._images if self._data.data.column(column.name).null_count < len(self._data)
+            ]
+            self._images = tuple(full) or self._images[:1]
+        names = dict.fromkeys(column.name for column in (*self._images, *self._words.values()))
+        self._data = self._data.select_columns(list(names))
+        grouped = self._groups is not None and "caption" in self._words
+        self._captions = self._data.select_columns([self._words["caption"].name]) if grouped else None
+        self._numbers, self._classes = self._label_words()
+
+    def _check_paths(self, column: Column) -> None:
+        """ValueError where images are named by addresses."""
+        if not columns.is_string(column.feature):
+            return
+        address = next((cell for cell in self._first(column.name) if cell and "://" in cell), None)
+        if address is not None:
+            raise ValueError(
+                f"the column {column} for the image holds addresses, as {address}; wanted images or paths of files: "
+                "download them first"
+            )
+
+    def _label_words(self) -> tuple[dict[str, int] | None, tuple[str, ...]]:
+        """The number of each word that is a label, None where labels are numbers; and the names of the classes."""
+        column = self._words.get("label")
+        if column is None:
+            return None, ()
+        if isinstance(column.feature, ClassLabel):
+            return None, tuple(column.feature.names)
+        first = () if column.feature is not None else map(column.of, self._first(column.name))
+        if not columns.is_string(column.feature) and not any(isinstance(value, str) for value in first):
+            return None, ()
+        if self._streaming:
+            log.info("%s: reading the labels once, to know their classes", self._name)
+        names = sorted({str(value) for value in self._values(column) if value is not None}, key=natural)
+        return {name: i for i, name in enumerate(names)}, tuple(names)
+
+    def _first(self, name: str) -> list[Any]:
+        """The first cells of a column."""
+        data = self._data.select_columns([name])
+        if self._streaming:
+            return next(data.iter(_FIRST), {name: []})[name]
+        return data[:_FIRST].column(name).to_pylist()
+
+    def _values(self, column: Column) -> Iterator[Any]:
+        """The values of all rows."""
+        for batch in self._data.select_columns([column.name]).iter(_BATCH if self._streaming else 10_000):
+            cells = batch[column.name]
+            yield from map(column.of, cells if self._streaming else cells.to_pylist())
+
+    # By number
+
+    def __len__(self) -> int:
+        self._not_streaming()
+        return len(self._data) if self._groups is None else len(self._groups)
+
+    def __getitem__(self, index: int) -> Item:
+        return self._item(self._rows(index), with_image=True)
+
+    def facts(self, index: int) -> Item:
+        return self._item(self._rows(index), with_image=False)
+
+    def _not_streaming(self) -> None:
+        if self._streaming:
+            raise TypeError(f"{self._name} is streamed: it has no length and no rows by number; take streaming=false")
+
+    def _rows(self, index: int) -> list[int]:
+        """The rows of an item."""
+        self._not_streaming()
+        return [index] if self._groups is None else self._groups[index]
+
+    def _item(self, rows: list[int], with_image: bool) -> Item:
+        table = self._data[rows[0]]
+        cells = {column.name: table.column(column.name)[0].as_py() for column in self._words.values()}
+        for column in self._images:
+            cell = table.column(column.name)[0]
+            cells[column.name] = cell.as_py() if with_image else _without_bytes(cell)
+        item = self._made(cells, f"{self._name} row {rows[0]}")
+        if self._captions is not None:
+            column = self._words["caption"]
+            item["caption"] = list(map(column.of, self._captions[rows].column(column.name).to_pylist()))
+        return item if with_image else {key: value for key, value in item.items() if key != "image"}
+
+    def _made(self, cells: Cells, name: str) -> Item:
+        """The item of a row."""
+        held = next((cell for column in self._images if _stored(cell := cells[column.name]) is not None), None)
+        place = held.get("path") if isinstance(held, Mapping) else held if isinstance(held, str) else None
+        item = {"image": _stored(held), "name": f"{name} ({place})" if place else name}
+        return item | {key: self._value(key, column.of(cells[column.name])) for key, column in self._words.items()}
+
+    def _value(self, key: str, value: Any) -> Any:
+        if key != "label" or value is None or self._numbers is None:
+            return value
+        return self._numbers[str(value)]
+
+    # What is asked of all rows
+
+    def captions(self) -> Iterator[Any]:
+        if "caption" not in self._words:
+            return iter(())
+        return islice(self._values(self._words["caption"]), CAPTIONS if self._streaming else None)
+
+    def labels(self) -> Iterator[Any]:
+        self._not_streaming()
+        if "label" not in self._words:
+            return iter([None] * len(self))
+        values = (self._value("label", value) for value in self._values(self._words["label"]))
+        if self._groups is None:
+            return values
+        firsts = {rows[0] for rows in self._groups}  # groups are in the order of their first rows
+        return (value for row, value in enumerate(values) if row in firsts)
+
+    def key(self, index: int) -> str:
+        """The item's number: a set grows at its end."""
+        return str(index)
+
+    def marks(self) -> list[Any]:
+        """The size of each item's image, in bytes."""
+        self._not_streaming()
+        found: list[Any] = []
+        for table in self._data.iter(10_000):
+            held = [_sizes(table.column(column.name)) for column in self._images]
+            found += [next((size for size in own if size is not None), None) for own in zip(*held, strict=True)]
+        return found if self._groups is None else [found[rows[0]] for rows in self._groups]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._classes
+
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """Of a stream, those that were named; otherwise those of them that are not empty in every row."""
+        if self._streaming:
+            return frozenset(self._words)
+        return frozenset(
+            key for key, column in self._words.items() if any(value is not None for value in self._values(column))
+        )
+
+    @property
+    def stream(self) -> Stream | None:
+        return TableStream(self._data, self._made, self._name, self._buffer) if self._streaming else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the words and the sizes of all images, and 1024 whole images: reading all of a large set would take minutes.
+        A stream is known by its first rows."""
+        return digest(self._parts())
+
+    def _parts(self) -> Iterator[str | bytes]:
+        yield from (str(sorted(self._words)), str(self._classes))
+        if self._streaming:
+            yield str(self._data.num_shards)
+            for row in _unpacked(next(self._data.iter(_FIRST), {})):
+                item = self._made(row, "")
+                yield from (str([item[key] for key in self._words]), _content(item["image"]))
+            return
+        yield str(len(self))
+        yield from map(str, self._groups or ())
+        for table in self._data.iter(10_000):
+            for key, column in self._words.items():
+                yield str([self._value(key, column.of(cell)) for cell in table.column(column.name).to_pylist()])
+            for column in self._images:
+                yield str(_sizes(table.column(column.name)))
+                yield str(_names(table.column(column.name)))
+        for row in range(0, len(self._data), max(1, len(self._data) // _WHOLE)):
+            yield _content(self._item([row], with_image=True)["image"])
+
+
+class TableStream(Stream):
+    """The rows of a streamed `Table`: its files in a drawn order, the rows of a reader mixed in a buffer."""
+
+    def __init__(self, data: IterableDataset, item: Callable[[Cells, str], Item], name: str, buffer: int):
+        self.data, self.item, self.name, self.buffer = data, item, name, buffer
+
+    def rows(self, part: int, parts: int, seed: int) -> Iterator[Item]:
+        files = self.data.num_shards
+        order = random.Random(seed).sample(range(files), files)
+        shared = files < parts
+        rows = islice(self._read(order), part, None, parts) if shared else self._read(order[part::parts])
+        for number, row in enumerate(_mixed(rows, self.buffer, random.Random(seed_of(seed, part)))):
+            yield self.item(row, f"{self.name} reader {part} of {parts}, row {number}")
+
+    def _read(self, files: list[int]) -> Iterator[Cells]:
+        for file in files:
+            # By batches, since plain iteration would share the files out among data workers a second time.
+            batches = self.data.shard(self.data.num_shards, file).iter(_BATCH)
+            while True:
+                try:
+                    batch = next(batches, None)
+                except Exception as error:  # readers of damaged files raise whatever they stumbled over
+                    raise ValueError(
+                        f"{self.name}: file {file + 1} of {self.data.num_shards} cannot be read on: {error}"
+                    ) from error
+                if batch is None:
+                    break
+                yield from _unpacked(batch)
+
+
+def _undecoded(data: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """The data with cells as they are stored, a `Dataset` as arrow tables."""
+    if isinstance(data, Dataset):
+        if data.format["type"] == "custom":
+            raise ValueError("it has a transform (set_transform); give it without, images are decoded and cropped here")
+        data = data.with_format("arrow")
+    elif data.features is None:  # a stream without a schema tells its columns by its first rows
+        data = data._resolve_features()
+    for name, feature in data.features.items():
+        if isinstance(feature, Image | Json) and feature.decode:
+            data = data.cast_column(name, type(feature)(decode=False))
+    return data
+
+
+def _unpacked(batch: Mapping[str, list[Any]]) -> Iterator[Cells]:
+    """The rows of a batch."""
+    for cells in zip(*batch.values(), strict=True):
+        yield dict(zip(batch, cells, strict=True))
+
+
+def _mixed(rows: Iterator[Any], size: int, draw: random.Random) -> Iterator[Any]:
+    """Each row waits in a buffer until it is drawn."""
+    buffer: list[Any] = []
+    for row in rows:
+        if len(buffer) < size:
+            buffer.append(row)
+            continue
+        at = draw.randrange(size)
+        yield buffer[at]
+        buffer[at] = row
+    draw.shuffle(buffer)
+    yield from buffer
+
+
+def _stored(cell: Any) -> Any:
+    """What the image policy takes, of a cell of images; None where it is empty."""
+    if isinstance(cell, Mapping):
+        return cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
+    return cell
+
+
+def _without_bytes(cell: pa.Scalar) -> Any:
+    """A cell of images without copying the image: no bytes where there are some."""
+    if not cell.is_valid:
+        return None
+    if isinstance(cell, pa.StructScalar):
+        return {key: b"" if value.is_valid and key == "bytes" else value.as_py() for key, value in cell.items()}
+    return b"" if pa.types.is_binary(cell.type) or pa.types.is_large_binary(cell.type) else cell.as_py()
+
+
+def _parts_of(images: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, pa.ChunkedArray | None]:
+    """The bytes and the paths of a column of images, as far as it has either."""
+    if pa.types.is_struct(images.type):
+        names = {field.name for field in images.type}
+        return tuple(pc.struct_field(images, name) if name in names else None for name in ("bytes", "path"))
+    string = pa.types.is_string(images.type) or pa.types.is_large_string(images.type)
+    return (None, images) if string else (images, None)
+
+
+def _sizes(images: pa.ChunkedArray) -> list[int | None]:
+    """The size of each image in bytes, here or in its file; None where there is none."""
+    stored, paths = _parts_of(images)
+    sizes = [None] * len(images) if stored is None else pc.binary_length(stored).to_pylist()
+    if paths is None or None not in sizes:
+        return sizes
+    files = (path and Path(path) for path in paths.to_pylist())
+    return [
+        file.stat().st_size if size is None and file and file.is_file() else size
+        for size, file in zip(sizes, files, strict=True)
+    ]
+
+
+def _names(images: pa.ChunkedArray) -> list[str | None]:
+    """The name of the file of each image that is in one."""
+    stored, paths = _parts_of(images)
+    if paths is None or (stored is not None and stored.null_count == 0):
+        return []
+    return [path and Path(path).name for path in paths.to_pylist()]
+
+
+def _content(image: Any) -> bytes:
+    """The bytes of an image that is stored here or in a file; none where there are none."""
+    if isinstance(image, str):
+        return Path(image).read_bytes() if Path(image).is_file() else b""
+    return image or b""
+
+
+def _groups(keys: Iterable[Any]) -> list[list[int]]:
+    rows: dict[Any, list[int]] = defaultdict(list)
+    for i, key in enumerate(keys):
+        rows[key].append(i)
+    return list(rows.values())
