@@ -88,7 +88,7 @@ def _newcomer(name, order, wrong, folder, monkeypatch):
 
 def test_a_newcomer_is_judged_for_one_file_and_one_yaml(tmp_path, monkeypatch):
     samplers, cases = _newcomer("toy_of_a_test", 1, 1.0, tmp_path, monkeypatch)
-    assert {law for _, _, law in cases} == {"converges", "arrives", "is_a_function", "inverts"}
+    assert {law for _, _, law in cases} == {"converges", "arrives", "keeps_up", "is_a_function", "inverts"}
     for name, schedule, law in cases:
         getattr(laws, law)(samplers[name](), SCHEDULES[schedule]())
 

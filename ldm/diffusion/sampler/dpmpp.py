@@ -1,9 +1,14 @@
 """DPM-Solver++, multistep (arXiv 2211.01095, algorithm 2 and SDE-DPM-Solver++): the exponential integrator with E[x |
 x_t] interpolated in log-SNR through this evaluation and those of the last steps, on the ODE or on the reverse SDE.
 
-Two points are the customary '2M', three '3M'. The first step has one point and is DDIM. Three points are integrated
-exactly; the reference code weighs the curvature by half of what its integral gives. A start of first order leaves an
+Two points are the customary '2M', three '3M'. The first step has one point and is DDIM. A start of first order leaves an
 error of second order, so that is the order of both.
+
+What is known lies before the step, so a polynomial through it is extrapolated. Its exact integral tends, in long steps, to
+the polynomial's value at their end: three points are then far off (Fréchet distance of a trained model in 7 steps of the
+karras grid 47; of the reference code, which weighs the curvature by half, 33; of the two points 12.5). The customary
+second order takes the middle of the step in its place, psi_1 / 2. Three points do the same here, with half of the
+curvature's part psi_1 / 3 (16): the order is what it was, and no step goes beyond what a shorter one would.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ class DPMpp(Sampler):
         if len(slopes) == 1:
             x_s = x_s + step.second(slopes[0][1])
         elif len(slopes) == 2:
-            x_s = x_s + step.third(*slopes)
+            x_s = x_s + step.bent(*slopes)
         if self.stochastic:
             x_s = x_s + along(step.up, x) * noise()
         return x_s, [(step.before, x), *past][: self.points - 1]
