@@ -1,11 +1,11 @@
-"""Train the recipe `v_zsnr` under three weightings and measure what it samples; `report.py` prints the tables.
+"""Train the recipe `v_zsnr` under three weightings and measure what it samples.
 
     python experiments/weightings/study.py DATA OUT [--steps 600] [--n 300]
 
 DATA is a folder of Fashion-MNIST, {train,test}.parquet. Its images are brought to 16 x 16 pixels of unit variance: small
 enough that a model of a class-conditional diffusion is trained on one core in minutes. All else is the recipe's: zero
 terminal SNR, v, uniform times, a trailing grid, DDIM, classifier-free guidance. Every model is saved as soon as it is
-trained and every line of numbers goes to OUT/numbers.jsonl; what is there is not done again.
+trained and every line of numbers goes to OUT/numbers.jsonl; what is there is not done again. The tables are printed.
 
     start  rms of E[x | x_1, class] less the mean of the class's images, where deviations are 1: 0 is right, for at t = 1
            there is nothing but noise to be seen
@@ -179,6 +179,19 @@ def samples(model: Model, steps: int, guidance: str, n: int) -> tuple[Tensor, Te
     return torch.cat(found), labels
 
 
+def table(name: str, lines: list[dict]) -> str:
+    """A row for a weighting and a guidance, a column for a number of steps; in a cell the numbers of all seeds."""
+    rows = [f"| {name} | " + " | ".join(map(str, STEPS)) + " |", "| --- " * (len(STEPS) + 1) + "|"]
+    for guidance, weighting in itertools.product(GUIDANCE, WEIGHTINGS):
+        cells = []
+        for steps in STEPS:
+            wanted = (weighting, guidance, steps)
+            found = [each for each in lines if (each["weighting"], each["guidance"], each["steps"]) == wanted]
+            cells.append(", ".join(f"{each[name]:.3g}" for each in sorted(found, key=lambda each: each["seed"])))
+        rows.append(f"| {weighting}, guidance {guidance} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -223,6 +236,8 @@ def main() -> None:
             right = judge.right(features, asked)
             fd = frechet_distance(features, reference)
             note(weighting=weighting, seed=seed, steps=steps, guidance=guidance, start=start, fd=fd, right=right)
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    print(*(table(name, lines) for name in ("fd", "right")), sep="\n\n")
 
 
 if __name__ == "__main__":

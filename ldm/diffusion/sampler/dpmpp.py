@@ -4,11 +4,10 @@ x_t] interpolated in log-SNR through this evaluation and those of the last steps
 Two points are the customary '2M', three '3M'. The first step has one point and is DDIM. A start of first order leaves an
 error of second order, so that is the order of both.
 
-What is known lies before the step, so a polynomial through it is extrapolated. Its exact integral tends, in long steps, to
-the polynomial's value at their end: three points are then far off (Fréchet distance of a trained model in 7 steps of the
-karras grid 47; of the reference code, which weighs the curvature by half, 33; of the two points 12.5). The customary
-second order takes the middle of the step in its place, psi_1 / 2. Three points do the same here, with half of the
-curvature's part psi_1 / 3 (16): the order is what it was, and no step goes beyond what a shorter one would.
+All points lie before the step, so a polynomial through them is extrapolated. Its exact integral tends, in long steps, to
+its value at their end, where a parabola is far off; the reference code, which weighs the curvature by half, is so too.
+The customary second order takes the slope at the middle of the step, psi_1 / 2 in place of psi_2. Three points do the same
+here, slope and half of the curvature (psi_1 / 6): the order is the same, and few steps are as good as with two points.
 """
 
 from __future__ import annotations
