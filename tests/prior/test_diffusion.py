@@ -110,6 +110,7 @@ def test_samples_ask_nothing_of_what_was_not_trained(grid):
 
 def test_nor_on_another_schedule():
     one = hearing(Karras(), Time(minimum=0.3), steps=20, sampling_schedule=Rectified())
+    assert one.guided().schedule is one.sampling_schedule
     assert asked(one, 20).min().item() == pytest.approx(0.3, abs=1e-4)
     level = torch.tan(torch.pi / 2 * torch.tensor(0.3)).item()  # sigma / alpha of the cosine, but for its bound
     assert one.lowest(Rectified()) == pytest.approx(level / (1 + level), rel=1e-3)
