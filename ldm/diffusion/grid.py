@@ -3,6 +3,10 @@
 Three are those of published samplers on a table of N steps, whose step k = 0 ... N - 1 is our time (k + 1) / N:
 `Leading`, `Trailing` and `Linspace` (arXiv 2305.08891, table 2). In the limit of many steps trailing is `Uniform`, and
 is one with it where the number of steps divides N.
+
+No step begins below the `lowest` time that was trained (ldm.diffusion.time), where a network would be asked for what it
+has never seen: there a grid ends, and its last step goes to 0. A grid of noise levels takes it for the end of its range; any
+other that goes lower is drawn together until its last step begins there.
 """
 
 from __future__ import annotations
@@ -23,12 +27,20 @@ class Grid(ABC):
     """Times for a sampler; a new one writes `_starts`."""
 
     @abstractmethod
-    def _starts(self, schedule: Schedule, steps: int) -> Float[Tensor, " steps"]:
-        """The decreasing times at which the steps begin, float64."""
+    def _starts(self, schedule: Schedule, steps: int, lowest: float) -> Float[Tensor, " steps"]:
+        """The decreasing times at which the steps begin, float64. One that can end at `lowest` by itself does."""
 
-    def __call__(self, schedule: Schedule, steps: PositiveInt) -> Float[Tensor, " times"]:
-        """steps + 1 decreasing times, the last one 0, float32 on the CPU."""
-        starts = self._starts(schedule, steps)
+    def __call__(self, schedule: Schedule, steps: PositiveInt, lowest: Probability = 0.0) -> Float[Tensor, " times"]:
+        """steps + 1 decreasing times, the last one 0 and the others not below `lowest`, float32 on the CPU."""
+        starts = self._starts(schedule, steps, lowest)
+        first, last = starts[0].item(), starts[-1].item()
+        if first < lowest:
+            raise ValueError(
+                f"the grid begins at t = {first:.4g} and the lowest time that was trained is {lowest:.4g}: begin later, or "
+                "train with a law of times that goes lower"
+            )
+        if last < lowest:
+            starts = first - (first - starts) * (first - lowest) / (first - last)
         return torch.cat([starts, starts.new_zeros(1)]).float()
 
 
@@ -38,7 +50,7 @@ class Uniform(Grid):
     def __init__(self, start: PositiveFloat = 1.0):
         self.start = start
 
-    def _starts(self, schedule: Schedule, steps: int) -> Float[Tensor, " steps"]:
+    def _starts(self, schedule: Schedule, steps: int, lowest: float) -> Float[Tensor, " steps"]:
         return torch.linspace(self.start, 0, steps + 1, dtype=torch.float64)[:-1]
 
 
@@ -51,7 +63,7 @@ class Tabular(Grid, ABC):
     def _ks(self, steps: int) -> Float[Tensor, " steps"]:
         """The table's steps, from 0 to table - 1, decreasing whole numbers."""
 
-    def _starts(self, schedule: Schedule, steps: int) -> Float[Tensor, " steps"]:
+    def _starts(self, schedule: Schedule, steps: int, lowest: float) -> Float[Tensor, " steps"]:
         if steps > self.table:
             raise ValueError(f"{steps} steps of a table of {self.table}; take fewer, or the grid uniform")
         return (self._ks(steps) + 1) / self.table
@@ -90,7 +102,8 @@ class Linspace(Tabular):
 
 
 class Levels(Grid, ABC):
-    """Noise levels r = sigma / alpha from `sigma_max` to `sigma_min`, as far as the schedule reaches, then 0."""
+    """Noise levels r = sigma / alpha from `sigma_max` to `sigma_min`, as far as the schedule and what was trained reach, then
+    0."""
 
     sigma_min: float
     sigma_max: float
@@ -99,8 +112,9 @@ class Levels(Grid, ABC):
     def _levels(self, high: float, low: float, place: Float[Tensor, " steps"]) -> Float[Tensor, " steps"]:
         """r at places in [0, 1], from `high` to `low`."""
 
-    def _starts(self, schedule: Schedule, steps: int) -> Float[Tensor, " steps"]:
-        least, most = torch.exp(schedule.log_snr(torch.tensor([1e-6, 1], dtype=torch.float64)) / -2).tolist()
+    def _starts(self, schedule: Schedule, steps: int, lowest: float) -> Float[Tensor, " steps"]:
+        ends = torch.tensor([max(lowest, 1e-6), 1], dtype=torch.float64)
+        least, most = torch.exp(schedule.log_snr(ends) / -2).tolist()
         low, high = max(self.sigma_min, least), min(self.sigma_max, most)
         if low >= high:
             raise ValueError(
@@ -138,8 +152,8 @@ class Shifted(Grid):
     def __init__(self, grid: Grid, shift: PositiveFloat = 3.0):
         self.grid, self.shift = grid, shift
 
-    def _starts(self, schedule: Schedule, steps: int) -> Float[Tensor, " steps"]:
-        t = self.grid._starts(schedule, steps)
+    def _starts(self, schedule: Schedule, steps: int, lowest: float) -> Float[Tensor, " steps"]:
+        t = self.grid._starts(schedule, steps, lowest / (self.shift - (self.shift - 1) * lowest))
         return self.shift * t / (1 + (self.shift - 1) * t)
 
 
@@ -152,7 +166,7 @@ class Custom(Grid):
             raise ValueError(f"times are at least two, strictly decreasing and end at 0; got {times}")
         self.times = times
 
-    def _starts(self, schedule: Schedule, steps: int) -> Float[Tensor, " steps"]:
+    def _starts(self, schedule: Schedule, steps: int, lowest: float) -> Float[Tensor, " steps"]:
         times = torch.tensor(self.times, dtype=torch.float64)
         place = torch.arange(steps, dtype=torch.float64) * (len(times) - 1) / steps
         low = place.long()

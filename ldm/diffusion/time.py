@@ -7,6 +7,7 @@ distribution function; so stratification carries over to any law, and the densit
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Annotated
 
@@ -18,7 +19,12 @@ from ldm.types import Probability, Time
 
 
 class TimeLaw(ABC):
-    """u -> t; a new one writes `_quantile`."""
+    """u -> t; a new one writes `_quantile`.
+
+    tail: the share of draws at low noise that are too few to learn from.
+    """
+
+    tail: float = 0.0
 
     @abstractmethod
     def _quantile(self, u: Time, schedule: Schedule) -> Time:
@@ -29,11 +35,19 @@ class TimeLaw(ABC):
         t = self._quantile(u.double().clamp(2**-25, 1 - 2**-25), schedule)
         return t.clamp(1e-5, 1 - 2**-24).to(u.dtype)
 
+    def lowest(self, schedule: Schedule) -> float:
+        """The time where training ends: below it are `tail` of the draws."""
+        return self._quantile(torch.tensor([self.tail], dtype=torch.float64), schedule).item()
+
     def density(self, u: Time, schedule: Schedule) -> Time:
         """The density of log-SNR under this law, (b,), at its value at u; infinite where draws are clamped."""
         u = u.double()
         slope = torch.func.jvp(lambda u: schedule.log_snr(self(u, schedule)), (u,), (torch.ones_like(u),))[1]
         return 1 / slope.abs()
+
+
+FOUR_DEVIATIONS = 0.5 * math.erfc(4 / math.sqrt(2))
+"""The share of a normal law that lies further than four deviations below its mean: one draw in 30,000."""
 
 
 class Uniform(TimeLaw):
@@ -49,6 +63,8 @@ class Uniform(TimeLaw):
 class LogitNormal(TimeLaw):
     """logit t normal (Stable Diffusion 3, arXiv 2403.03206, section 3.1)."""
 
+    tail = FOUR_DEVIATIONS
+
     def __init__(self, mean: float = 0.0, std: PositiveFloat = 1.0):
         self.mean, self.std = mean, std
 
@@ -59,6 +75,8 @@ class LogitNormal(TimeLaw):
 class LogNormal(TimeLaw):
     """log(sigma / alpha) normal (EDM, arXiv 2206.00364, table 1), whatever the schedule: draws beyond its ends fall on
     them. The paper's mean is for data of deviation 0.5; for latents, of deviation 1, it is -1.2 + log 2."""
+
+    tail = FOUR_DEVIATIONS
 
     def __init__(self, mean: float = -1.2, std: PositiveFloat = 1.2):
         self.mean, self.std = mean, std

@@ -1,7 +1,8 @@
 """Diffusion as a prior: eight independent pieces put together, and no formula of its own.
 
 The loss is the weighted |F - (a x + b eps)|^2 at stratified times; a sample follows a grid by a sampler, through a
-guided denoiser. A condition is dropped with probability `drop`, so that the network knows the unconditional score, too.
+guided denoiser. In training, and there only, a condition is dropped with probability `drop`, so that the network knows the
+unconditional score, too.
 
 A sample begins at the grid's first time t with x_t ~ N(0, alpha^2 + sigma^2): the mean and variance of whitened latents
 under noise. At t = 1 that is pure noise or almost; a grid that begins below (`leading`) has some signal there, and
@@ -10,6 +11,7 @@ sigma eps alone would have too little variance. Where variance is preserved it i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -22,6 +24,7 @@ from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser, Rescheduled
 from ldm.diffusion.flow import length
 from ldm.diffusion.grid import Grid
 from ldm.diffusion.guidance.autoguidance import waits_for_guide
+from ldm.diffusion.guidance.base import Guidance
 from ldm.diffusion.likelihood import Flow, Hutchinson
 from ldm.diffusion.parameterization import Parameterization
 from ldm.diffusion.sampler.base import Sampler
@@ -31,6 +34,8 @@ from ldm.diffusion.weighting import Weighting
 from ldm.prior.base import Likelihood, Prior
 from ldm.random import Random
 from ldm.types import Context, ContextShape, Latent, Probability
+
+log = logging.getLogger(__name__)
 
 
 class Diffusion(Prior, Likelihood):
@@ -73,7 +78,7 @@ class Diffusion(Prior, Likelihood):
                 "diffusion/guidance=classifier_free, then sample.py or evaluate.py with diffusion/guidance=autoguidance "
                 "guide=DIR"
             )
-        self.latent_shape = latent_shape
+        self.latent_shape, self.context = latent_shape, context
         network = backbone(channels=latent_shape[0], context=context)
         self.denoiser = NetworkDenoiser(network, schedule, parameterization)
         self.weighting, self.time = weighting, time
@@ -81,6 +86,8 @@ class Diffusion(Prior, Likelihood):
         self.offset_noise, self.sampling_schedule = offset_noise, sampling_schedule
         self.likelihood = likelihood or Flow(Hutchinson())
         self.kind = self.likelihood.kind
+        self._told: Callable[[Denoiser], Denoiser] | None = None
+        self._tell_of_drop(guidance(self.denoiser))
 
     @property
     def factor(self) -> int:
@@ -107,10 +114,30 @@ class Diffusion(Prior, Likelihood):
     def sample(self, shape: tuple[int, int, int, int], c: Context, random: Random | None = None) -> Latent:
         random = random or Random.fresh(shape[0])
         denoiser = self.guided()
-        times = self.grid(denoiser.schedule, self.steps)
+        if self.guidance is not self._told:  # it may have been given since
+            self._tell_of_drop(denoiser)
+            self._told = self.guidance
+        times = self.grid(denoiser.schedule, self.steps, self.lowest(denoiser.schedule))
         scale = length(denoiser.schedule, times[:1].to(random.rows.device))
         x = scale * random.normal("prior", tuple(shape[1:]))
         return self.sampler(denoiser, x, times, c, random)
+
+    def _tell_of_drop(self, guided: Denoiser) -> None:
+        if self.drop > 0 or self.context == ContextShape():
+            return
+        if any(isinstance(module, Guidance) and module.unconditional for module in guided.modules()):
+            log.warning(
+                "guidance asks for the answer without a condition, which prior.drop=0 never trains: its samples mean nothing; "
+                "take guidance of scale 1, or train with prior.drop=0.1"
+            )
+
+    def lowest(self, schedule: Schedule) -> float:
+        """The lowest time that was trained, said in times of the `schedule` that samples."""
+        own = self.denoiser.schedule
+        t = self.time.lowest(own)
+        if schedule is own or t == 0:
+            return t
+        return schedule.time(own.log_snr(torch.tensor([t], dtype=torch.float64))).item()
 
     def guided(self) -> Denoiser:
         """The denoiser that samples: on its schedule, and guided."""

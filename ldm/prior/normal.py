@@ -27,5 +27,5 @@ class Normal(Prior, Likelihood):
         random = random or Random.fresh(shape[0])
         return random.normal("prior", tuple(shape[1:]))
 
-    def log_prob(self, z: Latent, c: Context) -> Float[Tensor, " b"]:
+    def log_prob(self, z: Latent, c: Context, random: Random | None = None) -> Float[Tensor, " b"]:
         return (-0.5 * (z.square() + math.log(2 * math.pi))).flatten(1).sum(1)

@@ -211,3 +211,22 @@ def test_the_inner_block_ends_the_first_third_or_is_the_nearest_that_all_tokens_
 def test_without_a_block_that_all_tokens_pass_there_is_no_inner_one():
     with pytest.raises(ValueError, match=r"backbone\.routing\.before=1"):
         _ = tiny(4, ContextShape(), depth=3, routing=Routing(before=0, after=0)).inner
+
+
+def test_routed_tokens_stand_where_they_stood(monkeypatch):
+    """The middle block alone on the kept tokens, each turned by the angles of its own place, by hand."""
+    torch.manual_seed(0)
+    dit = awake(tiny(4, ContextShape(), depth=3, routing=Routing(skipped=0.5), position=Rotary))
+    kept = torch.tensor([[9, 2, 15, 4, 0, 7, 11, 6], [3, 1, 14, 12, 8, 5, 10, 13]])
+    monkeypatch.setattr(dit.routing, "kept", lambda x: kept)
+    z, seen = torch.randn(2, 4, 8, 8), {}
+    for i, block in enumerate(dit.blocks):
+        block.register_forward_hook(lambda _, given, output, i=i: seen.update({i: (given[0], output, given[2])}))
+    dit(z, LOG_SNR, Context())
+    rotation, told = dit.places.rotation(4, 4, z.device)[0], seen[1][2]
+    wanted = seen[0][1].clone()
+    for example in range(2):
+        part = wanted[example : example + 1, kept[example]]
+        alone = dit.blocks[1]._forward(part, rotation[kept[example]][None], told[0][example : example + 1], None, None)
+        wanted[example, kept[example]] = alone[0]
+    torch.testing.assert_close(seen[2][0], wanted)

@@ -66,3 +66,13 @@ def test_wrong_shapes_are_refused_with_what_to_do():
         tiny(4, ContextShape())(torch.randn(2, 4, 8, 8), LOG_SNR, Context())
     with pytest.raises(ValueError, match=r"tokens=6.*tokens=None"):
         tiny(4, ContextShape(6))(torch.randn(2, 4, 1, 1), LOG_SNR, Context())
+
+
+def test_a_block_is_its_formula():
+    """x + out(silu(hidden(norm(x) (1 + scale) + shift)))."""
+    block = awake(tiny(2, ContextShape())).blocks[0]
+    x, told = torch.randn(3, 16), torch.randn(3, 16)
+    scale, shift = torch.nn.functional.linear(told, block.modulation.weight, block.modulation.bias).chunk(2, 1)
+    normed = (x - x.mean(1, keepdim=True)) / (x.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    wanted = x + block.out(torch.nn.functional.silu(block.hidden(normed * (1 + scale) + shift)))
+    torch.testing.assert_close(block(x, told), wanted)

@@ -111,3 +111,49 @@ def test_a_list_is_taken_as_it_stands_or_as_a_curve():
 def test_a_list_that_is_no_grid_is_refused(times):
     with pytest.raises(ValueError, match="strictly decreasing and end at 0"):
         Custom(times)
+
+
+@pytest.mark.parametrize(("grid", "schedule"), list(itertools.product(GRIDS, SCHEDULES)))
+@pytest.mark.parametrize("lowest", [1e-3, 0.05])
+def test_no_step_begins_below_what_was_trained(grid, schedule, lowest):
+    """However fine the grid; it still begins where it did, falls, and ends at 0."""
+    schedule = SCHEDULES[schedule]()
+    for steps in (2, 7, 50, 1000):
+        times, free = GRIDS[grid]()(schedule, steps, lowest), GRIDS[grid]()(schedule, steps)
+        assert (times[:-1] >= np.float32(lowest) - 1e-7).all() and times[-1] == 0 and (times.diff() < 0).all()
+        assert torch.equal(times[0], free[0])
+        if free[-2] < lowest:
+            assert times[-2].item() == pytest.approx(lowest, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["karras", "log_snr"])
+def test_levels_end_where_training_does(name):
+    """On the sigmoid schedule trained from t = 0.001, sigma / alpha 0.0173: its own law from 80 to there, and not the tail of
+    one that goes on to 0.002."""
+    schedule = SCHEDULES["sigmoid"]()
+    least = torch.exp(-schedule.log_snr(torch.tensor([1e-3]).double()) / 2).item()
+    assert least == pytest.approx(0.0173, rel=1e-2)
+    found, whole = (levels(schedule, GRIDS[name]()(schedule, 20, lowest)) for lowest in (1e-3, 0.0))
+    assert (
+        found[-1].item() == pytest.approx(least, rel=1e-3)
+        and (whole < 0.99 * least).sum() == {"karras": 2, "log_snr": 4}[name]
+    )
+    steps = (found ** (1 / 7) if name == "karras" else found.log()).diff()
+    torch.testing.assert_close(steps, steps.mean().expand(19), rtol=2e-2, atol=0)
+
+
+def test_a_grid_in_times_is_drawn_together():
+    """Ten steps of 0.1 whose last one began at 0.1, and now at 0.28: nine parts of 0.72."""
+    found = Uniform()(SCHEDULES["cosine"](), 10, 0.28)
+    assert torch.allclose(found[:-1], torch.linspace(1, 0.28, 10)) and found[-1] == 0
+    assert torch.equal(Uniform()(SCHEDULES["cosine"](), 10, 0.1), Uniform()(SCHEDULES["cosine"](), 10))
+    shifted = Shifted(LogSNR(), 3.0)(SCHEDULES["rectified"](), 9, 0.25)  # 0.25 is 0.1 of the grid within
+    within = LogSNR()(SCHEDULES["rectified"](), 9, 0.1)
+    assert torch.allclose(shifted, 3 * within / (1 + 2 * within))
+
+
+def test_a_grid_that_begins_below_what_was_trained_is_refused():
+    with pytest.raises(
+        ValueError, match=r"begins at t = 0.02 and the lowest time that was trained is 0.05: begin later"
+    ):
+        Uniform(start=0.02)(SCHEDULES["cosine"](), 5, 0.05)

@@ -8,6 +8,7 @@ import torch
 import ldm.diffusion.sampler
 import tests.pieces
 from ldm.diffusion.sampler.adaptive import Adaptive
+from ldm.diffusion.sampler.base import Sampler
 from ldm.diffusion.sampler.ddim import DDIM
 from ldm.diffusion.sampler.ddpm import DDPM
 from ldm.diffusion.sampler.dpmpp import DPMpp
@@ -88,7 +89,7 @@ def _newcomer(name, order, wrong, folder, monkeypatch):
 
 def test_a_newcomer_is_judged_for_one_file_and_one_yaml(tmp_path, monkeypatch):
     samplers, cases = _newcomer("toy_of_a_test", 1, 1.0, tmp_path, monkeypatch)
-    assert {law for _, _, law in cases} == {"converges", "arrives", "is_a_function", "inverts"}
+    assert {law for _, _, law in cases} == {"converges", "arrives", "keeps_up", "is_a_function", "inverts"}
     for name, schedule, law in cases:
         getattr(laws, law)(samplers[name](), SCHEDULES[schedule]())
 
@@ -193,3 +194,66 @@ def test_unipc_corrects_what_2m_predicts():
     """The same evaluations, a tenth of the error."""
     schedule, times = SCHEDULES["cosine"](), laws.times_between(0.9, 0.1, 60)
     assert laws.error(UniPC(), schedule, times) < 0.2 * laws.error(DPMpp(), schedule, times)
+
+
+class Kept(Sampler):
+    """Keeps what it is asked: times and memory; its memory counts."""
+
+    order = 1
+
+    def __init__(self):
+        self.asked = []
+
+    def step(self, denoiser, x_t, t, s, c, noise, memory):
+        self.asked.append((t[0].item(), s[0].item(), memory))
+        return x_t + 1, (memory or 0) + 1
+
+
+def test_the_ends_are_not_the_samplers():
+    """To the data by E[x | x_t], from it by alpha x; `step` sees what is between, and gives its memory to itself."""
+    schedule, x = SCHEDULES["cosine"](), torch.full((2, 1, 1, 1), 0.4).double()
+    denoiser, sampler = GaussianDenoiser(schedule, 0.3, 0.6), Kept()
+    found = sampler(denoiser, x, torch.tensor([0.75, 0.5, 0.25, 0]).double(), Context(), Random(0, 0, torch.arange(2)))
+    assert sampler.asked == [(0.75, 0.5, None), (0.5, 0.25, 1)]
+    assert torch.equal(found, denoiser(x + 2, torch.full((2,), 0.25).double(), Context()))
+    found = sampler(denoiser, x, torch.tensor([0, 0.25]).double(), Context(), Random(0, 0, torch.arange(2)))
+    assert torch.allclose(found, schedule.alpha_sigma(torch.tensor([0.25]).double())[0] * x) and len(sampler.asked) == 2
+
+
+def test_a_corrector_stays_at_the_predictors_end_and_both_remember():
+    predictor, corrector = Kept(), Kept()
+    sampled(PredictorCorrector(predictor, corrector), SCHEDULES["rectified"](), torch.tensor([0.75, 0.5, 0.25, 0]))
+    assert predictor.asked == [(0.75, 0.5, None), (0.5, 0.25, 1)]
+    assert corrector.asked == [(0.5, 0.5, None), (0.25, 0.25, 1)]
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_a_step_of_ddim_by_hand(eta):
+    """On the straight path from t = 0.75 to 0.5, x_t = 2 and E[x | x_t] = 3: exp(-h) = 1/3."""
+    schedule, t = SCHEDULES["rectified"](), torch.tensor([0.75]).double()
+    x, one = torch.full((1, 1, 1, 1), 2.0).double(), torch.ones(1, 1, 1, 1).double()
+    said = GaussianDenoiser(schedule, 3.0, 1e-9)
+    up = eta * 0.5 * (1 - 1 / 9) ** 0.5
+    eps = (2 - 0.25 * 3) / 0.75
+    found, _ = DDIM(eta).step(said, x, t, t - 0.25, Context(), lambda: 0.7 * one, None)
+    assert found.item() == pytest.approx(0.5 * 3 + (0.25 - up**2) ** 0.5 * eps + 0.7 * up)
+
+
+def test_unipc_corrects_its_first_step_by_the_trapezoid():
+    """x_s = keep x_t + (alpha_s - alpha_t sigma_s / sigma_t) (D_t + D_s) / 2, with D_s at what was predicted."""
+    schedule, x = SCHEDULES["rectified"](), torch.full((1, 1, 1, 1), 2.0).double()
+    t, s, r = (torch.tensor([each]).double() for each in (0.75, 0.5, 0.25))
+    denoiser, sampler = GaussianDenoiser(schedule, 0.3, 0.6), UniPC()
+    predicted, memory = sampler.step(denoiser, x, t, s, Context(), lambda: x, None)
+    _, (_, corrected, *_) = sampler.step(denoiser, predicted, s, r, Context(), lambda: x, memory)
+    ends = denoiser(x, t, Context()), denoiser(predicted, s, Context())
+    assert predicted.item() == pytest.approx((2 / 3 * x + 1 / 3 * ends[0]).item())
+    assert corrected.item() == pytest.approx((2 / 3 * x + 1 / 3 * (ends[0] + ends[1]) / 2).item())
+
+
+def test_adaptive_counts_all_its_steps():
+    schedule, x = SCHEDULES["rectified"](), Random(2, 0, torch.arange(5)).normal("x", (2, 1, 1)).double()
+    denoiser, t, sampler = MixtureDenoiser(schedule), torch.ones(5, dtype=torch.float64), Adaptive(1e-3)
+    half, first = sampler.step(denoiser, x, t, 0.5 * t, Context(), lambda: x, None)
+    _, both = sampler.step(denoiser, half, 0.5 * t, 0.1 * t, Context(), lambda: x, first)
+    assert (both.evaluations >= first.evaluations + 7).all()  # a step of the pair is six, and one to begin with

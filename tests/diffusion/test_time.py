@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ldm.diffusion.time import LogNormal, ModeShifted
+from ldm.diffusion.time import LogitNormal, LogNormal, ModeShifted, Uniform
 from ldm.random import Random
 from tests.pieces import pieces
 
@@ -75,3 +75,18 @@ def test_strata_of_two_ranks_are_those_of_one(law):
     parts = torch.bucketize(whole, edges, right=True).sort().values
     if (edges.diff() > 0).all():
         assert torch.equal(parts, torch.arange(total))
+
+
+def test_a_law_says_where_it_ends():
+    """`uniform` at its minimum, `mode_shifted` at 0, and a normal law four deviations below its mean."""
+    schedule = SCHEDULES["rectified"]()
+    assert Uniform(0.03).lowest(schedule) == 0.03 and ModeShifted().lowest(schedule) == 0
+    level = math.exp(-0.5 - 4 * 1.2)  # sigma / alpha = t / (1 - t) here
+    assert LogNormal(-0.5, 1.2).lowest(schedule) == pytest.approx(level / (1 + level), rel=1e-3)
+    assert LogitNormal(0.3, 0.5).lowest(schedule) == pytest.approx(1 / (1 + math.exp(4 * 0.5 - 0.3)), rel=1e-3)
+
+
+@pytest.mark.parametrize(("law", "schedule"), PAIRS)
+def test_hardly_a_draw_is_below_the_lowest_time(law, schedule):
+    law, schedule = TIMES[law](), SCHEDULES[schedule]()
+    assert (law(middles(10_000), schedule) >= law.lowest(schedule)).all()

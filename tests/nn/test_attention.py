@@ -32,6 +32,17 @@ def test_cross_attention_with_a_mask_is_its_formula():
     torch.testing.assert_close(attention(x, tokens, mask), wanted)
 
 
+def test_queries_and_keys_are_both_turned():
+    """By a rotation whose one angle grows by one from place to place."""
+    attention, x, angle = Attention(4, heads=2, bias=True), torch.randn(2, 5, 4), torch.arange(5.0)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(5, 2, 2)
+    q, k, v = attention.to_qkv(x).chunk(3, -1)
+    q, k = (torch.einsum("nij,bnhj->bnhi", turn, part.unflatten(-1, (2, 2))).flatten(2) for part in (q, k))
+    wanted = torch.stack([attention.to_out(by_formula(q[i], k[i], v[i], None, 2)) for i in range(2)])
+    rotation = torch.stack([angle.cos(), angle.sin()], -1)[None]
+    torch.testing.assert_close(attention(x, rotation=rotation), wanted)
+
+
 def test_masked_tokens_are_not_read():
     block, x, tokens = TransformerBlock(8, 2, context=6), torch.randn(2, 5, 8), torch.randn(2, 4, 6)
     mask = torch.tensor([[True, True, False, False]]).expand(2, 4)

@@ -1,11 +1,16 @@
+from functools import partial
+
+import pytest
 import torch
 
 from ldm.backbone.mlp import MLP
+from ldm.diffusion.grid import Karras, LogSNR
 from ldm.diffusion.grid import Uniform as Grid
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
+from ldm.diffusion.guidance.interval import Interval
 from ldm.diffusion.parameterization import V
 from ldm.diffusion.sampler.ddim import DDIM
-from ldm.diffusion.schedule import Cosine
+from ldm.diffusion.schedule import Cosine, Rectified
 from ldm.diffusion.time import Uniform as Time
 from ldm.diffusion.weighting import Prediction
 from ldm.prior.diffusion import Diffusion
@@ -36,3 +41,114 @@ def test_offset_noise_is_off_unless_asked_for():
     losses = [one.loss(z, Context(), random)["diffusion"] for one in (prior(), prior(offset_noise=0.0))]
     assert torch.equal(*losses)
     assert not torch.equal(losses[0], prior(offset_noise=0.1).loss(z, Context(), random)["diffusion"])
+
+
+class Hears(torch.nn.Module):
+    """A backbone that answers 0 and keeps the log-SNR and the tokens that it was told."""
+
+    def __init__(self, channels, context):
+        super().__init__()
+        self.told = []
+
+    def forward(self, z, log_snr, c):
+        self.told.append((log_snr, None if c.tokens is None else c.tokens[:, 0, 0]))
+        return torch.zeros_like(z)
+
+
+def hearing(grid=None, law=None, guidance=ClassifierFree, **options) -> Diffusion:
+    parts = (Cosine(), V(), Prediction(), law or Time(), DDIM(), grid or Grid(), guidance)
+    return Diffusion((1, 1, 1), ContextShape(tokens=1), Hears, *parts, **options)
+
+
+def conditioned(n):
+    """Example i is told i + 1, and the null condition is 0."""
+    return Context(tokens=torch.arange(1.0, n + 1).view(n, 1, 1), empty=Context(tokens=torch.zeros(1, 1, 1)))
+
+
+def test_conditions_are_dropped_where_the_number_of_the_example_is_below_drop():
+    n, random = 400, Random(0, 3, torch.arange(400))
+    one = hearing(drop=0.2).train()
+    one.loss(torch.zeros(n, 1, 1, 1), conditioned(n), random)
+    told = one.denoiser.backbone.told[0][1]
+    dropped = random.uniform("drop") < 0.2
+    assert torch.equal(told, torch.where(dropped, 0, torch.arange(1.0, n + 1)))
+    assert 60 < dropped.sum() < 100  # 80, five deviations about it
+
+
+def test_conditions_are_dropped_in_training_alone():
+    one = hearing(drop=1.0).eval()
+    one.loss(torch.zeros(5, 1, 1, 1), conditioned(5), Random(0, 0, torch.arange(5)))
+    one.sample((5, 1, 1, 1), conditioned(5), Random(0, 0, torch.arange(5)))
+    assert all(torch.equal(told, torch.arange(1.0, 6)) for _, told in one.denoiser.backbone.told)
+
+
+def test_times_are_stratified_over_the_global_batch():
+    """Of 32 examples on two ranks each 32nd of [minimum, 1] has one; independent times would have each with probability 1e-13."""
+    times = []
+    for rank in range(2):
+        one = hearing()
+        one.loss(torch.zeros(16, 1, 1, 1), conditioned(16), Random(0, 0, torch.arange(rank, 32, 2), 32))
+        times.append(Cosine().time(one.denoiser.backbone.told[0][0].double()))
+    strata = (torch.cat(times) - 1e-3) / (1 - 1e-3) * 32
+    assert torch.equal(strata.floor().sort().values, torch.arange(32.0).double())
+
+
+def asked(one, steps):
+    """The times at which a sample of `steps` asked the network, of the schedule that it was trained on."""
+    one.sample((1, 1, 1, 1), conditioned(1), Random(0, 0, torch.arange(1)))
+    told = [log_snr.double() for log_snr, _ in one.denoiser.backbone.told]
+    assert len(told) == steps
+    return Cosine().time(torch.cat(told))
+
+
+@pytest.mark.parametrize("grid", [Karras(), LogSNR(), Grid()])
+def test_samples_ask_nothing_of_what_was_not_trained(grid):
+    """With times from 0.3 on; the last step begins there and goes to the data."""
+    times = asked(hearing(grid, Time(minimum=0.3), steps=20), 20)
+    assert times.min().item() == pytest.approx(0.3, abs=1e-4) and times.argmin() == 19
+
+
+def test_nor_on_another_schedule():
+    one = hearing(Karras(), Time(minimum=0.3), steps=20, sampling_schedule=Rectified())
+    assert one.guided().schedule is one.sampling_schedule
+    assert asked(one, 20).min().item() == pytest.approx(0.3, abs=1e-4)
+    level = torch.tan(torch.pi / 2 * torch.tensor(0.3)).item()  # sigma / alpha of the cosine, but for its bound
+    assert one.lowest(Rectified()) == pytest.approx(level / (1 + level), rel=1e-3)
+
+
+SCALED = partial(ClassifierFree, scale=3.0)
+NEVER = "guidance asks for the answer without a condition, which prior.drop=0 never trains"
+
+
+@pytest.mark.parametrize(
+    ("guidance", "options", "told"),
+    [
+        (SCALED, {"drop": 0.0}, True),
+        (partial(Interval, guidance=SCALED, low=0.4), {"drop": 0.0}, True),
+        (partial(ClassifierFree, scale=0.0), {"drop": 0.0}, True),
+        (SCALED, {"drop": 0.1}, False),
+        (ClassifierFree, {"drop": 0.0}, False),
+    ],
+)
+def test_guidance_away_from_what_was_never_trained_is_told(guidance, options, told, caplog):
+    one = hearing(guidance=guidance, steps=2, **options)
+    assert (NEVER in caplog.text) == told
+    caplog.clear()
+    for _ in range(2):
+        one.sample((1, 1, 1, 1), conditioned(1), Random(0, 0, torch.arange(1)))
+    assert caplog.text.count(NEVER) == told  # once, not with every batch
+
+
+def test_guidance_that_is_given_later_is_told_where_it_is_applied(caplog):
+    one = hearing(steps=2, drop=0.0)
+    one.sample((1, 1, 1, 1), conditioned(1), Random(0, 0, torch.arange(1)))
+    assert not caplog.text
+    one.guidance = SCALED
+    one.sample((1, 1, 1, 1), conditioned(1), Random(0, 0, torch.arange(1)))
+    assert NEVER in caplog.text
+
+
+def test_without_a_condition_nothing_is_told(caplog):
+    parts = (Cosine(), V(), Prediction(), Time(), DDIM(), Grid(), SCALED)
+    Diffusion((1, 1, 1), ContextShape(), Hears, *parts, drop=0.0, steps=2).sample((1, 1, 1, 1), Context())
+    assert not caplog.text

@@ -29,6 +29,11 @@ class Guidance(Denoiser):
         nn.Module.__init__(self)
         self.around, self.schedule = around, around.schedule
 
+    @property
+    def unconditional(self) -> bool:
+        """Whether it asks for the answer without a condition, which has to be trained by dropping conditions."""
+        return False
+
     @abstractmethod
     def pair(self, x_t: Latent, t: Time, c: Context) -> tuple[Latent, Latent]:
         """The guided E[x | x_t, c] and the plain one."""

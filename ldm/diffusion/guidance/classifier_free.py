@@ -23,6 +23,10 @@ class ClassifierFree(Guidance):
         super().__init__(denoiser)
         self.scale = scale
 
+    @property
+    def unconditional(self) -> bool:
+        return self.scale != 1
+
     def pair(self, x_t: Latent, t: Time, c: Context) -> tuple[Latent, Latent]:
         if self.scale in (0, 1) or c.empty is None:
             x = self.around(x_t, t, c.null() if self.scale == 0 else c)

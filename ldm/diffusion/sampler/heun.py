@@ -1,8 +1,16 @@
 """Heun's method with churn (EDM, arXiv 2206.00364, algorithm 2), for any schedule.
 
-In y = x_t / alpha and r = sigma / alpha the probability-flow ODE is dy/dr = eps. A step goes by Euler to r_s, which is
-DDIM, and takes the mean of the slopes at both ends: x_s += alpha_s (r_s - r_t) (eps_s - eps_t) / 2. Where alpha_t = 0,
-r_t is infinite and Euler's step stays.
+In y = x_t / alpha and r = sigma / alpha the probability-flow ODE is dy/dr = eps. EDM's step goes by Euler to r_s, which is
+DDIM, and takes the mean of the slopes at both ends. Said of D = E[x | x_.] in place of eps, with D_s the answer at the
+end that Euler's step found, this is
+
+    x_s = (sigma_s / sigma_t) x_t + (alpha_s - alpha_t sigma_s / sigma_t) ((1 - w) D_t + w D_s),   w = r_t / (2 r_s).
+
+The exact x_s has an average of D along the way in that place, of a weight w between 1/2 and 1: 1/2 at high noise, where D
+is linear in 1 / r, and r_t / (r_t + r_s) at low noise, where it is linear in r^2. All agree in short steps. In a step
+that more than halves r, EDM's goes beyond D_s, without bound as alpha_t -> 0, so w is at most `limit`; from alpha_t = 0 it
+is 1. With limit 1 a step between two answers never leaves them, and is EDM's wherever r at most halves; with
+limit = inf it is EDM's everywhere.
 
 Churn first raises the noise from r to (1 + gamma) r, gamma = min(s_churn / steps, sqrt(2) - 1), by fresh noise of
 deviation s_noise, where s_min <= r <= s_max. No noise is added beyond the schedule's t = 1.
@@ -12,15 +20,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from ldm.diffusion.denoiser import Denoiser, along
 from ldm.diffusion.sampler.base import Sampler
+from ldm.diffusion.sampler.exponential import Step
 from ldm.types import Context, Latent, Time
 
 
@@ -33,8 +42,9 @@ class Heun(Sampler):
         s_min: NonNegativeFloat = 0.0,
         s_max: PositiveFloat = math.inf,
         s_noise: PositiveFloat = 1.0,
+        limit: Annotated[float, Field(ge=1)] = 1.0,
     ):
-        self.s_churn, self.s_min, self.s_max, self.s_noise = s_churn, s_min, s_max, s_noise
+        self.s_churn, self.s_min, self.s_max, self.s_noise, self.limit = s_churn, s_min, s_max, s_noise, limit
         self.stochastic = s_churn > 0
 
     def begin(self, times: Float[Tensor, " n"]) -> Any:
@@ -46,13 +56,12 @@ class Heun(Sampler):
     ) -> tuple[Latent, Any]:
         if self.stochastic:
             x_t, t = self._churned(denoiser, x_t, t, noise, memory)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.schedule.alpha_sigma(t), denoiser.schedule.alpha_sigma(s)
+        step = Step.between(denoiser.schedule, t, s)
         x = denoiser(x_t, t, c)
-        eps = (x_t - along(alpha_t, x) * x) / along(sigma_t, x)
-        x_s = along(alpha_s, x) * x + along(sigma_s, x) * eps
-        eps_s = (x_s - along(alpha_s, x) * denoiser(x_s, s, c)) / along(sigma_s, x)
-        length = torch.where(alpha_t > 0, sigma_s - sigma_t * alpha_s / alpha_t, 0)
-        return x_s + along(length / 2, x) * (eps_s - eps), memory
+        euler = step.first(x_t, x)
+        rise = denoiser(euler, s, c) - x
+        weight = torch.where(step.h.isinf(), 1, (step.h.exp() / 2).clamp(max=self.limit))
+        return euler + along(step.psi_1 * weight.to(x.dtype), x) * rise, memory
 
     def _churned(
         self, denoiser: Denoiser, x_t: Latent, t: Time, noise: Callable[[], Latent], gamma: float

@@ -41,6 +41,6 @@ class UniPC(Sampler):
     def _corrected(predicted: Latent, x: Latent, last: Step, x_t: Latent, m: Latent, slope: Any) -> Latent:
         """The end of the step `last` from x_t, given m at its start, x at its end, and a slope from before."""
         rise = x - m  # the slope to the end, u = 1
-        more = last.second(rise) if slope is None else last.third((torch.ones_like(last.h), rise), slope)
+        more = last.second(rise) if slope is None else last.third((torch.ones_like(last.keep), rise), slope)
         # From alpha = 0 the step is infinitely long in log-SNR, and only its first order means anything.
         return torch.where(along(last.h, x).isfinite(), last.first(x_t, m) + more, predicted)
