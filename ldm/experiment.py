@@ -40,7 +40,7 @@ from ldm.run.evaluation import Evaluation, code_version, device_name
 from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
-from ldm.settings import check_batch, checked
+from ldm.settings import check_batch, check_stages, checked
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics
 from ldm.stage.launch import agree, rank, ranks, turn
@@ -84,6 +84,7 @@ class Experiment:
         check_batch(self.config, trainer.world_size)
         torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
         self.model = LatentModel.build(self.config)  # what does not fit together is found before anything is begun
+        check_stages(self.config, self.pretrained is not None, self.model.autoencoder)
         self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
         with ranks(trainer, self.config):
             self.place = RunDirectory(Path(agree(self._claim)))
@@ -149,7 +150,7 @@ class Experiment:
         facts = {
             "name": self.place.path.name,
             "experiment": self.config["experiment"],
-            "command": shlex.join(["python", *(argument.removeprefix("++") for argument in sys.argv)]),
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
             "status": status,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "device": device_name(self._trainer().strategy.root_device),

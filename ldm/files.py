@@ -1,4 +1,5 @@
-"""Files that are whole or absent: written beside their place, flushed to the disk, then renamed into it.
+"""Files that are whole or absent: written beside their place, flushed to the disk, then renamed into it. And text files
+as people have them.
 
 A rename within one directory is atomic on POSIX; the temporary name therefore lies in the same directory and never in
 $TMPDIR, which may be another file system, where a rename is a copy that can be cut in the middle.
@@ -6,6 +7,7 @@ $TMPDIR, which may be another file system, where a rename is a copy that can be 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -35,6 +37,40 @@ def named(path: Path) -> Iterator[None]:
         if error.filename is not None:
             raise
         raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+
+
+# The marks by which a text says how it is encoded; of UTF-32 before those of UTF-16, with which they begin.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def decoded(data: bytes) -> str:
+    """The text of UTF-8, with or without a byte order mark, or of UTF-16 or UTF-32 with one; UnicodeError of any other."""
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    text = data.decode(encoding)
+    if encoding == "utf-8" and "\0" in text:
+        raise UnicodeError("it has zero bytes, as UTF-16 without a byte order mark has")
+    return text
+
+
+def read_text(path: Path) -> str:
+    """What `decoded` makes of a file.
+
+    Raises:
+        ValueError: it is encoded in another way; names the file.
+    """
+    try:
+        return decoded(Path(path).read_bytes())
+    except UnicodeError as error:
+        raise ValueError(
+            f"{path}: no text in UTF-8, or in UTF-16 with a byte order mark ({error}); save it as UTF-8, for example "
+            "with `iconv -f latin1 -t utf-8`"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
