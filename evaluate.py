@@ -13,11 +13,9 @@ from ldm.words import at_home, heard
 def main(config: DictConfig) -> None:
     from ldm.main import guarded
     from ldm.measuring import measure_again
-    from ldm.settings import fitted
+    from ldm.settings import typed
 
-    code = guarded(
-        lambda: measure_again(**fitted(measure_again, at_home(OmegaConf.to_container(config, resolve=True))))
-    )
+    code = guarded(lambda: measure_again(**typed(measure_again, at_home(OmegaConf.to_container(config, resolve=True)))))
     if code:
         sys.exit(code)
 

@@ -13,9 +13,9 @@ from ldm.words import at_home, heard
 def main(config: DictConfig) -> None:
     from ldm.main import guarded
     from ldm.sampling import sample
-    from ldm.settings import fitted
+    from ldm.settings import typed
 
-    code = guarded(lambda: sample(**fitted(sample, at_home(OmegaConf.to_container(config, resolve=True)))))
+    code = guarded(lambda: sample(**typed(sample, at_home(OmegaConf.to_container(config, resolve=True)))))
     if code:
         sys.exit(code)
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy
 import torch
 from PIL import Image
-from pydantic import PositiveInt
 
 from ldm.callback.grid import image_grid, save
 from ldm.condition.label import Label
@@ -35,13 +34,13 @@ def sample(
     prompt: str | None,
     prompts: str | None,
     label: str | int | None,
-    n: PositiveInt,
+    n: int,
     guidance: float | int | None,
     steps: int | None,
     seed: int,
     weights: Weights,
     ema: float | None,
-    batch: PositiveInt,
+    batch: int,
     device: str,
     out: str | None,
     diffusion: dict[str, Any] | None = None,
@@ -51,6 +50,8 @@ def sample(
     negative: str | None = None,
 ) -> None:
     """Write `grid.png`, `0000.png`, ... and what they were made from, `samples.json`."""
+    if n < 1 or batch < 1:
+        raise ValueError(f"n={n}, batch={batch}: both are at least 1")
     changes = Changes(diffusion, guidance, steps, guide, guide_ema)
     model = changes.load(run, weights, ema, device_of(device))
     _check_trained(model, run)

@@ -53,7 +53,7 @@ def checked(config: Config) -> Config:
     return config | dataclasses.asdict(settings)
 
 
-def fitted(function: Callable[..., Any], words: Config) -> Config:
+def typed(function: Callable[..., Any], words: Config) -> Config:
     """The words, each of the kind that the function's annotation says; ConfigError names the first that is not."""
     hints = typing.get_type_hints(function, include_extras=True)
     return {name: plain(value, hints[name], name) for name, value in words.items()}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ _ALONE = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r
 _ALONE |= {"--shell-completion", "-sc"}
 _VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
 _VALUED |= {"--experimental-rerun", "--info", "-i"}
+_ASIDE = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}  # after which nothing is run
 SWEEP = {"-m", "--multirun"}
 
 
@@ -124,15 +125,14 @@ def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str
     name."""
     known = _Known(conf, entry)
     before = ""
-    if not {argument.partition("=")[0] for argument in arguments} & {"--help", "-h", "--cfg", "-c", "--info"}:
-        for word in known.required.keys() - {argument.partition("=")[0].lstrip("+") for argument in arguments}:
-            return f"{word}= is missing; {known.required[word]}"
     for argument in arguments:
         wrong = None if before in _VALUED else _wrong(argument, before, known)
         if wrong:
             return wrong
         before = argument
-    return None
+    given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
+    missing = [] if given & _ASIDE else [word for word in known.required if word not in given]
+    return f"{missing[0]}= is missing; {known.required[missing[0]]}" if missing else None
 
 
 class _Known:
@@ -214,7 +214,8 @@ def _choice(said: str, group: str, value: str, known: _Known) -> str | None:
     return None
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence that says that there is no such word."""
-    near = difflib.get_close_matches(word, list(known), 1)
-    return (f"; did you mean {near[0]}?" if near else ".") + f" There are {', '.join(sorted(known))}"
+def nearest(word: str, known: Iterable[str], there: str = "There are") -> str:
+    """The end of a sentence that says that there is no such word: the nearest, then all, in their order or, of a set, sorted."""
+    known = sorted(known) if isinstance(known, Set) else list(known)
+    near = difflib.get_close_matches(word, known, 1)
+    return (f"; did you mean {near[0]}?" if near else ".") + f" {there} {', '.join(known)}"

@@ -51,7 +51,7 @@ def test_every_end_is_told_and_only_the_failed_are_tried_again(tmp_path, script,
     assert sweep(jobs, tmp_path / "runs", script) == FAILED
     wanted = ["finished", "failed", "killed by SIGKILL", "finished"]
     assert statuses(tmp_path) == {
-        f"s/do={w}": s for w, s in zip(("well", "raise", "oom", "again"), wanted, strict=True)
+        f"s/do-{w}": s for w, s in zip(("well", "raise", "oom", "again"), wanted, strict=True)
     }
     out, err = capfd.readouterr()
     assert "the data is not there" in err and "ValueError: the data" in " ".join(out.split()) and "SIGKILL" in out
@@ -83,5 +83,5 @@ def test_a_signal_stops_the_job_and_the_sweep(tmp_path, script):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(30) == PREEMPTED
-    assert statuses(tmp_path) == {"s/do=wait": "stopped"}
+    assert statuses(tmp_path) == {"s/do-wait": "stopped"}
     assert (tmp_path / "ran.txt").read_text().split() == ["wait"], "the next job was not begun"

@@ -127,7 +127,9 @@ class Changes:
         new = copy.deepcopy(own)
         for name, node in self._pieces().items():
             if name not in PIECES:
-                raise ValueError(f"diffusion/{name} is not of sampling{nearest(name, PIECES)}")
+                raise ValueError(
+                    f"diffusion/{name} is not of sampling{nearest(name, PIECES, 'A finished run takes another')}"
+                )
             place = "sampling_schedule" if name == "schedule" else name
             new[place] = copy.deepcopy(merged(own.get(place) or own[name], node))
         if new.get("sampling_schedule") == own["schedule"]:
