@@ -22,8 +22,10 @@ from typing import Any
 TEXTS = {"prompt", "negative", "label"}
 # Paths, and what stands for one, as a hub's name: by a word's last part.
 PATHS = {"run", "guide", "prompts", "out", "runs", "store", "root", "checkpoint", "files", "weights", "source", "path"}
+PATHS |= {"cache", "backbone"}
 _NAMES = {"name", "split", "image", "caption", "label", "group", "revision"}
 _LISTS = {"files", "image", "caption", "label"}  # also `[a,b]`
+_NODES = {"backbone"}  # also `{_target_: ...}`
 
 _BARE = re.compile(r"(?!(?:inf|nan)\Z)(?:[a-z/]|\.\.?(?:/|\Z))[\w./-]*", re.ASCII | re.IGNORECASE)
 _SWEPT = re.compile(r"(?:choice|shuffle|sort|glob|range|interval|tag)\(.*\)", re.DOTALL)
@@ -52,14 +54,15 @@ def understood(argument: str, sweep: bool = False) -> str:
     key, equals, value = argument.partition("=")
     last = key.rpartition(".")[2].lstrip("+")
     text = last in TEXTS and "." not in key
-    if not equals or not (text or last in PATHS | _NAMES):
+    node = last in _NODES and value[:1] == "{"
+    if not equals or node or not (text or last in PATHS | _NAMES):
         return settable(argument)
     if text:
         said = value if value == "null" else quoted(value)
     elif last in _LISTS and value[:1] == "[" and value[-1:] == "]":
         said = "[" + ",".join(map(_handed_on, _PIECE.findall(value[1:-1]))) + "]"
-    elif sweep and not _SWEPT.fullmatch(value):
-        said = ",".join(map(_handed_on, _PIECE.findall(value)))
+    elif sweep:
+        said = value if _SWEPT.fullmatch(value) else ",".join(map(_handed_on, _PIECE.findall(value)))
     else:
         said = _handed_on(value)
     return settable(f"{key}={said}")
