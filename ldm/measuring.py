@@ -112,7 +112,7 @@ def _metrics(own: Config, given: Config, store: str) -> Config:
         return {
             name: node | {"cache": store} if node.get("cache", "") is None else node for name, node in given.items()
         }
-    return merged(own, given)
+    return {name: node for name, node in merged(own, given).items() if node is not None}
 
 
 def _check_classes(model: LatentModel, data: DataModule) -> None:
