@@ -6,22 +6,20 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.main import guarded, misspelt, settable
+from ldm.words import at_home, heard
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> None:
+    from ldm.main import guarded
     from ldm.measuring import measure_again
+    from ldm.settings import typed
 
-    wanted = OmegaConf.to_container(config, resolve=True)
-    code = guarded(lambda: measure_again(**wanted))
+    code = guarded(lambda: measure_again(**typed(measure_again, at_home(OmegaConf.to_container(config, resolve=True)))))
     if code:
         sys.exit(code)
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = map(settable, sys.argv[1:])
-    wrong = misspelt(sys.argv[1:], Path(__file__).parent / "conf", "evaluate")
-    if wrong:
-        sys.exit(wrong)
+    sys.argv[1:] = heard(sys.argv[1:], Path(__file__).parent / "conf", "evaluate")
     main()

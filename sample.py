@@ -6,30 +6,20 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.main import guarded, misspelt, settable
+from ldm.words import at_home, heard
 
 
 @hydra.main(config_path="conf", config_name="sample", version_base="1.3")
 def main(config: DictConfig) -> None:
+    from ldm.main import guarded
     from ldm.sampling import sample
+    from ldm.settings import typed
 
-    wanted = OmegaConf.to_container(config, resolve=True)
-    code = guarded(lambda: sample(**wanted))
+    code = guarded(lambda: sample(**typed(sample, at_home(OmegaConf.to_container(config, resolve=True)))))
     if code:
         sys.exit(code)
 
 
-def quoted(argument: str) -> str:
-    """A prompt may hold commas and brackets, which Hydra would read as its own grammar."""
-    key, equals, value = argument.partition("=")
-    if key != "prompt" or not equals or value[:1] in "'\"":
-        return argument
-    return "prompt='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = map(quoted, map(settable, sys.argv[1:]))
-    wrong = misspelt(sys.argv[1:], Path(__file__).parent / "conf", "sample")
-    if wrong:
-        sys.exit(wrong)
+    sys.argv[1:] = heard(sys.argv[1:], Path(__file__).parent / "conf", "sample")
     main()

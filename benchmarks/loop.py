@@ -21,10 +21,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ldm.build import build
-from ldm.main import settable
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.stage.second import Second
+from ldm.words import settable
 
 
 class Clock(L.Callback):

@@ -39,11 +39,11 @@ from ldm.random import seed_of
 from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
-from ldm.run.evaluation import Evaluation, asked, code_version, device_name
+from ldm.run.evaluation import Evaluation, asked_hash, code_version, device_name
 from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
-from ldm.settings import check_batch, checked
+from ldm.settings import check_batch, check_stages, checked
 from ldm.stage import provenance
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics, weights_key
@@ -111,6 +111,7 @@ class Experiment:
         self.config = fitted(self.config, self.data)
         torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
         self.model = LatentModel.build(self.config)
+        check_stages(self.config, self.pretrained is not None, self.model.autoencoder)
         if self.pretrained is not None:
             self.pretrained.load_into(self.model.autoencoder)
         self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
@@ -228,7 +229,7 @@ class Experiment:
         facts = {
             "name": self.place.path.name,
             "experiment": self.config["experiment"],
-            "command": shlex.join(["python", *(argument.removeprefix("++") for argument in sys.argv)]),
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
             "status": status,
             **({} if error is None else {"error": f"{type(error).__name__}: {error}"}),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -357,7 +358,7 @@ class Experiment:
     # What came of it
 
     def _evaluate(self) -> None:
-        what = asked(self.config["evaluation"], self.config["metric"], self.config["prior"], self.data)
+        what = asked_hash(self.config["evaluation"], self.config["metric"], self.config["prior"], self.data)
         model = self.model.to(self._trainer().strategy.root_device)
         weights = model.weights_hash
         self.measured = [each for each in agree(self._records) if (each.model, each.asked) == (weights, what)]

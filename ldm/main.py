@@ -6,13 +6,11 @@ traceback goes to `log.txt` where there is one, and to the terminal with HYDRA_F
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from rich.console import Console
@@ -69,7 +67,7 @@ def _tell(error: Exception, code: int) -> int:
 
 def message(error: BaseException) -> str:
     """What an error says, in one screen: of one in a data worker the last words and not its traceback."""
-    text = str(error)
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)  # str() of a KeyError is a repr
     _, worker, traceback = text.partition("\nOriginal Traceback (most recent call last):\n")
     if worker:
         said = re.split(r"\n[\w.]+: ", traceback.rstrip())
@@ -119,42 +117,3 @@ def device_of(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def settable(argument: str) -> str:
-    """`first.clip=2` as `++first.clip=2`: defaults live in Python, so a config need not name a key for it to be set; a
-    misspelt one is found by the signature that it is bound to, with the nearest right one named."""
-    key, equals, _ = argument.partition("=")
-    dotted = equals and "." in key and key.replace(".", "_").isidentifier() and not key.startswith("hydra.")
-    return f"++{argument}" if dotted else argument
-
-
-def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str | None:
-    """What is wrong with the first `group=word` that conf/ does not know, with the nearest that it does; None if all is
-    well, as far as can be seen from the names of files. Training takes every group, the other entry points (`entry` is
-    their file in conf/) those that they name."""
-    text = (conf / f"{entry}.yaml").read_text(encoding="utf-8")
-    groups = {folder.relative_to(conf).as_posix() for folder in conf.rglob("*") if folder.is_dir()}
-    if entry != "config":
-        groups &= set(re.findall(r"^  - ([\w/]+): null", text, re.MULTILINE))
-    keys = groups | set(re.findall(r"^(\w+):", text, re.MULTILINE))
-    for argument in arguments:
-        key, equals, words = argument.partition("=")
-        key = key.removeprefix("++").removeprefix("+").partition("@")[0]
-        if not equals or key.startswith(("-", "~", "hydra")) or ("." in key and key not in groups):
-            continue
-        pieces = sorted(group for group in groups if group.startswith(f"{key}/"))
-        if pieces and key not in groups:
-            return f"{key}: a whole recipe is of training; a finished run takes another {', '.join(pieces)}"
-        if key not in keys:
-            return f"{key}: no such word{_nearest(key, keys - {'defaults', 'hydra'})}"
-        if key in groups and re.fullmatch(r"[\w,]+", words):
-            known = {file.stem for file in (conf / key).glob("*.yaml")}
-            for word in set(words.split(",")) - known - {"null"}:
-                return f"{key}={word}: no such {key}{_nearest(word, known)}"
-    return None
-
-
-def _nearest(word: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
-    return (f"; did you mean {near[0]}?" if near else "") + f" There are {', '.join(sorted(known))}"

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.build import Config, ConfigError, build
 from ldm.condition.conditioner import Conditioner
+from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.files import sync, write_json
 from ldm.prior.base import Prior
+from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
 from ldm.tensors import hash_of, read_tensors, write_tensors
-from ldm.types import Image, Latent
+from ldm.types import Context, Image, Latent
 
 PARTS = ("autoencoder", "condition", "prior")
 # What a loaded config may name: the parts of a model, nothing that reads data or writes files.
@@ -74,9 +76,38 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     def sample_latents(self, batch: Mapping[str, Any], random: Random) -> Latent:
-        """One whitened latent (b, c, h, w) for each row of `random`, conditioned on the batch's captions or labels."""
-        shape = (len(random.rows), *self.autoencoder.latent_shape)
-        return self.prior.sample(shape, self.condition(batch), random)
+        """One whitened latent (b, c, h, w) for each row of `random`, conditioned on the batch's captions or labels.
+
+        A text under `negative` takes the place of 'no condition' in guidance.
+        ValueError where captions or labels are not as many as rows.
+        """
+        count = len(random.rows)
+        for key in ("caption", "label"):
+            if key in batch and len(batch[key]) != count:
+                raise ValueError(f"{len(batch[key])} {key}s for {count} rows of random numbers: give one for each row")
+        c = self.condition(batch)
+        if batch.get("negative") is not None:
+            c = c.away_from(self.negative(batch["negative"]))
+        return self.prior.sample((count, *self.autoencoder.latent_shape), c, random)
+
+    def negative(self, text: str) -> Context:
+        """The context of a negative prompt; ValueError where nothing would move away from it."""
+        if "caption" not in self.condition.needs:
+            knows = (
+                f"is conditioned on {', '.join(self.condition.needs)}" if self.condition.needs else "has no condition"
+            )
+            raise ValueError(f"negative= is a text, and this model {knows}")
+        if not isinstance(self.prior, Diffusion):
+            raise ValueError(f"negative= is of diffusion's guidance; this model's prior is {type(self.prior).__name__}")
+        found = [each for each in self.prior.guided().modules() if isinstance(each, ClassifierFree)]
+        if not found:
+            raise ValueError(
+                "negative= takes the place of 'no condition', which this guidance does not ask for; take "
+                "diffusion/guidance=classifier_free"
+            )
+        if found[0].scale <= 1:
+            raise ValueError(f"negative= is what guidance above 1 moves away from; here guidance={found[0].scale:g}")
+        return self.condition({"caption": [text]})
 
     @torch.no_grad()
     def sample(self, batch: Mapping[str, Any], random: Random) -> Image:

@@ -4,17 +4,20 @@ what goes together going together. A mistake found here costs nothing; found lat
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
+from torch import nn
 
-from ldm.build import Config, ConfigError, build, check, plain
+from ldm.build import Config, ConfigError, build, check, is_node, plain
 from ldm.data.batches import micro_batch
 from ldm.model import PARTS
+from ldm.words import nearest
 
 NODES = ("data", *PARTS, "loss", "alignment", "first", "second", "trainer", "logger", "metric", "evaluation")
 _PIECES = ("backbone", "diffusion")  # which the prior's node refers to
@@ -39,6 +42,10 @@ class Settings:
 def checked(config: Config) -> Config:
     """The config with its plain words of the right kind; ConfigError where it cannot be built."""
     settings = _settings(config)
+    # An experiment's words for a stage that is then not trained (stage@second=none) are of nothing.
+    config = config | {stage: config[stage] if is_node(config.get(stage)) else {} for stage in ("first", "second")}
+    metrics = {name: node for name, node in (config.get("metric") or {}).items() if node is not None}
+    config = config | {"metric": metrics}  # without one that is left out, as metric.distances=null
     for part in NODES:
         if config.get(part) is not None:
             check(config[part], part, _GIVEN.get(part, ()))
@@ -46,6 +53,21 @@ def checked(config: Config) -> Config:
         if config.get(stage):
             _check_optimizer(config[stage], stage)
     return config | dataclasses.asdict(settings)
+
+
+def typed(function: Callable[..., Any], words: Config) -> Config:
+    """The words, each of the kind that the function's annotation says; ConfigError names the first that is not."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {name: plain(value, hints[name], name) for name, value in words.items()}
+
+
+def check_stages(config: Config, pretrained: bool, autoencoder: nn.Module) -> None:
+    """ConfigError where nothing makes the first stage: neither trained nor given, though it has weights to learn."""
+    if not config.get("first") and not pretrained and any(p.requires_grad for p in autoencoder.parameters()):
+        raise ConfigError(
+            "stage@first=none: this autoencoder has weights that nothing trains; give autoencoder.checkpoint=DIR, or take "
+            "autoencoder=identity or stage@first=first"
+        )
 
 
 def check_batch(config: Config, world: int) -> None:
@@ -58,8 +80,7 @@ def check_batch(config: Config, world: int) -> None:
 def _settings(config: Config) -> Settings:
     fields = typing.get_type_hints(Settings, include_extras=True)
     for key in config.keys() - fields.keys() - {*NODES, *_PIECES}:
-        near = difflib.get_close_matches(key, [*fields, *NODES], 1)
-        raise ConfigError(f"{key}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+        raise ConfigError(f"{key}: no such setting{nearest(key, [*fields, *NODES])}")
     settings = Settings(**{key: plain(config[key], hint, key) for key, hint in fields.items() if key in config})
     if settings.name is not None and not _NAME.fullmatch(settings.name):
         raise ConfigError(f"name: {settings.name!r} is to be a directory below runs, as mine or study/mine")

@@ -2,14 +2,15 @@
 
     python train.py -m name=ablation prior=normal,diffusion seed=0,1
 
-makes the runs `ablation/prior=normal,seed=0`, ...; `runs/ablation/sweep.json` holds how each ended, and the same command
-goes on: finished jobs are left alone, stopped ones continue, failed ones are tried again. By itself Hydra runs all jobs in
-one process, which a job that is killed for memory takes with it, and the first error ends the sweep without a word
-of the others.
+makes the runs `ablation/prior-normal_seed-0`, ..., named by what each has of its own, in letters that neither a shell nor
+Hydra reads as more than letters; `runs/ablation/sweep.json` holds how each ended, and the same command goes on: finished
+jobs are left alone, stopped ones continue, failed ones are tried again. By itself Hydra runs all jobs in one process, which
+a job that is killed for memory takes with it, and the first error ends the sweep without a word of the others.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -32,11 +33,15 @@ from rich.table import Table
 from ldm.files import write_json
 from ldm.run import record
 from ldm.run.signals import DIVERGED, FAILED, FINISHED, PREEMPTED
+from ldm.words import quoted, unquoted
 
 log = logging.getLogger(__name__)
 
 _STATUS = {FINISHED: "finished", PREEMPTED: "stopped", DIVERGED: "diverged", FAILED: "failed"}
 _NUMBERS = 4  # shown in the summary
+_WIDE = 36  # letters of a run's name in it that are not wrapped
+_END = 40  # letters of a word in a run's name: of a long path its end
+_LONGEST = 120  # letters of a run's name; a file system takes 255 bytes
 
 
 def sweep(jobs: list[list[str]], runs: Path, script: str) -> int:
@@ -46,7 +51,12 @@ def sweep(jobs: list[list[str]], runs: Path, script: str) -> int:
         jobs: the words of each, as on the command line of `script`.
         runs: where run directories are.
     """
-    name = next((word.partition("=")[2] for word in jobs[0] if word.startswith("name=")), None)
+    names = {word for words in jobs for word in words if word.startswith("name=")}
+    if len(names) > 1:
+        raise ValueError(
+            f"name= is of the whole sweep, whose jobs are told apart by their words; got {len(names)} names"
+        )
+    name = unquoted(names.pop().removeprefix("name=")) if names else ""
     name = name or f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     file = runs / name / "sweep.json"
     done = {row["run"]: row for row in json.loads(file.read_text(encoding="utf-8"))} if file.exists() else {}
@@ -67,15 +77,38 @@ def sweep(jobs: list[list[str]], runs: Path, script: str) -> int:
 
 
 def _labels(jobs: list[list[str]]) -> list[str]:
-    """What each job has of its own: the words that are not the same in all."""
+    """What each job has of its own, the words that are not the same in all, as the name of a directory.
+
+    Where a name would not hold all of a word (another letter stands for `/`, or it is too long) a hash of the words ends it,
+    so that no two jobs have one name, and a job has the same whatever other jobs there are.
+    """
     common = set(jobs[0]).intersection(*jobs[1:])
-    own = [",".join(word.removeprefix("++") for word in job if word not in common) for job in jobs]
-    return [re.sub(r"[^\w.,=+-]+", "-", label) or "only" for label in own]
+    labels = [_label([word.lstrip("+") for word in job if word not in common]) for job in jobs]
+    twice = {label for label in labels if labels.count(label) > 1}
+    return [f"{label}-{_hash(job)}" if label in twice else label for label, job in zip(labels, jobs, strict=True)]
+
+
+def _label(words: list[str]) -> str:
+    told = [(key, unquoted(value)) for key, _, value in (word.partition("=") for word in words)]
+    label = "_".join(f"{_plain(key, '.')}-{_plain(value, '-')}" for key, value in told) or "only"
+    if len(label) <= _LONGEST and all(_plain(value, "-") == value for _, value in told):
+        return label
+    return f"{label[:_LONGEST]}-{_hash(words)}"
+
+
+def _plain(text: str, other: str) -> str:
+    """A text in letters that need no quotes in a shell or in Hydra's grammar."""
+    changed = re.sub(r"[^\w.-]+", other, text, flags=re.ASCII)
+    return text if changed == text and len(text) <= _END else changed.strip(other)[-_END:]
+
+
+def _hash(words: list[str]) -> str:
+    return hashlib.blake2b("\0".join(words).encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
 
 
 def _run(words: list[str], run: str, script: str, asked: list[str]) -> dict[str, Any]:
     start, last = time.monotonic(), deque[str](maxlen=30)
-    command = [sys.executable, script, *words, f"name='{run}'"]
+    command = [sys.executable, script, *words, f"name={quoted(run)}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as job, _passed_on(job):
         echo = threading.Thread(target=_echo, args=(job.stderr, last))
         echo.start()
@@ -107,15 +140,22 @@ def _echo(stream: Any, last: deque[str]) -> None:
 
 
 def _error(last: deque[str]) -> str:
-    """The line of a job's last words that says what was wrong."""
-    said = [line for line in last if re.match(r"\w+: ", line)] or [line for line in last if line.strip()]
-    return said[-1] if said else "it left no word"
+    """What a job's last words say was wrong: from the last line that begins with an error's name."""
+    said = [line.strip() for line in last if line.strip() and "HYDRA_FULL_ERROR=1" not in line]
+    begin = [i for i, line in enumerate(said) if re.match(r"\w+: ", line)]
+    return " ".join(said[begin[-1] :]) if begin else said[-1] if said else "it left no word"
 
 
 def _show(rows: list[dict[str, Any]], runs: Path, name: str) -> None:
-    table = Table("run", "status", "minutes", "numbers, or what went wrong", title=str(runs / name))
-    for row in rows:
-        numbers = record.read(runs / row["run"] / "records.jsonl")
+    """A table of the jobs; nothing of it is cut off, and what tells the jobs apart is the last to be wrapped."""
+    labels = [row["run"].removeprefix(f"{name}/") for row in rows]
+    table = Table(title=escape(str(runs / name)))
+    table.add_column("run", overflow="fold", width=min(max(map(len, labels)), _WIDE))
+    table.add_column("status", overflow="fold")
+    table.add_column("min", justify="right", no_wrap=True)
+    table.add_column("numbers, or what went wrong", overflow="fold")
+    for label, row in zip(labels, rows, strict=True):
+        numbers = record.current(record.read(runs / row["run"] / "records.jsonl"))
         said = row.get("error") or ", ".join(f"{each.metric} {each.value:.4g}" for each in numbers[:_NUMBERS])
-        table.add_row(row["run"].removeprefix(f"{name}/"), row["status"], f"{row['seconds'] / 60:.1f}", escape(said))
+        table.add_row(label, row["status"], f"{row['seconds'] / 60:.1f}", escape(said), end_section=len(said) > _WIDE)
     Console().print(table)

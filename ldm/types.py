@@ -8,10 +8,11 @@ guidance, arXiv 2207.12598) needs no knowledge of where it came from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
@@ -75,6 +76,22 @@ class Context:
             else:
                 parts[name] = torch.where(dropped.view(-1, *[1] * (own.ndim - 1)), getattr(null, name), own)
         return Context(**parts, empty=self.empty)
+
+    def away_from(self, other: Context) -> Context:
+        """The same batch with `other`, of one example, in the place of 'no condition': what guidance moves away from.
+
+        Where one has fewer tokens than the other, it gets more that do not count.
+        """
+        if self.tokens is None or other.tokens is None:
+            return replace(self, empty=other)
+        n = max(self.tokens.shape[1], other.tokens.shape[1])
+        return replace(self._padded(n), empty=other._padded(n))
+
+    def _padded(self, n: int) -> Context:
+        """The tokens and more, n in all, of which the mask says that they do not count."""
+        missing = n - self.tokens.shape[1]
+        mask = torch.ones_like(self.tokens[..., 0], dtype=torch.bool) if self.mask is None else self.mask
+        return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, missing)), mask=F.pad(mask, (0, missing)))
 
     def __getitem__(self, rows: slice) -> Context:
         """The examples `rows` of the batch."""

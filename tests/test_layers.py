@@ -10,7 +10,7 @@ FILES = sorted((ROOT / "ldm").rglob("*.py"))
 ENTRIES = [ROOT / name for name in ("train.py", "sample.py", "evaluate.py")]
 
 ROWS = [
-    ("types", "random", "build", "files", "tensors", "nn"),
+    ("types", "random", "build", "files", "tensors", "nn", "words"),
     ("autoencoder", "condition", "bijection", "diffusion", "loss", "backbone"),
     ("prior",),
     ("model",),

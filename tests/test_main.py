@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from ldm.experiment import Experiment
-from ldm.main import guarded, settable
+from ldm.main import guarded
 from ldm.run.signals import DIVERGED, FAILED, FINISHED, PREEMPTED, StopFlag
 from ldm.stage.stage import Diverged
+from ldm.words import settable
 from tests.runs import compose, rows, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -238,11 +239,12 @@ def test_a_sweep_with_ranks(tmp_path):
     arguments = [word for word in words(tmp_path, "both", "first.steps=1", "second.steps=1") if "store-" not in word]
     arguments += [f"store={tmp_path}/store", "trainer.devices=2", "seed=0,1", "-m"]
     said = finish(start("train.py", *arguments), FINISHED)
-    assert sorted(each.name for each in (tmp_path / "runs" / "both").iterdir()) == ["seed=0", "seed=1", "sweep.json"]
-    assert "seed=0" in said and "finished" in said and "psnr" in said
+    assert sorted(each.name for each in (tmp_path / "runs" / "both").iterdir()) == ["seed-0", "seed-1", "sweep.json"]
+    assert "seed-0" in said and "finished" in said and "psnr" in said
     run = tmp_path / "runs" / "both"
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != "sweep.json"}
-    assert "job 1 of 2" in said and "job 1 of 2" not in finish(start("train.py", *arguments), FINISHED)
+    again = finish(start("train.py", *arguments), FINISHED)
+    assert "job 1 of 2" in said and "job 1 of 2" not in again, "what is finished is left alone"
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != "sweep.json"} == before
 
 

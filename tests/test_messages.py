@@ -3,14 +3,14 @@ data is read or anything is written."""
 
 import functools
 import re
-import time
 from pathlib import Path
 
 import pytest
 
 from ldm.data.module import DataModule
 from ldm.experiment import Experiment
-from ldm.main import message, misspelt
+from ldm.main import message
+from ldm.words import misspelt
 from tests.pieces import CONF
 from tests.runs import compose
 
@@ -108,11 +108,9 @@ def nothing_begins(monkeypatch):
 def test_a_wrong_word_is_told_before_anything_begins(word, tmp_path, nothing_begins):
     key, _, value = word.partition("=")
     words = [word if key.startswith("+") or "." not in key else f"++{key}={value}"]
-    start = time.monotonic()
     with pytest.raises((ValueError, OSError)) as caught:
         Experiment(compose(*QUICK, f"runs={tmp_path}/runs", f"store={tmp_path}/store", *words)).run()
     said = message(caught.value)
-    assert time.monotonic() - start < 3
     assert all(part in said for part in WRONG[word]), said
     assert len(said) < 700 and len(said.splitlines()) < 6, said
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """A model is plain config and safetensors: it comes back to the bit, and a stranger's files can do no harm."""
 
+import functools
 import json
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ldm.build import ConfigError
+from ldm.diffusion.guidance.autoguidance import Autoguidance
+from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.model import LatentModel, load_weights, write_weights
 from ldm.random import Random
 from ldm.types import ContextShape
@@ -193,3 +196,57 @@ def test_a_strangers_config_builds_nothing_but_models(saved, tmp_path, place, no
 def test_a_part_that_is_missing_is_named(config):
     with pytest.raises(ConfigError, match="no condition, prior"):
         LatentModel.build({"autoencoder": config["autoencoder"]})
+
+
+# Negative prompts, and as many conditions as rows
+
+
+def guided(model, scale: float):
+    model.prior.guidance = functools.partial(ClassifierFree, scale=scale)
+    return model
+
+
+@pytest.mark.parametrize("text", ["a", "a very long negative prompt of blur"])
+def test_guidance_moves_away_from_the_negative_prompt(config, text):
+    """x = x_negative + 3 (x_c - x_negative), of the network asked for each alone, whichever of the two has more tokens."""
+    model = guided(fresh(config), 3.0)
+    generator = torch.Generator().manual_seed(0)
+    x, t = torch.randn(2, *model.autoencoder.latent_shape, generator=generator), torch.tensor([0.4, 0.8])
+    for captions in (["a", "b"], CAPTIONS[:2]):
+        c, other = model.condition({"caption": captions}), model.condition({"caption": [text, text]})
+        with torch.no_grad():
+            found = model.prior.guided()(x, t, c.away_from(model.negative(text)))
+            plain, negative = model.prior.denoiser(x, t, c), model.prior.denoiser(x, t, other)
+        torch.testing.assert_close(found, negative + 3 * (plain - negative), rtol=1e-4, atol=1e-5)
+        assert (plain - negative).abs().max() > 1e-3
+
+
+def test_a_negative_prompt_in_a_batch(config):
+    model, random = guided(fresh(config), 3.0), Random(3, 0, torch.arange(4))
+    plain, empty, other = (
+        model.sample(batch() | more, random) for more in ({}, {"negative": ""}, {"negative": "blur"})
+    )
+    assert torch.equal(plain, empty), "an empty one is 'no condition'"
+    assert not torch.allclose(plain, other)
+
+
+def test_a_negative_prompt_without_effect_is_refused(config, tmp_path):
+    with pytest.raises(ValueError, match="guidance above 1 moves away from; here guidance=1"):
+        guided(fresh(config), 1.0).negative("blur")
+    with pytest.raises(ValueError, match="this model is conditioned on label"):
+        fresh(tiny(tmp_path, "condition=label", "condition.classes=3")).negative("blur")
+    with pytest.raises(ValueError, match="this model's prior is Normal"):
+        fresh(tiny(tmp_path, "prior=normal")).negative("blur")
+    model = fresh(config)
+    model.prior.guidance = functools.partial(Autoguidance, guide=model.prior.denoiser, scale=3.0)
+    with pytest.raises(ValueError, match="take diffusion/guidance=classifier_free"):
+        model.negative("blur")
+
+
+def test_one_condition_for_each_row(config, tmp_path):
+    random = Random(0, 0, torch.arange(2))
+    with pytest.raises(ValueError, match="3 captions for 2 rows of random numbers: give one for each row"):
+        fresh(config).sample({"caption": ["a", "b", "c"]}, random)
+    labelled = fresh(tiny(tmp_path, "condition=label", "condition.classes=3"))
+    with pytest.raises(ValueError, match="1 labels for 2 rows"):
+        labelled.sample({"label": torch.tensor([0])}, random)

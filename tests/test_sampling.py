@@ -2,10 +2,12 @@
 
 import functools
 import hashlib
+import json
 import logging
 
 import pytest
 import torch
+import yaml
 
 from ldm import sampling
 from ldm.sampling import sample
@@ -90,6 +92,11 @@ def test_a_folder_holds_one_job(run, tmp_path, other):
         ({"label": 1}, "label= is given, but this model is conditioned on caption"),
         ({"prompt": "a", "prompts": "b"}, "one kind of condition at a time"),
         ({"prompts": "/dev/null"}, "holds no caption"),
+        (
+            {"prompts": "/nowhere/captions.txt"},
+            "prompts=/nowhere/captions.txt: no such file; wanted one with a caption a line",
+        ),
+        ({"negative": "blur", "guidance": 1}, "negative= is what guidance above 1 moves away from; here guidance=1"),
         ({"run": "/nowhere"}, "nowhere"),
         ({"ema": 0.1}, "no snapshots"),
     ],
@@ -107,11 +114,65 @@ def test_labels(labelled, tmp_path):
     with pytest.raises(ValueError, match="prompt= is given, but this model is conditioned on label"):
         job(labelled, tmp_path, prompt="a")
     assert list(tmp_path.iterdir()) == []
+    for label in ("cat", "2.5"):
+        with pytest.raises(ValueError, match=f"label={label}: this model's are 0 to 2, .* its classes have no names"):
+            job(labelled, tmp_path, label=label)
     names = []
     for label in (2, -1, None):
         job(labelled, tmp_path / str(label), label=label, n=1)
         names.append(files(tmp_path / str(label))["0000.png"])
     assert names[1] == names[2] != names[0]
+
+
+def test_a_class_by_its_name(tmp_path):
+    config = tiny(tmp_path, "condition=label")
+    config["condition"]["names"] = ["cat", "0", "dog"]
+    named = saved(tmp_path / "named", config)
+    for label, number in (("dog", 2), ("0", 1), (2, 2), ("-1", -1)):
+        job(named, tmp_path / str(label), label=label, n=1)
+        assert json.loads((tmp_path / str(label) / "samples.json").read_text())["labels"] == [number]
+    assert files(tmp_path / "dog")["0000.png"] == files(tmp_path / "2")["0000.png"] != files(tmp_path / "0")["0000.png"]
+    with pytest.raises(ValueError, match="label=dgo: no such class. There are dog, cat, 0; or by number 0 to 2"):
+        job(named, tmp_path / "none", label="dgo")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_of_captions_in_whatever_unicode(run, tmp_path, encoding):
+    (tmp_path / "captions.txt").write_text("Grüße\n\n星 \n", encoding=encoding)
+    job(run, tmp_path / "out", prompts=str(tmp_path / "captions.txt"), n=1)
+    assert json.loads((tmp_path / "out" / "samples.json").read_text())["captions"] == ["Grüße", "星"]
+
+
+def test_a_negative_prompt_is_recorded_and_moved_away_from(run, tmp_path):
+    job(run, tmp_path / "plain", prompt="a red circle", n=1, guidance=3)
+    job(run, tmp_path / "away", prompt="a red circle", n=1, guidance=3, negative="blur")
+    assert json.loads((tmp_path / "away" / "samples.json").read_text())["negative"] == "blur"
+    assert "negative" not in json.loads((tmp_path / "plain" / "samples.json").read_text())
+    assert files(tmp_path / "plain")["0000.png"] != files(tmp_path / "away")["0000.png"]
+
+
+def test_images_of_other_weights_are_not_taken_for_these(tmp_path):
+    """The same words after more training: another folder, and a given one is refused."""
+    run = saved(tmp_path / "run", tiny(tmp_path))
+    job(run, prompt="a red circle", n=1)
+    job(run, tmp_path / "out", prompt="a red circle", n=1)
+    saved(run, tiny(tmp_path), seed=1)
+    job(run, prompt="a red circle", n=1)
+    first, second = sorted((run / "samples").iterdir())
+    assert files(first)["0000.png"] != files(second)["0000.png"]
+    with pytest.raises(ValueError, match="holds images of other words or weights"):
+        job(run, tmp_path / "out", prompt="a red circle", n=1)
+
+
+def test_a_first_stage_alone_has_nothing_to_sample_from(tmp_path):
+    run = saved(tmp_path, tiny(tmp_path))
+    settings = yaml.safe_load((run / "config.yaml").read_text()) | {"second": {}}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    for place in (run, run / "model"):
+        with pytest.raises(ValueError, match="a first stage alone.*autoencoder.checkpoint="):
+            job(place, tmp_path / "out", prompt="a")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_long_prompt_is_cut_with_one_warning(run, tmp_path, caplog):

@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
 
+from ldm.run.record import Record, write
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED
-from ldm.sweep import sweep
+from ldm.sweep import _error, _labels, sweep
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,7 +54,7 @@ def test_every_end_is_told_and_only_the_failed_are_tried_again(tmp_path, script,
     assert sweep(jobs, tmp_path / "runs", script) == FAILED
     wanted = ["finished", "failed", "killed by SIGKILL", "finished"]
     assert statuses(tmp_path) == {
-        f"s/do={w}": s for w, s in zip(("well", "raise", "oom", "again"), wanted, strict=True)
+        f"s/do-{w}": s for w, s in zip(("well", "raise", "oom", "again"), wanted, strict=True)
     }
     out, err = capfd.readouterr()
     assert "the data is not there" in err and "ValueError: the data" in " ".join(out.split()) and "SIGKILL" in out
@@ -83,5 +86,92 @@ def test_a_signal_stops_the_job_and_the_sweep(tmp_path, script):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(120) == PREEMPTED
-    assert statuses(tmp_path) == {"s/do=wait": "stopped"}
+    assert statuses(tmp_path) == {"s/do-wait": "stopped"}
     assert (tmp_path / "ran.txt").read_text().split() == ["wait"], "the next job was not begun"
+
+
+# The names of runs
+
+
+NAMES = [
+    *(["seed=0", "diffusion=ddpm"], ["seed=1", "diffusion=ddpm"], ["seed=1", "diffusion=flow"]),
+    *(
+        ["++data.root=D/a/b"],
+        ["++data.root=D/a-b"],
+        ["++data.root=D/a_b"],
+        ["++data.root='D/a b'"],
+        ["++data.root='D/a,b'"],
+    ),
+    *(
+        ["++x.y=-1"],
+        ["++x.y=1"],
+        ["++x.y=[1,2]"],
+        ["++x.y=[12]"],
+        ["++x.y=''"],
+        ["++x.y=Grüße"],
+        ["++x.y=" + "long" * 99],
+    ),
+    *(
+        ["stage@second=none"],
+        ["diffusion/sampler=ddim"],
+        ["++x.y=" + "long" * 98],
+        ["a=1_b-2", "b=3"],
+        ["a=1", "b=2_b-3"],
+    ),
+]
+
+
+def test_every_job_has_a_name_of_its_own_that_needs_no_quotes():
+    labels = _labels([["name=s", *words] for words in NAMES])
+    assert len(set(labels)) == len(NAMES)
+    assert labels[:3] == ["seed-0_diffusion-ddpm", "seed-1_diffusion-ddpm", "seed-1_diffusion-flow"]
+    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,140}", label) for label in labels)
+    assert _labels([["name=s", *words] for words in NAMES[:-2:2]]) == labels[:-2:2], "whatever other jobs there are"
+
+
+def test_two_folders_of_like_names_are_two_runs(tmp_path, script):
+    jobs = [["name=s", "do=well", f"++data.root={root}"] for root in ("D/a/b", "D/a-b")]
+    assert sweep(jobs, tmp_path / "runs", script) == FINISHED
+    assert len(statuses(tmp_path)) == 2 and (tmp_path / "ran.txt").read_text().split() == ["well"] * 2
+
+
+def test_a_quoted_name_is_the_name_in_it(tmp_path, script):
+    assert sweep([["name='my sweep'", "do=well"]], tmp_path / "my runs", script) == FINISHED
+    assert [each.name for each in (tmp_path / "my runs").iterdir()] == ["my sweep"]
+
+
+def test_a_sweep_has_one_name(tmp_path, script):
+    with pytest.raises(ValueError, match="name= is of the whole sweep"):
+        sweep([["name=a", "do=well"], ["name=b", "do=well"]], tmp_path / "runs", script)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (["x", "ConfigError: a", "  b", "(HYDRA_FULL_ERROR=1 shows the traceback)"], "ConfigError: a b"),
+        (
+            ["Could not override 'x'.", "", "Set the environment variable HYDRA_FULL_ERROR=1 for"],
+            "Could not override 'x'.",
+        ),
+        ([], "it left no word"),
+    ],
+)
+def test_what_was_wrong_is_the_error_and_not_what_is_said_after_it(said, wanted):
+    assert _error(deque(said)) == wanted
+
+
+def test_the_table_at_80_columns_cuts_nothing_away(tmp_path, script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    roots = ["D/" + "deep/" * 12 + end for end in ("a", "b")]
+    jobs = [["name=s", "do=well", f"++data.root={root}"] for root in roots]
+    labels = _labels(jobs)
+    for label in labels:
+        numbers = [Record(metric=f"a_metric_of_a_long_name_{i}", value=i + 0.125) for i in range(4)]
+        write(tmp_path / "runs" / "s" / label / "records.jsonl", *numbers)
+    sweep(jobs, tmp_path / "runs", script)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines if line[:1] in "│┃"]
+    cells = ["".join(column) for column in zip(*rows, strict=True)]
+    assert all(label in cells[0] for label in labels), "what differs is whole"
+    assert all(f"a_metric_of_a_long_name_{i}{i + 0.125:.4g}" in cells[-1].replace(" ", "") for i in range(4))

@@ -99,7 +99,7 @@ class Evaluation:
         )
 
 
-def asked(evaluation: Config, metric: Config | None, prior: Config, data: DataModule) -> str:
+def asked_hash(evaluation: Config, metric: Config | None, prior: Config, data: DataModule) -> str:
     """Names what an evaluation is asked for: nodes of a config, how samples are drawn among them, and the images."""
     return key_of([evaluation, metric or {}, prior, data.fingerprint, data.plain.key])
 

@@ -8,7 +8,6 @@ single arguments of it. The model's `config` says in the end how it samples, for
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from ldm.build import Config, build, check, is_node, resolve
 from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser, Rescheduled
 from ldm.diffusion.guidance.autoguidance import Guide, Paired, waits_for_guide, with_guide
+from ldm.files import read_text
 from ldm.model import MODEL_PACKAGES, LatentModel, Weights
 from ldm.prior.diffusion import Diffusion
 from ldm.run.directory import RunDirectory
 from ldm.run.snapshots import Snapshots
+from ldm.words import nearest
 
 PIECES = ("schedule", "sampler", "grid", "guidance")
 
@@ -47,6 +49,14 @@ def load(run: str | Path, weights: Weights, ema: float | None, device: torch.dev
     if strange:
         raise ValueError(f"the snapshots of {run} are of another model: it has no {', '.join(strange[:5])}")
     return model
+
+
+def settings_of(run: str | Path) -> Config:
+    """The config of the run whose directory, or its `model/`, is named; empty where it is not there."""
+    for folder in (Path(run), Path(run).parent):
+        if (folder / "config.yaml").exists():
+            return yaml.safe_load(read_text(folder / "config.yaml"))
+    return {}
 
 
 def named(weights: Weights, ema: float | None) -> str:
@@ -123,13 +133,11 @@ class Changes:
         new = copy.deepcopy(own)
         for name, node in self._pieces().items():
             if name not in PIECES:
-                near = difflib.get_close_matches(name, PIECES, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
                 raise ValueError(
-                    f"diffusion/{name} is not of sampling{hint} A finished run takes another {', '.join(PIECES)}"
+                    f"diffusion/{name} is not of sampling{nearest(name, PIECES, 'A finished run takes another')}"
                 )
             place = "sampling_schedule" if name == "schedule" else name
-            new[place] = copy.deepcopy(_merged(own.get(place) or own[name], node))
+            new[place] = copy.deepcopy(merged(own.get(place) or own[name], node))
         if new.get("sampling_schedule") == own["schedule"]:
             del new["sampling_schedule"]
         if self.guidance is not None:
@@ -140,10 +148,11 @@ class Changes:
         return new
 
 
-def _merged(own: Any, given: Any) -> Any:
+def merged(own: Any, given: Any) -> Any:
+    """`own` with the arguments that are given, at any depth; a node that is given takes the place of one."""
     if is_node(given) or not isinstance(given, Mapping) or not isinstance(own, Mapping):
         return given
-    return {**own, **{name: _merged(own.get(name), value) for name, value in given.items()}}
+    return {**own, **{name: merged(own.get(name), value) for name, value in given.items()}}
 
 
 def scaled(guidance: Config) -> Config:

@@ -1,0 +1,35 @@
+"""Plain words of the right kind, and stages that nothing makes."""
+
+import pytest
+from torch import nn
+
+from ldm.build import ConfigError
+from ldm.experiment import Experiment
+from ldm.sampling import sample
+from ldm.settings import check_stages, checked, typed
+from tests.runs import tiny
+
+
+def test_words_are_of_the_kind_that_the_function_says():
+    assert typed(sample, {"n": "3", "label": "cat", "guidance": 2}) == {"n": 3, "label": "cat", "guidance": 2}
+    for word, wrong in (("n", "many"), ("seed", "x"), ("guidance", "high"), ("weights", "best"), ("compile", "maybe")):
+        with pytest.raises(ConfigError, match=f"^{word}: .*got '{wrong}'"):
+            typed(sample, {word: wrong})
+
+
+def test_a_stage_that_is_not_trained_is_empty_whatever_an_experiment_says_of_it(tmp_path):
+    config = checked(tiny(tmp_path, "stage@second=none") | {"name": None})
+    assert config["second"] == {} and config["first"]["steps"] == 2
+
+
+def test_a_metric_that_is_left_out_is_out(tmp_path):
+    assert list(checked(tiny(tmp_path, "++metric.distances=null"))["metric"]) == ["reconstruction"]
+
+
+def test_a_first_stage_that_nothing_makes_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="stage@first=none: this autoencoder has weights that nothing trains; give"):
+        Experiment(tiny(tmp_path, "stage@first=none")).run()
+    assert list(tmp_path.iterdir()) == []
+    check_stages({"first": {}}, True, nn.Linear(1, 1))
+    check_stages({"first": {}}, False, nn.Identity())
+    check_stages({"first": {"steps": 1}}, False, nn.Linear(1, 1))
