@@ -82,6 +82,8 @@ class Hub(Table):
         asked = image, {kind: column for kind, column in words.items() if column is not None}
         if patterns is not None and (folder is not None or path is None):
             called = f"{folder or '.'}/{' '.join(patterns)}" + (f" {split}" if splits.is_part(split) else "")
+            if name is not None:
+                raise ValueError(f"{called}: name={name} is a configuration of a named data set; files have none")
             files = matching(folder or Path(), patterns)
             found = splits.part_of(read_files(files, builder, *asked, streaming), split), files
         elif folder is not None:
@@ -92,12 +94,13 @@ class Hub(Table):
             raise ValueError(
                 "a data set needs a name on the hub (path=) or local data (data.root=DIR, files=); neither is given"
             )
-        data, self._read_from = found
+        data, read_from = found
+        self._read_from = read_from if streaming else ()
         super().__init__(data, image, caption, label, group, buffer, called)
 
     def _parts(self) -> Iterator[str | bytes]:
         """Of a stream also the files that it is read from: names, sizes and ends of local ones, addresses of others."""
-        files = self._read_from if self._streaming else ()
+        files = self._read_from
         step = max(1, len(files) // _KNOWN)
         for number, file in enumerate(map(Path, files)):
             if not file.is_file():
@@ -128,13 +131,14 @@ def _in_folder(
     for file in files:
         if file.name in ("metadata.csv", "metadata.jsonl"):
             check_text(file)
-    with told(files, "a folder of images" if isinstance(builder, ImageFolder) else files[0].suffix):
+    with told(files, "a folder of images" if isinstance(builder, ImageFolder) else "a folder"):
         return rows(builder, split, streaming), files
 
 
 def _builder_in(folder: Path, name: str | None) -> DatasetBuilder:
-    plain, pattern = str(folder), glob.escape(str(folder.resolve()))
-    if glob.escape(plain) == plain:
+    plain = str(folder.resolve())  # whole, lest its name be one of the hub or of a builder
+    pattern = glob.escape(plain)
+    if pattern == plain:
         return datasets.load_dataset_builder(plain, name)
     found = DataFilesDict.from_patterns(get_data_patterns(pattern), base_path=pattern)
     module, options = infer_module_for_data_files(found)

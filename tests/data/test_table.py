@@ -197,6 +197,12 @@ def test_the_image_is_of_whichever_column_has_one(streaming):
     assert [item["image"] is None for item in items(only)].count(True) == 1
 
 
+def test_some_rows_of_a_set_with_many_empty_cells():
+    rows = {"png": [None, None, {"bytes": png(2), "path": None}], "jpg": [{"bytes": png(0), "path": None}] * 2 + [None]}
+    data = Dataset.from_dict(rows, Features({name: datasets.Image() for name in rows}))
+    assert [grey(item) for item in items(Table(data.select([2])))] == [2]
+
+
 @pytest.mark.parametrize("kind", [Value("binary"), Value("large_binary")])
 def test_bytes_are_images(kind):
     source = Table(Dataset.from_dict({"img": [png(4)]}, Features({"img": kind})))
