@@ -72,7 +72,7 @@ class Hub(Table):
             )
         if builder is not None and patterns is None:
             raise ValueError(f"builder={builder} says what reads files, and none are named: name them with files=")
-        splits.name_of(split)
+        splits.names_of(split)
         if streaming and splits.is_part(split):
             raise ValueError(
                 f"{split} cannot be cut from a stream, which has no length: stream a whole split, or some of its files, or "
@@ -153,7 +153,7 @@ def _on_the_hub(
     builder = _builder_named(path, name)
     files = _files_of(builder, split)
     if isinstance(builder, WebDataset):
-        fields = rows(builder, splits.name_of(split), streaming=True).features
+        fields = rows(builder, splits.names_of(split)[0], streaming=True).features
         builder = _builder_named(path, name, tar_features(fields, image, words))
     return rows(builder, split, streaming), files
 
@@ -170,11 +170,14 @@ def _builder_named(path: str, name: str | None, features: Features | None = None
 
 
 def _files_of(builder: DatasetBuilder, split: str) -> list[str]:
-    """The files of a split; ValueError where the data set has no such split."""
+    """The files of the named splits, as far as the data set tells; ValueError where it lacks one."""
     files = {str(own): list(map(str, named)) for own, named in (builder.config.data_files or {}).items()}
-    if files and splits.name_of(split) not in files:
-        raise splits.unknown(split, list(files))
-    return files.get(splits.name_of(split), [])
+    if not files:
+        return []
+    for name in splits.names_of(split):
+        if name not in files:
+            raise splits.unknown(name, list(files))
+    return [file for name in splits.names_of(split) for file in files[name]]
 
 
 def _unreachable(path: str, error: Exception) -> ConnectionError:

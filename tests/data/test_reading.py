@@ -281,9 +281,9 @@ def test_a_folder_of_files_is_read_with_the_same_care(tmp_path, kind):
             (root / f"{split}.csv").write_text("image\n" + "".join(f"pics/{v}.png\n" for v in values))
         else:
             tar(root / f"{split}.tar", *({"jpg" if v == 1 else "png": png(v)} for v in values))
-    found = [items(Hub(root=root, split=split)) for split in ("train", "test", "train[1:]")]
+    found = [items(Hub(root=root, split=split)) for split in ("train", "test", "train[1:]", "train+test")]
     if kind == "csv":
-        wanted = [[f"{root}/pics/{v}.png" for v in values] for values in ((1, 2), (3,), (2,))]
+        wanted = [[f"{root}/pics/{v}.png" for v in values] for values in ((1, 2), (3,), (2,), (1, 2, 3))]
         assert [[item["image"] for item in each] for each in found] == wanted
     else:
-        assert [[grey(item["image"]) for item in each] for each in found] == [[1, 2], [3], [2]]
+        assert [[grey(item["image"]) for item in each] for each in found] == [[1, 2], [3], [2], [1, 2, 3]]

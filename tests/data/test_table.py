@@ -161,6 +161,11 @@ def test_a_column_of_that_very_name_comes_first():
             r"the column meta\.words for the caption holds nothing in its first rows",
         ),
         ("meta.n", (datasets.Json(), RECORDS), r"the column meta\.n for the caption holds int"),
+        (
+            "meta.all",
+            (datasets.Json(), [{"all": [{"raw": "a"}]}] * 3),
+            r"records of raw; wanted text.*caption=meta\.all\.raw",
+        ),
         ("words", RECORDS, "no column words for the caption; there are image, meta"),
     ],
 )
