@@ -129,19 +129,20 @@ def is_string(feature: Any) -> bool:
 def caption(name: Name, features: Features, first: First) -> Column:
     """The column of the captions: texts, or lists of texts; ValueError for one of another type."""
     column = pick(name, features, "caption")
-    if _is_text(_innermost(column.feature)) or _all(column, first, (str, list)):
+    values = [each for value in _values(column, first) for each in (value if isinstance(value, list) else [value])]
+    if _is_text(_innermost(column.feature)) or (column.feature is None and _all(values, str)):
         return column
-    raise ValueError(_refusal(column, "caption", "text, or a list of texts", first))
+    raise ValueError(_refusal(column, "caption", "text, or a list of texts", values))
 
 
 def label(name: Name, features: Features, first: First) -> Column:
     """The column of the labels: whole numbers, or the names of classes; ValueError for one of another type."""
     column = pick(name, features, "label")
-    feature = column.feature
+    feature, values = column.feature, _values(column, first)
     whole = isinstance(feature, Value) and re.fullmatch(r"u?int\d+|bool", feature.dtype)
-    if whole or isinstance(feature, ClassLabel) or is_string(feature) or _all(column, first, (str, int)):
+    if whole or isinstance(feature, ClassLabel) or is_string(feature) or (feature is None and _all(values, str | int)):
         return column
-    raise ValueError(_refusal(column, "label", "whole numbers (-1 for none), or the names of classes", first))
+    raise ValueError(_refusal(column, "label", "whole numbers (-1 for none), or the names of classes", values))
 
 
 def _innermost(feature: Any) -> Any:
@@ -149,7 +150,7 @@ def _innermost(feature: Any) -> Any:
 
 
 def _values(column: Column, first: First) -> list[Any]:
-    """What the first rows hold below JSON, where no type tells it."""
+    """What the first rows hold, of JSON alone, whose type does not tell it."""
     if column.feature is not None and not isinstance(column.feature, Json):
         return []
     values = [column.of(cell) for cell in first(column.name) if cell is not None]
@@ -158,13 +159,12 @@ def _values(column: Column, first: First) -> list[Any]:
     return [value for value in values if value is not None]
 
 
-def _all(column: Column, first: First, kinds: tuple[type, ...]) -> bool:
-    values = _values(column, first) if column.feature is None else []
+def _all(values: list[Any], kinds: Any) -> bool:
     return bool(values) and all(isinstance(value, kinds) for value in values)
 
 
-def _refusal(column: Column, kind: str, wanted: str, first: First) -> str:
-    values, feature = _values(column, first), _innermost(column.feature)
+def _refusal(column: Column, kind: str, wanted: str, values: list[Any]) -> str:
+    feature = _innermost(column.feature)
     fields = feature if isinstance(feature, dict) else values[0] if values and isinstance(values[0], dict) else {}
     holds = shown(column.feature) if not values else shown(fields) if fields else type(values[0]).__name__
     hint = f"; name a field of them, as {kind}={column}.{next(iter(fields))}" if fields else ""

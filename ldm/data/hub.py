@@ -72,7 +72,7 @@ class Hub(Table):
             )
         if builder is not None and patterns is None:
             raise ValueError(f"builder={builder} says what reads files, and none are named: name them with files=")
-        slices.name_of(split)
+        slices.names_of(split)
         if streaming and slices.is_part(split):
             raise ValueError(
                 f"{split} cannot be cut from a stream, which has no length: stream a whole split, or some of its files, or "
@@ -82,6 +82,8 @@ class Hub(Table):
         asked = image, {kind: column for kind, column in words.items() if column is not None}
         if patterns is not None and (folder is not None or path is None):
             called = f"{folder or '.'}/{' '.join(patterns)}" + (f" {split}" if slices.is_part(split) else "")
+            if name is not None:
+                raise ValueError(f"{called}: name={name} is a configuration of a named data set; files have none")
             files = matching(folder or Path(), patterns)
             found = slices.part_of(read_files(files, builder, *asked, streaming), split), files
         elif folder is not None:
@@ -92,12 +94,13 @@ class Hub(Table):
             raise ValueError(
                 "a data set needs a name on the hub (path=) or local data (data.root=DIR, files=); neither is given"
             )
-        data, self._read_from = found
+        data, read_from = found
+        self._read_from = read_from if streaming else ()
         super().__init__(data, image, caption, label, group, buffer, called)
 
     def _parts(self) -> Iterator[str | bytes]:
         """Of a stream also the files that it is read from: names, sizes and ends of local ones, addresses of others."""
-        files = self._read_from if self._streaming else ()
+        files = self._read_from
         step = max(1, len(files) // _KNOWN)
         for number, file in enumerate(map(Path, files)):
             if not file.is_file():
@@ -128,13 +131,14 @@ def _in_folder(
     for file in files:
         if file.name in ("metadata.csv", "metadata.jsonl"):
             check_text(file)
-    with told(files, "a folder of images" if isinstance(builder, ImageFolder) else files[0].suffix):
+    with told(files, "a folder of images" if isinstance(builder, ImageFolder) else "a folder"):
         return rows(builder, split, streaming), files
 
 
 def _builder_in(folder: Path, name: str | None) -> DatasetBuilder:
-    plain, pattern = str(folder), glob.escape(str(folder.resolve()))
-    if glob.escape(plain) == plain:
+    plain = str(folder.resolve())  # whole, lest its name be one of the hub or of a builder
+    pattern = glob.escape(plain)
+    if pattern == plain:
         return datasets.load_dataset_builder(plain, name)
     found = DataFilesDict.from_patterns(get_data_patterns(pattern), base_path=pattern)
     module, options = infer_module_for_data_files(found)
@@ -149,7 +153,7 @@ def _on_the_hub(
     builder = _builder_named(path, name)
     files = _files_of(builder, split)
     if isinstance(builder, WebDataset):
-        fields = rows(builder, slices.name_of(split), streaming=True).features
+        fields = rows(builder, slices.names_of(split)[0], streaming=True).features
         builder = _builder_named(path, name, tar_features(fields, image, words))
     return rows(builder, split, streaming), files
 
@@ -166,11 +170,14 @@ def _builder_named(path: str, name: str | None, features: Features | None = None
 
 
 def _files_of(builder: DatasetBuilder, split: str) -> list[str]:
-    """The files of a split; ValueError where the data set has no such split."""
+    """The files of the named splits, as far as the data set tells; ValueError where it lacks one."""
     files = {str(own): list(map(str, named)) for own, named in (builder.config.data_files or {}).items()}
-    if files and slices.name_of(split) not in files:
-        raise slices.unknown(split, list(files))
-    return files.get(slices.name_of(split), [])
+    if not files:
+        return []
+    for name in slices.names_of(split):
+        if name not in files:
+            raise slices.unknown(name, list(files))
+    return [file for name in slices.names_of(split) for file in files[name]]
 
 
 def _unreachable(path: str, error: Exception) -> ConnectionError:

@@ -91,11 +91,15 @@ def read_files(
     if builder == "csv":  # whose reader would take a caption or class called None, null or NA for an empty cell
         mark = "\t" if _ending(files[0]) == ".tsv" else ","
         options = {"encoding": "utf-8-sig", "sep": mark, "keep_default_na": False, "na_values": [""]}
+    if builder == "webdataset":
+        with told(files, builder):
+            fields = _fields(files[0])
+        with told(files):
+            options["features"] = tar_features(fields, image, words)
     with told(files, builder):
-        if builder == "webdataset":
-            options["features"] = tar_features(_fields(files[0]), image, words)
         data = _read(files, builder, streaming, **options)
-    columns = [column.name for column in images(image, data.features) if is_string(column.feature)]
+    with told(files):
+        columns = [column.name for column in images(image, data.features) if is_string(column.feature)]
     if not columns:
         return data
     parts = []
@@ -126,18 +130,19 @@ def _located(folder: str, columns: list[str], batch: Mapping[str, list[str | Non
 
 
 @contextmanager
-def told(files: Sequence[Path], builder: str) -> Iterator[None]:
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+def told(files: Sequence[Path], builder: str | None = None) -> Iterator[None]:
+    """Errors say the files' name, and what was to read them."""
+    where = f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+    what = f"{where}: " + (f"cannot be read as {builder}: " if builder else "")
     try:
         yield
     except (DatasetNotFoundError, ConnectionError) as error:
-        raise ValueError(
-            f"builder={builder}: no such builder; there are {', '.join(sorted({*_BUILDERS.values()}))}"
-        ) from error
+        known = ", ".join(sorted(set(_BUILDERS.values())))
+        raise ValueError(f"builder={builder}: no such builder; there are {known}") from error
     except DatasetGenerationError as error:
-        raise ValueError(f"{files[0]}{more}: cannot be read as {builder}: {error.__cause__ or error}") from error
+        raise ValueError(f"{what}{error.__cause__ or error}") from error
     except (ValueError, tarfile.TarError) as error:
-        raise ValueError(f"{files[0]}{more}: cannot be read as {builder}: {error}") from error
+        raise ValueError(f"{what}{error}") from error
 
 
 def check_text(file: Path) -> None:

@@ -14,16 +14,13 @@ _HOW = (
 )
 
 
-def name_of(split: str) -> str:
-    """The name before the brackets; ValueError where there is none, or several."""
+def names_of(split: str) -> list[str]:
+    """The splits that are named, without their parts; ValueError where that cannot be understood."""
     try:
         ReadInstruction.from_spec(split)
     except ValueError as error:
         raise ValueError(f"split={split}: {error}; {_HOW}") from error
-    names = dict.fromkeys(_NAME.findall(split))
-    if len(names) > 1:
-        raise ValueError(f"split={split}: of {len(names)} splits ({', '.join(names)}); name one. {_HOW}")
-    return next(iter(names))
+    return list(dict.fromkeys(_NAME.findall(split)))
 
 
 def is_part(split: str) -> bool:
@@ -34,8 +31,11 @@ def part_of(data: Dataset | IterableDataset, split: str) -> Dataset | IterableDa
     """The rows of `data`, the whole split, that the part has; ValueError where there are none."""
     if not is_part(split):
         return data
+    name, *others = names_of(split)
+    if others:
+        raise ValueError(f"split={split}: parts of several splits of files; name one. {_HOW}")
     try:
-        parts = ReadInstruction.from_spec(split).to_absolute({name_of(split): len(data)})
+        parts = ReadInstruction.from_spec(split).to_absolute({name: len(data)})
     except ValueError as error:
         raise ValueError(f"split={split}: {error}; {_HOW}") from error
     rows = [data.select(range(part.from_, part.to)) for part in parts if part.from_ < part.to]
@@ -44,11 +44,11 @@ def part_of(data: Dataset | IterableDataset, split: str) -> Dataset | IterableDa
     return rows[0] if len(rows) == 1 else datasets.concatenate_datasets(rows)
 
 
-def unknown(split: str, names: list[str]) -> ValueError:
+def unknown(name: str, names: list[str]) -> ValueError:
     """That a data set lacks a split."""
-    one = names[0] if names else "train"
+    one = names[0]
     return ValueError(
-        f"no split {name_of(split)}; there are {', '.join(names)}. Two can be cut from one: "
+        f"no split {name}; there are {', '.join(names)}. Two can be cut from one: "
         f"\"data.train.split='{one}[:90%]'\" \"data.val.split='{one}[90%:]'\" (with both pairs of quotes), or "
         "data.val=null data.hold_out=0.1"
     )

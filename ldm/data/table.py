@@ -3,41 +3,33 @@
 Cells are taken as they are stored, so that the one image policy decodes images and a damaged one is one bad item and not a
 crash. Labels that are words become numbers, in their natural order.
 
-A stream has no length. Its files (or, where there are fewer files than readers, rows) are shared out among ranks and
-workers, and rows are mixed in a buffer. Its first captions stand for all, and where labels are words it is read through
-once to know them.
+A stream has no length. Its first captions stand for all, and where labels are words it is read through once to know them.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict, Json
 from pydantic import PositiveInt
 
 from ldm.data import columns
+from ldm.data.cells import content, names, sizes, stored, without_bytes
 from ldm.data.columns import Column, Name
 from ldm.data.source import Item, Source, Stream, digest
+from ldm.data.stream import BATCH, Cells, TableStream, unpacked
 from ldm.data.tree import natural
-from ldm.random import seed_of
 
 log = logging.getLogger(__name__)
 
 CAPTIONS = 10_000  # of a stream, those that stand for all
 _FIRST = 32  # rows by which a stream is known, and what types do not tell
 _WHOLE = 1024  # images that are read for a fingerprint
-_BATCH = 32  # rows of a stream read at once
-
-Cells = Mapping[str, Any]
 
 
 class Table(Source):
@@ -88,23 +80,26 @@ class Table(Source):
             self._words["caption"] = columns.caption(caption, features, self._first)
         if label is not None:
             self._words["label"] = columns.label(label, features, self._first)
-        grouped = None if group is None else columns.pick(group, features, "group")
-        if self._streaming and grouped:
+        by = None if group is None else columns.pick(group, features, "group")
+        if self._streaming and by is not None:
             raise ValueError(
-                f"rows cannot be grouped by {grouped} while streaming; take data.train.streaming=false, or "
-                "data.train.group=null (and say data.val.group where only that set is to be grouped)"
+                f"rows cannot be grouped by {by} while streaming; take data.train.streaming=false, or data.train.group=null "
+                "(and say data.val.group where only that set is to be grouped)"
             )
-        self._groups = grouped and _groups(self._values(grouped))
-        if not self._streaming:  # most of the endings that an image in a tar can have are those of no row
-            full = [
-                column for column in self._images if self._data.data.column(column.name).null_count < len(self._data)
-            ]
-            self._images = tuple(full) or self._images[:1]
-        names = dict.fromkeys(column.name for column in (*self._images, *self._words.values()))
-        self._data = self._data.select_columns(list(names))
-        grouped = self._groups is not None and "caption" in self._words
-        self._captions = self._data.select_columns([self._words["caption"].name]) if grouped else None
+        self._groups = None if by is None else _groups(self._values(by))
+        if not self._streaming:
+            self._images = self._filled(self._images)
+        own = dict.fromkeys(column.name for column in (*self._images, *self._words.values()))
+        self._data = self._data.select_columns(list(own))
+        listed = self._groups is not None and "caption" in self._words
+        self._captions = self._data.select_columns([self._words["caption"].name]) if listed else None
         self._numbers, self._classes = self._label_words()
+
+    def _filled(self, found: tuple[Column, ...]) -> tuple[Column, ...]:
+        """The columns that are not empty in every row, as most are of the endings that an image in a tar can have."""
+        table = self._data.data
+        full = tuple(column for column in found if table.column(column.name).null_count < table.num_rows)
+        return full or found[:1]
 
     def _check_paths(self, column: Column) -> None:
         """ValueError where images are named by addresses."""
@@ -129,8 +124,8 @@ class Table(Source):
             return None, ()
         if self._streaming:
             log.info("%s: reading the labels once, to know their classes", self._name)
-        names = sorted({str(value) for value in self._values(column) if value is not None}, key=natural)
-        return {name: i for i, name in enumerate(names)}, tuple(names)
+        words = sorted({str(value) for value in self._values(column) if value is not None}, key=natural)
+        return {word: i for i, word in enumerate(words)}, tuple(words)
 
     def _first(self, name: str) -> list[Any]:
         """The first cells of a column."""
@@ -141,7 +136,7 @@ class Table(Source):
 
     def _values(self, column: Column) -> Iterator[Any]:
         """The values of all rows."""
-        for batch in self._data.select_columns([column.name]).iter(_BATCH if self._streaming else 10_000):
+        for batch in self._data.select_columns([column.name]).iter(BATCH if self._streaming else 10_000):
             cells = batch[column.name]
             yield from map(column.of, cells if self._streaming else cells.to_pylist())
 
@@ -171,7 +166,7 @@ class Table(Source):
         cells = {column.name: table.column(column.name)[0].as_py() for column in self._words.values()}
         for column in self._images:
             cell = table.column(column.name)[0]
-            cells[column.name] = cell.as_py() if with_image else _without_bytes(cell)
+            cells[column.name] = cell.as_py() if with_image else without_bytes(cell)
         item = self._made(cells, f"{self._name} row {rows[0]}")
         if self._captions is not None:
             column = self._words["caption"]
@@ -180,9 +175,9 @@ class Table(Source):
 
     def _made(self, cells: Cells, name: str) -> Item:
         """The item of a row."""
-        held = next((cell for column in self._images if _stored(cell := cells[column.name]) is not None), None)
+        held = next((cell for column in self._images if stored(cell := cells[column.name]) is not None), None)
         place = held.get("path") if isinstance(held, Mapping) else held if isinstance(held, str) else None
-        item = {"image": _stored(held), "name": f"{name} ({place})" if place else name}
+        item = {"image": stored(held), "name": f"{name} ({place})" if place else name}
         return item | {key: self._value(key, column.of(cells[column.name])) for key, column in self._words.items()}
 
     def _value(self, key: str, value: Any) -> Any:
@@ -216,7 +211,7 @@ class Table(Source):
         self._not_streaming()
         found: list[Any] = []
         for table in self._data.iter(10_000):
-            held = [_sizes(table.column(column.name)) for column in self._images]
+            held = [sizes(table.column(column.name)) for column in self._images]
             found += [next((size for size in own if size is not None), None) for own in zip(*held, strict=True)]
         return found if self._groups is None else [found[rows[0]] for rows in self._groups]
 
@@ -247,9 +242,9 @@ class Table(Source):
         yield from (str(sorted(self._words)), str(self._classes))
         if self._streaming:
             yield str(self._data.num_shards)
-            for row in _unpacked(next(self._data.iter(_FIRST), {})):
+            for row in unpacked(next(self._data.iter(_FIRST), {})):
                 item = self._made(row, "")
-                yield from (str([item[key] for key in self._words]), _content(item["image"]))
+                yield from (str([item[key] for key in self._words]), content(item["image"]))
             return
         yield str(len(self))
         yield from map(str, self._groups or ())
@@ -257,40 +252,10 @@ class Table(Source):
             for key, column in self._words.items():
                 yield str([self._value(key, column.of(cell)) for cell in table.column(column.name).to_pylist()])
             for column in self._images:
-                yield str(_sizes(table.column(column.name)))
-                yield str(_names(table.column(column.name)))
+                yield str(sizes(table.column(column.name)))
+                yield str(names(table.column(column.name)))
         for row in range(0, len(self._data), max(1, len(self._data) // _WHOLE)):
-            yield _content(self._item([row], with_image=True)["image"])
-
-
-class TableStream(Stream):
-    """The rows of a streamed `Table`: its files in a drawn order, the rows of a reader mixed in a buffer."""
-
-    def __init__(self, data: IterableDataset, item: Callable[[Cells, str], Item], name: str, buffer: int):
-        self.data, self.item, self.name, self.buffer = data, item, name, buffer
-
-    def rows(self, part: int, parts: int, seed: int) -> Iterator[Item]:
-        files = self.data.num_shards
-        order = random.Random(seed).sample(range(files), files)
-        shared = files < parts
-        rows = islice(self._read(order), part, None, parts) if shared else self._read(order[part::parts])
-        for number, row in enumerate(_mixed(rows, self.buffer, random.Random(seed_of(seed, part)))):
-            yield self.item(row, f"{self.name} reader {part} of {parts}, row {number}")
-
-    def _read(self, files: list[int]) -> Iterator[Cells]:
-        for file in files:
-            # By batches, since plain iteration would share the files out among data workers a second time.
-            batches = self.data.shard(self.data.num_shards, file).iter(_BATCH)
-            while True:
-                try:
-                    batch = next(batches, None)
-                except Exception as error:  # readers of damaged files raise whatever they stumbled over
-                    raise ValueError(
-                        f"{self.name}: file {file + 1} of {self.data.num_shards} cannot be read on: {error}"
-                    ) from error
-                if batch is None:
-                    break
-                yield from _unpacked(batch)
+            yield content(self._item([row], with_image=True)["image"])
 
 
 def _undecoded(data: Dataset | IterableDataset) -> Dataset | IterableDataset:
@@ -305,79 +270,6 @@ def _undecoded(data: Dataset | IterableDataset) -> Dataset | IterableDataset:
         if isinstance(feature, Image | Json) and feature.decode:
             data = data.cast_column(name, type(feature)(decode=False))
     return data
-
-
-def _unpacked(batch: Mapping[str, list[Any]]) -> Iterator[Cells]:
-    """The rows of a batch."""
-    for cells in zip(*batch.values(), strict=True):
-        yield dict(zip(batch, cells, strict=True))
-
-
-def _mixed(rows: Iterator[Any], size: int, draw: random.Random) -> Iterator[Any]:
-    """Each row waits in a buffer until it is drawn."""
-    buffer: list[Any] = []
-    for row in rows:
-        if len(buffer) < size:
-            buffer.append(row)
-            continue
-        at = draw.randrange(size)
-        yield buffer[at]
-        buffer[at] = row
-    draw.shuffle(buffer)
-    yield from buffer
-
-
-def _stored(cell: Any) -> Any:
-    """What the image policy takes, of a cell of images; None where it is empty."""
-    if isinstance(cell, Mapping):
-        return cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
-    return cell
-
-
-def _without_bytes(cell: pa.Scalar) -> Any:
-    """A cell of images without copying the image: no bytes where there are some."""
-    if not cell.is_valid:
-        return None
-    if isinstance(cell, pa.StructScalar):
-        return {key: b"" if value.is_valid and key == "bytes" else value.as_py() for key, value in cell.items()}
-    return b"" if pa.types.is_binary(cell.type) or pa.types.is_large_binary(cell.type) else cell.as_py()
-
-
-def _parts_of(images: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, pa.ChunkedArray | None]:
-    """The bytes and the paths of a column of images, as far as it has either."""
-    if pa.types.is_struct(images.type):
-        names = {field.name for field in images.type}
-        return tuple(pc.struct_field(images, name) if name in names else None for name in ("bytes", "path"))
-    string = pa.types.is_string(images.type) or pa.types.is_large_string(images.type)
-    return (None, images) if string else (images, None)
-
-
-def _sizes(images: pa.ChunkedArray) -> list[int | None]:
-    """The size of each image in bytes, here or in its file; None where there is none."""
-    stored, paths = _parts_of(images)
-    sizes = [None] * len(images) if stored is None else pc.binary_length(stored).to_pylist()
-    if paths is None or None not in sizes:
-        return sizes
-    files = (path and Path(path) for path in paths.to_pylist())
-    return [
-        file.stat().st_size if size is None and file and file.is_file() else size
-        for size, file in zip(sizes, files, strict=True)
-    ]
-
-
-def _names(images: pa.ChunkedArray) -> list[str | None]:
-    """The name of the file of each image that is in one."""
-    stored, paths = _parts_of(images)
-    if paths is None or (stored is not None and stored.null_count == 0):
-        return []
-    return [path and Path(path).name for path in paths.to_pylist()]
-
-
-def _content(image: Any) -> bytes:
-    """The bytes of an image that is stored here or in a file; none where there are none."""
-    if isinstance(image, str):
-        return Path(image).read_bytes() if Path(image).is_file() else b""
-    return image or b""
 
 
 def _groups(keys: Iterable[Any]) -> list[list[int]]:

@@ -200,6 +200,8 @@ def test_a_builder_that_is_none(tmp_path):
     parquet(tmp_path / "x.parquet", 1)
     with pytest.raises(ValueError, match="builder=parket: no such builder; there are arrow, csv, json, parquet"):
         Hub(root=tmp_path, files="x.parquet", builder="parket")
+    with pytest.raises(ValueError, match="name=en is a configuration"):
+        Hub(root=tmp_path, files="x.parquet", name="en")
     with pytest.raises(ValueError, match="builder=parquet says what reads files, and none are named"):
         Hub(root=tmp_path, builder="parquet")
 
@@ -230,7 +232,7 @@ def test_columns_of_tars_are_checked_at_the_start(tmp_path, streaming):
     assert [item["label"] for item in items(source)] == [3, 3]
     for options, message in (
         ({"caption": "json"}, r"the column json for the caption holds records of text.*caption=json\.text"),
-        ({"caption": "txt"}, "no column txt for the caption; there are png, json, cls"),
+        ({"caption": "txt"}, r"t\.tar: no column txt for the caption; there are png, json, cls"),
         ({"image": "jpg"}, "no column jpg for the image; there are png, json, cls"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -279,9 +281,9 @@ def test_a_folder_of_files_is_read_with_the_same_care(tmp_path, kind):
             (root / f"{split}.csv").write_text("image\n" + "".join(f"pics/{v}.png\n" for v in values))
         else:
             tar(root / f"{split}.tar", *({"jpg" if v == 1 else "png": png(v)} for v in values))
-    found = [items(Hub(root=root, split=split)) for split in ("train", "test", "train[1:]")]
+    found = [items(Hub(root=root, split=split)) for split in ("train", "test", "train[1:]", "train+test")]
     if kind == "csv":
-        wanted = [[f"{root}/pics/{v}.png" for v in values] for values in ((1, 2), (3,), (2,))]
+        wanted = [[f"{root}/pics/{v}.png" for v in values] for values in ((1, 2), (3,), (2,), (1, 2, 3))]
         assert [[item["image"] for item in each] for each in found] == wanted
     else:
-        assert [[grey(item["image"]) for item in each] for each in found] == [[1, 2], [3], [2]]
+        assert [[grey(item["image"]) for item in each] for each in found] == [[1, 2], [3], [2], [1, 2, 3]]

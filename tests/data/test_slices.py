@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from ldm.data.slices import name_of, part_of
+from ldm.data.slices import names_of, part_of
 
 
 def rows(split: str, count: int = 10) -> list[int]:
@@ -37,12 +37,17 @@ def test_two_parts_are_the_whole(count):
         ("train[0.1:]", "data.hold_out"),
         ("[:90%]", r"\"data.train.split='train\[:90%\]'\""),
         ("train[:200%]", "Percent slice boundaries"),
-        ("train+test", "of 2 splits"),
     ],
 )
 def test_what_cannot_be_understood_says_the_right_form(split, message):
     with pytest.raises(ValueError, match=message):
-        name_of(split)
+        names_of(split)
+
+
+def test_names():
+    assert names_of("train[:10%]+test+train[90%:]") == ["train", "test"] and names_of("v1.0[3:]") == ["v1.0"]
+    with pytest.raises(ValueError, match="parts of several splits of files"):
+        rows("train[:2]+test[:2]")
 
 
 def test_no_rows():

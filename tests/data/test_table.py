@@ -161,6 +161,11 @@ def test_a_column_of_that_very_name_comes_first():
             r"the column meta\.words for the caption holds nothing in its first rows",
         ),
         ("meta.n", (datasets.Json(), RECORDS), r"the column meta\.n for the caption holds int"),
+        (
+            "meta.all",
+            (datasets.Json(), [{"all": [{"raw": "a"}]}] * 3),
+            r"records of raw; wanted text.*caption=meta\.all\.raw",
+        ),
         ("words", RECORDS, "no column words for the caption; there are image, meta"),
     ],
 )
@@ -195,6 +200,12 @@ def test_the_image_is_of_whichever_column_has_one(streaming):
     assert sorted(grey(item) for item in items(Table(data))) == [0, 1, 2]
     only = Table(data, image=("png", "jpg"))
     assert [item["image"] is None for item in items(only)].count(True) == 1
+
+
+def test_some_rows_of_a_set_with_many_empty_cells():
+    rows = {"png": [None, None, {"bytes": png(2), "path": None}], "jpg": [{"bytes": png(0), "path": None}] * 2 + [None]}
+    data = Dataset.from_dict(rows, Features({name: datasets.Image() for name in rows}))
+    assert [grey(item) for item in items(Table(data.select([2])))] == [2]
 
 
 @pytest.mark.parametrize("kind", [Value("binary"), Value("large_binary")])
