@@ -129,6 +129,13 @@ def test_the_tables_are_theirs(beta_schedule, zero):
     torch.testing.assert_close(our_alphas(dict(theirs.config)), wanted, atol=2e-5, rtol=0)
 
 
+def test_rescaling_keeps_the_first_step_of_any_table():
+    few = V_ZERO | {"num_train_timesteps": 50}
+    first = our_alphas(few | {"rescale_betas_zero_snr": False})[0]
+    torch.testing.assert_close(our_alphas(few)[0], first, atol=1e-12, rtol=0)
+    assert first.item() == pytest.approx((1 - 0.00085) ** 0.5) and our_alphas(few)[-1] == 0
+
+
 def classes():
     """Every scheduler of the installed diffusers whose constructor takes a schedule of betas."""
     for name in dir(diffusers):
