@@ -104,6 +104,17 @@ def test_long_captions_are_cut_and_counted(text, caplog):
     assert sum("cut to 24" in r.message for r in caplog.records) == 1
 
 
+def test_of_a_long_caption_the_beginning_is_read(text):
+    """The start and 23 words, a token each; what comes behind makes no difference, and each of them does."""
+    words = (CAPTIONS[0] + " " + CAPTIONS[-1] + " a large green star at the top left").split()
+    exact = read(text, " ".join(words))
+    assert len(words) == 23 and exact.tokens.shape[1] == 24 and exact.mask.all()
+    torch.testing.assert_close(read(text, " ".join([*words, "blue", "star"])).tokens, exact.tokens)
+    for i in (0, 12, 22):
+        other = " ".join([*words[:i], "circle", *words[i + 1 :], "blue", "star"])
+        assert not torch.allclose(read(text, other).tokens, exact.tokens, atol=1e-3)
+
+
 def test_the_tokenizer_travels_in_a_state_dict_of_tensors(text):
     state = text.state_dict()
     assert all(isinstance(value, torch.Tensor) for value in state.values())

@@ -96,7 +96,7 @@ def test_a_record_is_a_measurement_in_its_run():
 
 
 @pytest.mark.parametrize(
-    "field", ["metric", "n", "features", "features_hash", "reference_hash", "rounded", "kind", "data"]
+    "field", ["metric", "n", "features", "features_hash", "reference_hash", "rounded", "kind", "data", "split"]
 )
 def test_what_must_agree(field):
     other = replace(FULL, **{field: {"n": 0, "rounded": False}.get(field, "other")}, seed=5, value=1.0, sampler="ddpm")
