@@ -126,7 +126,9 @@ def pixels(images):
 
 
 def shown(folder, count):
-    return torch.stack([torch.from_numpy(numpy.array(Image.open(folder / f"{i:04d}.png"))) for i in range(count)]).float()
+    return torch.stack(
+        [torch.from_numpy(numpy.array(Image.open(folder / f"{i:04d}.png"))) for i in range(count)]
+    ).float()
 
 
 @pytest.mark.parametrize("seed", [0, 5])

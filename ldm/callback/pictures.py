@@ -69,9 +69,7 @@ class Pictures(L.Callback):
 
 
 def words(batch: dict[str, Any], classes: Sequence[str]) -> list[str] | None:
-    """What to write under the images: captions, or the names of labels."""
-    if "caption" in batch:
+    """What to write under the images: captions, or else the names of their classes."""
+    if any(batch.get("caption", ())):  # a batch without captions has empty ones
         return list(batch["caption"])
-    if "label" in batch:
-        return [classes[i] if classes else str(i) for i in batch["label"].tolist()]
-    return None
+    return [classes[i] for i in batch["label"].tolist()] if classes else None

@@ -89,20 +89,27 @@ class Bench:
                     place.joinpath("tree").mkdir(parents=True, exist_ok=True)
                     shutil.copy2(root / name, place / "tree" / name)
 
-    def failing(self, tests: Sequence[str]) -> dict[str, str]:
-        """Of the files of these tests, those that fail without any fault, and how: nothing can be concluded from them."""
-        found: dict[str, str] = {}
-
-        def note(name: tuple[str, ...], outcome: Outcome) -> None:
-            if outcome.verdict != "survived":
-                found[name[0]] = f"{outcome.verdict}: {outcome.by}"
-
-        self._run([(None, (name,)) for name in dict.fromkeys(tests)], lambda child, outcome: note(child.tests, outcome))
-        return found
-
     def run(self, faults: Sequence[Fault], told: Callable[[Fault, Outcome], None]) -> None:
         """Calls `told` for each fault as soon as it is known what came of it."""
         self._run([(fault, fault.tests) for fault in faults], lambda child, outcome: told(child.fault, outcome))
+
+    def unsound(self, tests: Sequence[str]) -> set[str]:
+        """Of tests that noticed something, those that fail without any fault: nothing follows from them."""
+        found: set[str] = set()
+
+        def note(child: _Child, outcome: Outcome) -> None:
+            if outcome.verdict != "survived":
+                found.update(child.tests)
+
+        files: dict[str, list[str]] = {}
+        for test in dict.fromkeys(tests):
+            files.setdefault(test.partition("::")[0], []).append(test)
+        self._run([(None, tuple(group)) for group in files.values()], note)
+        doubtful = sorted(found)
+        found.clear()
+        if doubtful:
+            self._run([(None, (test,)) for test in doubtful], note)
+        return found
 
     def _run(
         self, jobs: Sequence[tuple[Fault | None, tuple[str, ...]]], told: Callable[[_Child, Outcome], None]

@@ -67,6 +67,17 @@ def test_the_first_update_by_hand(seed, tmp_path):
         torch.testing.assert_close(after[0][name], wanted, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@torch.no_grad()
+def test_out_of_training_nothing_is_dropped():
+    """Whoever asks a prior for its loss: with the condition of every example, the mean over examples."""
+    model, batch = second().model, first_batch()
+    random = numbers(0, 0, batch)
+    for training, drop in ((False, 0.0), (True, DROP)):
+        z, c = whitened(model, batch, random), model.train(training).condition(batch)
+        wanted = losses(model, batch, random, drop).mean()
+        torch.testing.assert_close(model.prior.loss(z, c, random)["diffusion"], wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_micro_batches_are_parts_of_one_batch(tmp_path):
     """Times are stratified over the global batch, noise and drops are those of its rows, whatever part is at work."""
     fit(second(steps=1, log_every=1, validate_every=0, accumulate=2), tmp_path)
