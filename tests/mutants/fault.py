@@ -37,15 +37,19 @@ class Fault:
             raise ValueError(f"{self}: the old text stands there {count} times, wanted once")
         mutated = text.replace(self.old, self.new)
         try:
-            same = ast.dump(ast.parse(mutated)) == ast.dump(ast.parse(text))
+            ast.parse(mutated)
         except SyntaxError as error:
             raise ValueError(f"{self}: with it the file is no Python ({error})") from error
-        if same:
-            raise ValueError(f"{self}: it changes nothing that is run")
-        absent = [test for test in self.tests if not (root / test.partition("::")[0]).is_file()]
+        absent = [test for test in self.tests if not _is_there(root, test)]
         if absent or not self.tests:
             raise ValueError(f"{self}: there is no test {', '.join(absent)}")
         return mutated
+
+
+def _is_there(root: Path, test: str) -> bool:
+    file, _, name = test.partition("::")
+    place = root / file
+    return place.is_file() and (not name or f"def {name}(" in place.read_text(encoding="utf-8"))
 
 
 def _line(text: str) -> str:

@@ -2,7 +2,10 @@
 
 from tests.mutants.fault import of
 
-_PRIOR = ("tests/prior/test_diffusion.py", "tests/stage/test_second.py", "tests/prior/test_density.py")
+_PRIOR = (
+    *("tests/prior/test_loss.py", "tests/prior/test_diffusion.py"),
+    *("tests/stage/test_second.py", "tests/prior/test_density.py"),
+)
 
 FAULTS = [
     *of(

@@ -4,12 +4,15 @@ import torch
 
 from ldm.backbone.mlp import MLP
 from ldm.diffusion.grid import Uniform as Grid
+from ldm.diffusion.guidance.base import Guidance
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
+from ldm.diffusion.likelihood import Exact, Flow
 from ldm.diffusion.parameterization import V
 from ldm.diffusion.sampler.ddim import DDIM
 from ldm.diffusion.schedule import Cosine, Rectified
 from ldm.diffusion.time import LogitNormal
 from ldm.diffusion.weighting import Weighting
+from ldm.nn.ode import RungeKutta
 from ldm.prior.diffusion import Diffusion
 from ldm.types import Context, ContextShape
 
@@ -22,10 +25,14 @@ class Told(Weighting):
         return errors.x
 
 
-def prior(**options) -> Diffusion:
+def prior(guidance=ClassifierFree, **options) -> Diffusion:
     torch.manual_seed(0)
-    parts = (Cosine(), V(), Told(), LogitNormal(0.4, 0.8), DDIM(), Grid(), ClassifierFree)
-    return Diffusion((3, 2, 2), ContextShape(), lambda **given: MLP(**given, sides=(2, 2), width=8), *parts, **options)
+    parts = (Cosine(), V(), Told(), LogitNormal(0.4, 0.8), DDIM(), Grid(), guidance)
+    one = Diffusion((3, 2, 2), ContextShape(), lambda **given: MLP(**given, sides=(2, 2), width=8), *parts, **options)
+    with torch.no_grad():
+        for p in one.denoiser.parameters():  # those too that begin at zero
+            p.add_(0.3 * torch.randn_like(p))
+    return one
 
 
 def test_a_weighting_is_told_the_noise_level_and_how_often_it_is_visited():
@@ -56,3 +63,20 @@ def test_a_sample_follows_the_schedule_that_it_is_to(monkeypatch):
     assert len(seen) == 4
     for found, level in zip(seen[1:], wanted[1:], strict=True):
         torch.testing.assert_close(found, level.expand(2), rtol=1e-3, atol=1e-3)
+
+
+class Zero(Guidance):
+    """Guided to zero, whatever the plain answer."""
+
+    def pair(self, x_t, t, c):
+        return torch.zeros_like(x_t), self.around(x_t, t, c)
+
+
+def test_a_sample_is_guided_and_a_density_is_not():
+    """The last step of a sampler is the guided denoiser's answer; a density is of the model as it was trained."""
+    parts = {"steps": 2, "likelihood": Flow(Exact(), RungeKutta(3), 0.1)}
+    plain, guided = prior(**parts), prior(guidance=Zero, **parts)
+    assert plain.sample((2, 3, 2, 2), Context()).abs().min() > 0
+    assert (guided.sample((2, 3, 2, 2), Context()) == 0).all()
+    z = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(plain.log_prob(z, Context()), guided.log_prob(z, Context()))
