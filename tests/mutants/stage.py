@@ -21,7 +21,7 @@ FAULTS = [
         ('random.normal("posterior",', 'random.normal("noise",'),
         ("return terms | self._aligned(batch), {}", "return terms, {}"),
         ("self._heard.pop()", "self._heard.pop() * 0"),
-        ('batch["feature"] if "feature" in batch else', 'batch["feature"][::-1] if "feature" in batch else'),
+        ('batch["feature"] if "feature" in batch else', 'batch["feature"].flip(0) if "feature" in batch else'),
         ('u = random.stratified("time")', 'u = random.uniform("time")'),
         ("inside = (u >= i / 4) & (u < (i + 1) / 4)", "inside = u < (i + 1) / 4"),
         ('"condition": model.condition, "prior": model.prior}', '"prior": model.prior}'),

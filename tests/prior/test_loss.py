@@ -1,5 +1,6 @@
 """What a diffusion tells its weighting, and how it samples: by the pieces it was given."""
 
+import pytest
 import torch
 
 from ldm.backbone.mlp import MLP
@@ -7,7 +8,7 @@ from ldm.diffusion.grid import Uniform as Grid
 from ldm.diffusion.guidance.base import Guidance
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.diffusion.likelihood import Exact, Flow
-from ldm.diffusion.parameterization import V
+from ldm.diffusion.parameterization import Noise, V
 from ldm.diffusion.sampler.ddim import DDIM
 from ldm.diffusion.schedule import Cosine, Rectified
 from ldm.diffusion.time import LogitNormal
@@ -25,9 +26,9 @@ class Told(Weighting):
         return errors.x
 
 
-def prior(guidance=ClassifierFree, **options) -> Diffusion:
+def prior(guidance=ClassifierFree, schedule=None, parameterization=None, **options) -> Diffusion:
     torch.manual_seed(0)
-    parts = (Cosine(), V(), Told(), LogitNormal(0.4, 0.8), DDIM(), Grid(), guidance)
+    parts = (schedule or Cosine(), parameterization or V(), Told(), LogitNormal(0.4, 0.8), DDIM(), Grid(), guidance)
     one = Diffusion((3, 2, 2), ContextShape(), lambda **given: MLP(**given, sides=(2, 2), width=8), *parts, **options)
     with torch.no_grad():
         for p in one.denoiser.parameters():  # those too that begin at zero
@@ -63,6 +64,11 @@ def test_a_sample_follows_the_schedule_that_it_is_to(monkeypatch):
     assert len(seen) == 4
     for found, level in zip(seen[1:], wanted[1:], strict=True):
         torch.testing.assert_close(found, level.expand(2), rtol=1e-3, atol=1e-3)
+
+
+def test_a_prediction_that_says_nothing_where_a_sample_begins_is_refused():
+    with pytest.raises(ValueError, match="noise prediction says nothing of x at t = 1 of Rectified"):
+        prior(schedule=Rectified(), parameterization=Noise())
 
 
 class Zero(Guidance):

@@ -142,10 +142,11 @@ def test_validation_by_hand(tmp_path):
     assert row["val diffusion"] != pytest.approx(row["val diffusion (average)"], rel=1e-3), "averages differ"
 
 
-def test_an_alignment_is_of_the_layer_and_the_examples_at_work(tmp_path):
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_alignment_is_of_the_layer_and_the_examples_at_work(cached, tmp_path):
     """Of the first micro-batch: the inner layer's output of the very pass, against features of its (mirrored) images."""
     inners = []
-    stage = second(aligned=0.5, steps=1, log_every=1, validate_every=0)
+    stage = second(aligned=0.5, cached=cached, steps=1, log_every=1, validate_every=0)
     layer = stage.model.prior.denoiser.backbone.inner.layer
     layer.register_forward_hook(lambda _, arguments, output: inners.append(output.detach()))
     own = Alignment(stage.alignment.network, 4, (4, 4), 0.5)
