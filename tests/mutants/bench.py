@@ -7,6 +7,7 @@ for each fault. A child works in a copy of the tree, so that processes which a t
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -73,6 +74,9 @@ class Bench:
 
     def __init__(self, root: Path, folder: Path, workers: int = 2, limit: float = 180, imports: Sequence[str] = HEAVY):
         self.root, self.folder, self.limit = root, folder, limit
+        # Compiled once a copy and not once a child, whatever the environment says of it.
+        sys.dont_write_bytecode = False
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
         os.environ.setdefault("LDM_SHARED", str(root.parent / "shared"))
         for name in imports:
@@ -80,6 +84,8 @@ class Bench:
                 importlib.import_module(name)
         if "torch" in imports:
             sys.modules["torch"].set_num_threads(1)
+        gc.collect()
+        gc.freeze()  # or the first collection of each child would copy every page
         self._free = [folder / f"worker-{i}" for i in range(workers)]
         for place in self._free:
             for name in _COPIED:

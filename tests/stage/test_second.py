@@ -83,8 +83,13 @@ def test_micro_batches_are_parts_of_one_batch(tmp_path):
     fit(second(steps=1, log_every=1, validate_every=0, accumulate=2), tmp_path)
     batch = first_batch()
     random = numbers(0, 0, batch)
-    wanted = losses(second().model.train(), batch, random, DROP).mean().item()
-    assert rows(tmp_path)[0]["loss"] == pytest.approx(wanted, rel=1e-5)
+    model = second().model.train()
+    wanted = losses(model, batch, random, DROP).mean()
+    learnt = [p for name, p in model.named_parameters() if not name.startswith("autoencoder")]
+    norm = torch.cat([g.flatten() for g in torch.autograd.grad(wanted, learnt)]).norm().item()
+    [row] = rows(tmp_path)
+    assert row["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+    assert row["prior gradient"] == pytest.approx(norm, rel=1e-4)
     times = random.stratified("time")
     assert sorted((4 * times).long().tolist()) == [0, 1, 2, 3], "one in each quarter"
 
