@@ -17,10 +17,6 @@ FAULTS = [
         ),
         ("tuple[int, ...]]:\n        if self._tokenizer is None", "tuple[int, ...]]:\n        if False"),
         ("(START, *(i + OURS for i in found.ids))", "(START, *(i + START for i in found.ids))"),
-        (
-            "tokenizer.train_from_iterator(written(), trainer)",
-            "tokenizer.train_from_iterator(sorted(written()), trainer)",
-        ),
         ("vocab_size=self.vocabulary - OURS", "vocab_size=self.vocabulary"),
         (
             "self._tokenizer = tokenizer\n        self._ids.clear()\n        log.info",
