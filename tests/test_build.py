@@ -229,3 +229,11 @@ def test_an_absent_third_party_package_is_named(monkeypatch):
     monkeypatch.delattr("ldm.condition.frozen", raising=False)
     with pytest.raises(ConfigError, match="ldm.condition.frozen"):
         resolve("ldm.condition.frozen.Frozen")
+
+
+def test_what_is_handed_in_stands_above_the_config_and_a_partial_keeps_its_arguments():
+    node = {"_target_": "ldm.nn.norm.Group", "channels": 8, "groups": 2}
+    assert len(build(node, channels=6).weight) == 6
+    waiting = build({"_target_": "ldm.nn.norm.Group", "_partial_": True, "groups": 2})
+    assert waiting.keywords == {"groups": 2} and waiting(8).groups == 2
+    assert build(node | {"_partial_": True}, channels=6)().groups == 2

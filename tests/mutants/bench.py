@@ -6,6 +6,7 @@ for each fault. A child works in a copy of the tree, so that processes which a t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -86,6 +87,7 @@ class Bench:
             sys.modules["torch"].set_num_threads(1)
         gc.collect()
         gc.freeze()  # or the first collection of each child would copy every page
+        atexit.register(gc.unfreeze)
         self._free = [folder / f"worker-{i}" for i in range(workers)]
         for place in self._free:
             for name in _COPIED:

@@ -60,6 +60,7 @@ def test_the_first_update_by_hand(seed, tmp_path):
     norm = torch.cat([g.flatten() for g in gradients]).norm()
     fit(stage, tmp_path, At(1, lambda s: after.append({n: p.detach().clone() for n, p in s.model.named_parameters()})))
     row = rows(tmp_path)[0]
+    assert (row["step"], row["images"]) == (1, 4)
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-5) and row["diffusion"] == row["loss"]
     assert row["prior gradient"] == pytest.approx(norm.item(), rel=1e-4) and row["rate"] == pytest.approx(0.25)
     for (name, p), g in zip(learnt.items(), gradients, strict=True):
@@ -122,10 +123,10 @@ def held_out(model, batches) -> dict[str, list[float]]:
 
 
 def test_validation_by_hand(tmp_path):
-    """With raw and with averaged weights, over the whole held-out set."""
+    """With raw and with averaged weights, over the whole held-out set, the network's dropout switched off."""
     kept = []
     looks = [At(k, lambda s: kept.append([p.detach().clone() for p in s.players()[0].parameters])) for k in range(20)]
-    stage = fit(second(steps=20, validate_every=20, lr=0.1, rate=Constant()), tmp_path, *looks)
+    stage = fit(second(steps=20, validate_every=20, lr=0.1, rate=Constant(), dropout=0.2), tmp_path, *looks)
     [row] = [row for row in rows(tmp_path) if "val diffusion" in row]
     raw = [p.detach().clone() for p in stage.players()[0].parameters]
     average = kept[0]
