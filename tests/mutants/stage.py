@@ -85,6 +85,7 @@ FAULTS = [
             'Random(self._key(), self.updates, batch["index"], batch["total"])',
         ),
         ("module.eval()\n", "module.train()\n"),
+        ("if self.recipe.validate_every and (", "if ("),
         ("self.average.update()\n", "pass\n"),
         ("images = self.updates * total", "images = self.updates"),
         ("WarmUp(self.recipe.decay, self.steps)", "WarmUp(self.recipe.decay, 10**9)"),
@@ -101,7 +102,6 @@ FAULTS = [
             'self.updates, self.seconds = state["updates"] + 1, state["seconds"]',
         ),
         ('torch.manual_seed(seed_of(self._key(), batch["step"], index % self.accumulate, self.global_rank))', "pass"),
-        ("self.journal.rewind(self.name, step)", "pass"),
     ),
     *of(
         "ldm/stage/stage.py",
@@ -112,11 +112,11 @@ FAULTS = [
         "ldm/stage/stage.py",
         f"{_STAGE}::test_training_does_something_and_is_repeatable",
         ("self.updates % self.recipe.log_every == 0 or done", "self.updates % self.recipe.log_every == 1 or done"),
-        ("if self.recipe.validate_every and (", "if ("),
     ),
     *of(
         "ldm/stage/stage.py",
         (f"{_STAGE}::test_a_crash_before_the_first_checkpoint_leaves_no_row_twice", "tests/stage/test_average.py"),
+        ("self.journal.rewind(self.name, step)", "pass"),
         ("self.snapshots.rewind(step)", "pass"),
         (
             "for width, average in self.powers.averages.items():\n                self.snapshots.save(self.updates, width",
