@@ -206,6 +206,17 @@ def test_huge_guidance_is_finite_or_refused(run, tmp_path, monkeypatch):
     assert not list((tmp_path / "endless").glob("*.png"))
 
 
+def test_a_single_number_that_is_not_finite_is_refused(run, tmp_path, monkeypatch):
+    def sample(model, batch, random):
+        images = torch.zeros(len(random.rows), 3, 32, 32)
+        images[-1, 0, 0, 0] = torch.nan
+        return images
+
+    monkeypatch.setattr(LatentModel, "sample", sample)
+    with pytest.raises(ArithmeticError, match="not finite numbers"):
+        job(run, tmp_path, prompt="a", n=2)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_compiled_networks_draw_the_same_images(run, tmp_path, monkeypatch):
     """Traced by torch.compile and run by its plain backend: what inductor makes of a graph is torch's affair, and takes a

@@ -145,7 +145,7 @@ class Bench:
             _write(place / "tree" / fault.file, fault.applied(self.root))
         pid = os.fork()
         if pid == 0:
-            _live(place, tests)
+            _live(place, self.root, tests)
         return _Child(fault, place, tests, pid, time.monotonic())
 
     def _ended(self, child: _Child) -> Outcome | None:
@@ -200,7 +200,7 @@ class _Watch:
             self.failed = report.nodeid
 
 
-def _live(place: Path, tests: tuple[str, ...]) -> None:
+def _live(place: Path, root: Path, tests: tuple[str, ...]) -> None:
     """What a child does; never returns."""
     os.setsid()
     said = os.open(place / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -212,7 +212,7 @@ def _live(place: Path, tests: tuple[str, ...]) -> None:
             del sys.modules[name]
         tree = place / "tree"
         os.chdir(tree)
-        sys.path[:] = [str(tree), *(path for path in sys.path if path not in ("", os.getcwd()) and "tests" not in path)]
+        sys.path[:] = [str(tree), *(path for path in sys.path if path and Path(path).resolve() != root.resolve())]
         import pytest
 
         watch = _Watch()
