@@ -236,3 +236,11 @@ def test_arguments_without_their_class_say_what_is_missing():
     shapes = {"_target_": "ldm.data.shapes.Shapes", "count": 4, "split": "train"}
     config = {"_target_": "ldm.data.module.DataModule", "train": shapes, "image_shape": [3, 32, 32], "batch_size": 2}
     refused(config | {"val": {"root": "DIR"}}, "data.val", "Source", "{'root': 'DIR'}", "in _target_", where="data")
+
+
+def test_what_is_handed_in_stands_above_the_config_and_a_partial_keeps_its_arguments():
+    node = {"_target_": "ldm.nn.norm.Group", "channels": 8, "groups": 2}
+    assert len(build(node, channels=6).weight) == 6
+    waiting = build({"_target_": "ldm.nn.norm.Group", "_partial_": True, "groups": 2})
+    assert waiting.keywords == {"groups": 2} and waiting(8).groups == 2
+    assert build(node | {"_partial_": True}, channels=6)().groups == 2

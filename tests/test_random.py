@@ -108,3 +108,11 @@ def test_fresh_is_keyed_by_torchs_generator():
     a, b = Random.fresh(3), Random.fresh(3)
     torch.manual_seed(4)
     assert Random.fresh(3).seed == a.seed != b.seed and a.rows.tolist() == [0, 1, 2]
+
+
+def test_a_part_of_a_batch_has_the_batchs_numbers():
+    whole = Random(3, 5, torch.arange(8))
+    part = whole[2:5]
+    assert part.total == 8 and part.rows.tolist() == [2, 3, 4]
+    for draw in (Random.uniform, Random.normal, Random.stratified):
+        assert torch.equal(draw(part, "x"), draw(whole, "x")[2:5])

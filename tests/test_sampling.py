@@ -5,11 +5,16 @@ import hashlib
 import json
 import logging
 
+import numpy
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from ldm import sampling
+from ldm.diffusion.guidance.classifier_free import ClassifierFree
+from ldm.model import LatentModel
+from ldm.random import Random
 from ldm.sampling import sample
 from tests.runs import compose, saved, tiny
 
@@ -175,6 +180,71 @@ def test_a_first_stage_alone_has_nothing_to_sample_from(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def pixels(images):
+    """As eight bits, (n, h, w, c)."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1)
+
+
+def shown(folder, count):
+    return torch.stack(
+        [torch.from_numpy(numpy.array(Image.open(folder / f"{i:04d}.png"))) for i in range(count)]
+    ).float()
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_an_image_is_the_models_sample_of_its_seed_number_and_words(run, tmp_path, seed):
+    """Line by line of the file, `n` of each; at the guidance and in the steps that were asked for."""
+    (tmp_path / "words").write_text("a small red circle\n\n  a large blue star \n", encoding="utf-8")
+    job(run, tmp_path / "out", prompts=str(tmp_path / "words"), n=2, seed=seed, guidance=3.0, steps=2, batch=3)
+    model = LatentModel.load(run)
+    model.prior.steps, model.prior.guidance = 2, lambda denoiser: ClassifierFree(denoiser, 3.0)
+    batch = {"caption": ["a small red circle"] * 2 + ["a large blue star"] * 2, "index": torch.arange(4)}
+    wanted = pixels(model.sample(batch, Random(seed, 0, torch.arange(4))))
+    assert (shown(tmp_path / "out", 4) - wanted).abs().max() <= 1
+    assert (wanted[0] - wanted[1]).abs().max() > 5 and (wanted[1] - wanted[2]).abs().max() > 5
+    grid = json.loads((tmp_path / "out" / "grid.json").read_text())
+    assert [cell["caption"] for cell in grid["cells"]] == batch["caption"]
+    picture = Image.open(tmp_path / "out" / "grid.png").convert("RGB")
+    for cell, image in zip(grid["cells"], wanted, strict=True):
+        left, top = cell["box"][:2]
+        corner = torch.tensor(picture.getpixel((left + grid["scale"] * 5, top + grid["scale"] * 3)))
+        assert (corner - image[3, 5]).abs().max() <= 1
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_an_image_of_a_label_is_the_models(labelled, tmp_path, label):
+    job(labelled, tmp_path, label=label, n=3, seed=4)
+    model = LatentModel.load(labelled)
+    model.prior.steps = 3
+    batch = {"label": torch.full((3,), label), "index": torch.arange(3)}
+    assert (shown(tmp_path, 3) - pixels(model.sample(batch, Random(4, 0, torch.arange(3))))).abs().max() <= 1
+
+
+def test_the_weights_are_those_asked_for(tmp_path):
+    config = tiny(tmp_path)
+    saved(tmp_path, config)
+    model = LatentModel.load(tmp_path)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(0.5)
+    model.save(tmp_path / "model", config, "raw")
+    for weights in ("raw", "average"):
+        job(tmp_path, tmp_path / weights, prompt="a", n=2, weights=weights)
+        own = LatentModel.load(tmp_path, weights)
+        own.prior.steps = 3
+        wanted = own.sample({"caption": ["a"] * 2, "index": torch.arange(2)}, Random(0, 0, torch.arange(2)))
+        assert (shown(tmp_path / weights, 2) - pixels(wanted)).abs().max() <= 1
+
+
+def test_without_an_out_each_job_has_its_folder(run):
+    """Below the run, named by the seed and by what was asked for."""
+    words = ({}, {"seed": 1}, {"prompt": "b"}, {"guidance": 3.0}, {"steps": 2}, {"weights": "raw"})
+    for each in words:
+        job(run, **{"prompt": "a", "n": 1} | each)
+    found = sorted(path.name for path in (run / "samples").iterdir() if path.is_dir())
+    assert len(found) == len(words) and sum(name.startswith("seed1-") for name in found) == 1
+
+
 def test_a_long_prompt_is_cut_with_one_warning(run, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         job(run, tmp_path / "long", prompt="a red circle " * 50)
@@ -194,6 +264,17 @@ def test_huge_guidance_is_finite_or_refused(run, tmp_path, monkeypatch):
     with pytest.raises(ArithmeticError, match="guidance= is too great"):
         job(run, tmp_path / "endless", prompt="a", guidance=1e38, n=2)
     assert not list((tmp_path / "endless").glob("*.png"))
+
+
+def test_a_single_number_that_is_not_finite_is_refused(run, tmp_path, monkeypatch):
+    def sample(model, batch, random):
+        images = torch.zeros(len(random.rows), 3, 32, 32)
+        images[-1, 0, 0, 0] = torch.nan
+        return images
+
+    monkeypatch.setattr(LatentModel, "sample", sample)
+    with pytest.raises(ArithmeticError, match="not finite numbers"):
+        job(run, tmp_path, prompt="a", n=2)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -78,6 +78,14 @@ def test_a_caption_is_read_once_and_alike_in_any_company(frozen, source, monkeyp
     assert torch.equal(frozen({"caption": CAPTIONS}).tokens, first.tokens)
 
 
+def test_on_a_cpu_each_caption_is_read_alone(frozen, monkeypatch):
+    """So that what is kept does not depend on its company, to the bit."""
+    sizes, embed = [], frozen._embed
+    monkeypatch.setattr(frozen, "_embed", lambda captions: sizes.append(len(captions)) or embed(captions))
+    frozen({"caption": CAPTIONS})
+    assert sizes == [1, 1, 1]
+
+
 def test_what_is_on_the_disk_is_not_computed_again(source, tmp_path, monkeypatch):
     monkeypatch.setenv("LDM_CACHE", str(tmp_path))
     one = Frozen(source, width=8, length=20, on_disk=True)

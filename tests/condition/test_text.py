@@ -104,6 +104,33 @@ def test_long_captions_are_cut_and_counted(text, caplog):
     assert sum("cut to 24" in r.message for r in caplog.records) == 1
 
 
+def test_of_a_long_caption_the_beginning_is_read(text):
+    """The start and 23 words, a token each; what comes behind makes no difference, and each of them does."""
+    words = (CAPTIONS[0] + " " + CAPTIONS[-1] + " a large green star at the top left").split()
+    exact = read(text, " ".join(words))
+    assert len(words) == 23 and exact.tokens.shape[1] == 24 and exact.mask.all()
+    torch.testing.assert_close(read(text, " ".join([*words, "blue", "star"])).tokens, exact.tokens)
+    for i in (0, 12, 22):
+        other = " ".join([*words[:i], "circle", *words[i + 1 :], "blue", "star"])
+        assert not torch.allclose(read(text, other).tokens, exact.tokens, atol=1e-3)
+
+
+def test_a_token_is_embedding_and_place_read_by_the_blocks_and_normalised(text):
+    """By hand, of a caption of three tokens behind the start."""
+    c, ids = read(text, "a red star"), [1, *(i + 2 for i in text._tokenizer.encode("a red star").ids)]
+    x = text.embedding.weight[torch.tensor(ids)][None] + text.position[: len(ids)]
+    for block in text.blocks:
+        x = block(x, torch.ones(1, len(ids), dtype=torch.bool))
+    torch.testing.assert_close(c.tokens[:, : len(ids)], torch.nn.functional.layer_norm(x, (16,)), atol=1e-5, rtol=1e-4)
+    assert c.mask.sum() == len(ids) == 4 and c.empty.mask[0].tolist() == [True] + [False] * 15
+
+
+def test_as_many_tokens_are_learnt_as_there_is_room_for():
+    text = Text(width=8, heads=2, vocabulary=270, length=24)
+    text.fit(CAPTIONS)
+    assert text._tokenizer.get_vocab_size() == 268 and read(text, *CAPTIONS).tokens.isfinite().all()
+
+
 def test_the_tokenizer_travels_in_a_state_dict_of_tensors(text):
     state = text.state_dict()
     assert all(isinstance(value, torch.Tensor) for value in state.values())

@@ -146,6 +146,7 @@ def test_snapshots_only_watch(tmp_path):
     one, other = result(with_), result(without)
     assert other.pop("powers") == {} and one.pop("powers").keys() == {0.05, 0.10}
     assert equal(one, other) and not stored(tmp_path / "b")
+    assert all(average.updates == 6 for average in with_.powers.averages.values()), "of all updates"
     assert equal(Checkpoints(tmp_path / "a" / "second").load()[1]["powers"], with_.powers.state_dict())
 
 

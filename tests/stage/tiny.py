@@ -1,5 +1,11 @@
-"""Stages of a few hundred weights on data made of nothing, for the laws of training."""
+"""Stages of a few hundred weights on data made of nothing, for the laws of training.
 
+No step is the identity: latents are whitened by other numbers than 0 and 1 and drawn from posteriors with a deviation, images
+are mirrored, conditions are dropped, and no weight is zero at first, as a U-Net's last layer would be.
+"""
+
+import functools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +14,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.plugins import MixedPrecision
+from torch import nn
 from torch.amp import GradScaler
 
 from ldm.autoencoder.autoencoder import Autoencoder
@@ -36,7 +43,9 @@ from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal
 from ldm.run.signals import StopFlag
 from ldm.run.snapshots import Snapshots
+from ldm.run.store import Store
 from ldm.stage.first import First
+from ldm.stage.latents import cached as cache
 from ldm.stage.rate import Cosine
 from ldm.stage.recipe import Recipe
 from ldm.stage.second import Second
@@ -65,6 +74,17 @@ def data(batch_size: int = 4) -> DataModule:
     return DataModule(Noise(11, 0), Noise(5, 1), (3, 8, 8), batch_size, workers=0, flip=True)
 
 
+@functools.cache
+def _store() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()
+
+
+def latents(batch_size: int = 4) -> DataModule:
+    """`data` with what the fixture's first stage and network make of it, from a cache; mirrored images too."""
+    torch.manual_seed(0)
+    return cache(autoencoder(), data(batch_size), Store(Path(_store().name)), alignment(1.0))
+
+
 def recipe(sgd: bool = False, **options: Any) -> Recipe:
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         if sgd:
@@ -73,9 +93,24 @@ def recipe(sgd: bool = False, **options: Any) -> Recipe:
             parameters, lr=options.get("lr", 1e-2), betas=(0.9, 0.99), fused=options.get("fused", True)
         )
 
-    chosen = {"steps": 6, "log_every": 2, "validate_every": 3, "picture_every": 0, "save_every": 0}
+    chosen = {
+        "rate": Cosine(warmup=2),
+        "steps": 6,
+        "log_every": 2,
+        "validate_every": 3,
+        "picture_every": 0,
+        "save_every": 0,
+    }
     chosen |= {key: value for key, value in options.items() if key not in ("lr", "fused")}
-    return Recipe(optimizer=optimizer, rate=Cosine(warmup=2), **chosen)
+    return Recipe(optimizer=optimizer, **chosen)
+
+
+@torch.no_grad()
+def shaken(module: nn.Module) -> nn.Module:
+    """With every parameter moved a little, those too that begin at zero."""
+    for p in module.parameters():
+        p.add_(0.1 * torch.randn_like(p))
+    return module
 
 
 def autoencoder(bottleneck: Bottleneck | None = None) -> Autoencoder:
@@ -85,7 +120,9 @@ def autoencoder(bottleneck: Bottleneck | None = None) -> Autoencoder:
     def decoder(channels: int, latent: int) -> Decoder:
         return Decoder(channels, latent, width=4, multipliers=(1, 1), blocks=0, middle_attention=False)
 
-    return Autoencoder((3, 8, 8), encoder, decoder, bottleneck or Gaussian(channels=2))
+    made = shaken(Autoencoder((3, 8, 8), encoder, decoder, bottleneck or Gaussian(channels=2)))
+    made.set_statistics(torch.tensor([0.3, -0.2]), torch.tensor([0.7, 1.6]))
+    return made
 
 
 def first(critic_start: int | None = None, heard: int | None = None, seed: int = 0, **options: Any) -> First:
@@ -93,21 +130,36 @@ def first(critic_start: int | None = None, heard: int | None = None, seed: int =
     own, critic = autoencoder(), None
     if critic_start is not None:
         critic = Adversarial(PatchGAN(3, 4, 1), weight=0.5, start=heard or critic_start + 1, critic_start=critic_start)
-    return First(own, FirstStageLoss(GaussianLikelihood(), 1e-6, adversarial=critic), recipe(**options), seed)
+    stage = First(own, FirstStageLoss(GaussianLikelihood(), 1e-6, adversarial=critic), recipe(**options), seed)
+    stage.reads = data
+    return stage
 
 
-def second(seed: int = 0, aligned: float | None = None, **options: Any) -> Second:
-    """With `aligned`, the weight of an alignment."""
+def alignment(weight: float) -> Alignment:
+    return Alignment(RandomMaps(width=4, layers=2), 4, (4, 4), weight)
+
+
+DROP = 0.4  # of conditions
+
+
+def second(
+    seed: int = 0, aligned: float | None = None, cached: bool = False, dropout: float = 0.0, **options: Any
+) -> Second:
+    """With `aligned`, the weight of an alignment; `cached` reads latents, and features, from a cache; `dropout` of the
+    network."""
     torch.manual_seed(0)
 
     def backbone(channels: int, context: Any) -> UNet:
-        return UNet(channels, context, width=4, multipliers=(1,), blocks=1, attention=(True,), heads=1)
+        parts = {"width": 4, "multipliers": (1,), "blocks": 1, "attention": (True,), "heads": 1, "dropout": dropout}
+        return shaken(UNet(channels, context, **parts))
 
     ae, condition = autoencoder(), Label(3, 4)
     parts = (CosineSchedule(), V(), Prediction(), Time(), DDIM(), Grid())
-    prior = Diffusion(ae.latent_shape, condition.shape, backbone, *parts, lambda d: ClassifierFree(d, 2.0), steps=2)
-    alignment = None if aligned is None else Alignment(RandomMaps(width=4, layers=2), 4, (4, 4), aligned)
-    return Second(LatentModel(ae, condition, prior), recipe(**options), seed, alignment)
+    prior = Diffusion(ae.latent_shape, condition.shape, backbone, *parts, lambda d: ClassifierFree(d, 2.0), 2, DROP)
+    along = None if aligned is None else alignment(aligned)
+    stage = Second(LatentModel(ae, condition, prior), recipe(**options), seed, along)
+    stage.reads = latents if cached else data
+    return stage
 
 
 class At(L.Callback):
@@ -148,7 +200,7 @@ def fit(
         callbacks=list(callbacks),
         plugins=[MixedPrecision("16-mixed", "cpu", GradScaler("cpu", 2.0**22, growth_interval=3))] if half else [],
     )
-    trainer.fit(stage, datamodule=data(batch_size))
+    trainer.fit(stage, datamodule=stage.reads(batch_size))
     return stage
 
 

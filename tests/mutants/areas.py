@@ -1,0 +1,38 @@
+"""The areas of the bench, each a file of faults beside this one."""
+
+from __future__ import annotations
+
+from tests.mutants import (
+    autoencoder,
+    backbone,
+    callback,
+    condition,
+    data,
+    diffusion,
+    foundation,
+    interop,
+    loss,
+    metric,
+    prior,
+    run,
+    sampling,
+    stage,
+)
+from tests.mutants.fault import Fault
+
+AREAS: dict[str, list[Fault]] = {
+    "foundation": foundation.FAULTS,
+    "loss": loss.FAULTS,
+    "autoencoder": autoencoder.FAULTS,
+    "diffusion": diffusion.FAULTS,
+    "backbone": backbone.FAULTS,
+    "condition": condition.FAULTS,
+    "data": data.FAULTS,
+    "metric": metric.FAULTS,
+    "prior": prior.FAULTS,
+    "run": run.FAULTS,
+    "stage": stage.FAULTS,
+    "sampling": sampling.FAULTS,
+    "interop": interop.FAULTS,
+    "callback": callback.FAULTS,
+}

@@ -1,0 +1,87 @@
+"""Faults of ldm/sampling.py, ldm/measuring.py and ldm/model.py."""
+
+from tests.mutants.fault import of
+
+FAULTS = [
+    *of(
+        "ldm/sampling.py",
+        "tests/test_sampling.py",
+        ('Random(seed, 0, batch["index"])', 'Random(0, 0, batch["index"])'),
+        ('Random(seed, 0, batch["index"])', "Random(seed, 0, torch.arange(len(rows)))"),
+        ("[captions[i] for i in rows]", "[captions[i] for i in range(len(rows))]"),
+        (
+            "torch.tensor([labels[i] for i in rows], device=device)",
+            "torch.tensor([labels[i] * 0 for i in rows], device=device)",
+        ),
+        (
+            "return [line for line in lines for _ in range(n)], None",
+            "return [line for _ in range(n) for line in lines], None",
+        ),
+        (
+            "model = changes.load(run, weights, ema, device_of(device))",
+            "model = changes.load(run, 'average', ema, device_of(device))",
+        ),
+        ("Changes(diffusion, guidance, steps, guide, guide_ema)", "Changes(diffusion, None, steps, guide, guide_ema)"),
+        (
+            "Changes(diffusion, guidance, steps, guide, guide_ema)",
+            "Changes(diffusion, guidance, None, guide, guide_ema)",
+        ),
+        ("not (folder / _name(row)).exists()]", "True]"),
+        ("!= facts:", "is facts:"),
+        ("if not images.isfinite().all():", "if not images.isfinite().any():"),
+        ("each.backbone.compile()", "pass"),
+        ("if len(given) > 1:", "if len(given) > 2:"),
+        ("not -1 <= label < model.condition.classes", "not -1 <= label <= model.condition.classes"),
+        ("words and words[:256]", "words and words[::-1]"),
+        ("missing[start : start + batch]", "missing[: start + batch]"),
+        ("picture.permute(1, 2, 0)", "picture.flip(0).permute(1, 2, 0)"),
+        ("line.strip() for line in", "line for line in"),
+    ),
+    *of(
+        "ldm/measuring.py",
+        ("tests/test_products.py", "tests/run/test_finished.py::test_records_tell_samplers_and_guidance_apart"),
+        ("dataclasses.replace(evaluation, samples=samples)", "evaluation"),
+        ('"seed": config["seed"],', '"seed": seed,'),
+        ('named(weights, ema), "images_seen"', 'named("average", ema), "images_seen"'),
+        ("changes.load(run, weights, ema, device_of(device))", 'changes.load(run, "average", ema, device_of(device))'),
+        ('images_seen("second")', 'images_seen("third")'),
+        ("record.write(place.records, *records)", "record.write(place.records, *records[:1])"),
+        ("report.write(place.path)\n", "pass\n"),
+        ("Changes(diffusion, guidance, steps, guide, guide_ema)", "Changes(diffusion, None, steps, guide, guide_ema)"),
+        ('"guide": changes.guide_named(run)}', '"guide": None}'),
+        (
+            "newest = {each.metric: each for each in records}",
+            "newest = {each.metric: each for each in reversed(records)}",
+        ),
+    ),
+    *of(
+        "ldm/measuring.py",
+        "tests/test_products.py",
+        ('build(config["evaluation"] | {"seed": seed}, "evaluation")', 'build(config["evaluation"], "evaluation")'),
+    ),
+    *of(
+        "ldm/model.py",
+        ("tests/test_products.py", "tests/test_model.py"),
+        (
+            "self.autoencoder.decode(self.sample_latents(batch, random))",
+            "self.autoencoder.decode_raw(self.sample_latents(batch, random))",
+        ),
+        (
+            "self.autoencoder.decode(self.autoencoder.encode(x).mean)",
+            "self.autoencoder.decode_raw(self.autoencoder.encode(x).mean)",
+        ),
+        (
+            "self.sample_latents(batch, random)).float().clamp(-1, 1)",
+            "self.sample_latents(batch, random)).float().clamp(0, 1)",
+        ),
+        ("encode(x).mean).float().clamp(-1, 1)", "encode(x).mean).float()"),
+        ("load_weights(model, folder / _FILES[weights])", 'load_weights(model, folder / _FILES["average"])'),
+        ("return model.to(device).eval()", "return model.to(device).train()"),
+        ("folder / _FILES[weights])\n        write_json", 'folder / _FILES["average"])\n        write_json'),
+        ("self.condition(batch), random)", "self.condition(batch).null(), random)"),
+        ("if name.startswith(prefix)}", "if True}"),
+        ("if found[name].shape != wanted[name].shape and", "if False and"),
+        ('[f"{name} is not expected" for name in sorted(found.keys() - wanted.keys())]', "[]"),
+        ('    "ldm.condition",\n', '    "ldm.condition",\n    "ldm.data",\n'),
+    ),
+]
