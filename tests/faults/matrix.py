@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 from ldm.build import ConfigError
 from ldm.experiment import Experiment, Stopped
-from ldm.main import settable
+from ldm.words import settable
 from ldm.model import LatentModel
 from ldm.run import record
 from ldm.run.signals import FINISHED, PREEMPTED

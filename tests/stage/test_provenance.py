@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from ldm.main import settable
+from ldm.words import settable
 from ldm.run.record import Record, current, table
 from ldm.stage.provenance import (
     Begun,
