@@ -26,12 +26,12 @@ from unittest.mock import patch
 
 from ldm.build import ConfigError
 from ldm.experiment import Experiment, Stopped
-from ldm.words import settable
 from ldm.model import LatentModel
 from ldm.run import record
 from ldm.run.signals import FINISHED, PREEMPTED
 from ldm.stage.stage import Stage
 from ldm.tensors import read_tensors
+from ldm.words import settable
 from tests.runs import equal, tiny
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 
-from ldm.words import settable
 from ldm.run.record import Record, current, table
 from ldm.stage.provenance import (
     Begun,
@@ -17,6 +16,7 @@ from ldm.stage.provenance import (
     plan,
     shown,
 )
+from ldm.words import settable
 from tests.runs import tiny
 from tests.stage.tiny import data
 
