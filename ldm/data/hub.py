@@ -22,7 +22,7 @@ from datasets.packaged_modules.json.json import Json
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from pydantic import PositiveInt
 
-from ldm.data import split as splits
+from ldm.data import slices
 from ldm.data.columns import Name
 from ldm.data.reading import Data, check_text, matching, read_files, rows, tar_features, told
 from ldm.data.table import Table
@@ -72,8 +72,8 @@ class Hub(Table):
             )
         if builder is not None and patterns is None:
             raise ValueError(f"builder={builder} says what reads files, and none are named: name them with files=")
-        splits.names_of(split)
-        if streaming and splits.is_part(split):
+        slices.names_of(split)
+        if streaming and slices.is_part(split):
             raise ValueError(
                 f"{split} cannot be cut from a stream, which has no length: stream a whole split, or some of its files, or "
                 "take streaming=false"
@@ -81,11 +81,11 @@ class Hub(Table):
         words = {"caption": caption, "label": label, "group": group}
         asked = image, {kind: column for kind, column in words.items() if column is not None}
         if patterns is not None and (folder is not None or path is None):
-            called = f"{folder or '.'}/{' '.join(patterns)}" + (f" {split}" if splits.is_part(split) else "")
+            called = f"{folder or '.'}/{' '.join(patterns)}" + (f" {split}" if slices.is_part(split) else "")
             if name is not None:
                 raise ValueError(f"{called}: name={name} is a configuration of a named data set; files have none")
             files = matching(folder or Path(), patterns)
-            found = splits.part_of(read_files(files, builder, *asked, streaming), split), files
+            found = slices.part_of(read_files(files, builder, *asked, streaming), split), files
         elif folder is not None:
             called, found = f"{folder}/{split}", _in_folder(folder, name, split, *asked, streaming)
         elif path is not None:
@@ -127,7 +127,7 @@ def _in_folder(
     files = [Path(file) for file in _files_of(builder, split)]
     for kind, ours in _OURS.items():
         if isinstance(builder, kind):
-            return splits.part_of(read_files(files, ours, image, words, streaming), split), files
+            return slices.part_of(read_files(files, ours, image, words, streaming), split), files
     for file in files:
         if file.name in ("metadata.csv", "metadata.jsonl"):
             check_text(file)
@@ -153,7 +153,7 @@ def _on_the_hub(
     builder = _builder_named(path, name)
     files = _files_of(builder, split)
     if isinstance(builder, WebDataset):
-        fields = rows(builder, splits.names_of(split)[0], streaming=True).features
+        fields = rows(builder, slices.names_of(split)[0], streaming=True).features
         builder = _builder_named(path, name, tar_features(fields, image, words))
     return rows(builder, split, streaming), files
 
@@ -174,10 +174,10 @@ def _files_of(builder: DatasetBuilder, split: str) -> list[str]:
     files = {str(own): list(map(str, named)) for own, named in (builder.config.data_files or {}).items()}
     if not files:
         return []
-    for name in splits.names_of(split):
+    for name in slices.names_of(split):
         if name not in files:
-            raise splits.unknown(name, list(files))
-    return [file for name in splits.names_of(split) for file in files[name]]
+            raise slices.unknown(name, list(files))
+    return [file for name in slices.names_of(split) for file in files[name]]
 
 
 def _unreachable(path: str, error: Exception) -> ConnectionError:

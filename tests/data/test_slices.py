@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from ldm.data.split import names_of, part_of
+from ldm.data.slices import names_of, part_of
 
 
 def rows(split: str, count: int = 10) -> list[int]:
