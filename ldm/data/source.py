@@ -164,7 +164,14 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 def sizes(files: Iterable[Path]) -> list[int]:
     """Bytes of each file; -1 of one that is not there."""
-    return [file.stat().st_size if file.exists() else -1 for file in files]
+    return [_size(file) for file in files]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
 
 
 def digest_files(files: Iterable[Path], root: Path, content: Callable[[Path], bool]) -> str:

@@ -90,6 +90,7 @@ def test_an_item_without_a_label_has_none():
     assert Animals("a", numbers=(None,)).columns == frozenset()
     assert Animals("a", numbers=(4,)).columns == {"label"}
     assert Renumbered(Animals("cat", "dog cat", numbers=(None,)), ("cat", "dog"))[0]["label"] is None
+    assert Renumbered(Animals("cat", "dog cat", numbers=(-1,)), ("cat", "dog"))[0]["label"] == -1
 
 
 def test_a_subset_has_the_columns_and_classes_of_the_whole():
