@@ -29,7 +29,7 @@ from ldm.callback.sink import Guarded
 from ldm.data.module import DataModule
 from ldm.data.source import Source
 from ldm.files import write_json, write_text
-from ldm.fitting import check_data, fitted
+from ldm.fitting import check_data, fitted, provisional
 from ldm.interop.pretrained import pretrained
 from ldm.measuring import say
 from ldm.model import PARTS, LatentModel, load_weights, write_weights
@@ -106,17 +106,24 @@ class Experiment:
         return FINISHED
 
     def _prepare(self) -> None:
-        """Data, model and metrics: what does not fit together is found before a directory is made."""
+        """Model, data and metrics: what does not fit together is found before a directory is made, and what needs no data
+        before they are looked for."""
+        self._build_model(provisional(self.config))
         self.data: DataModule = build(self.config["data"], "data")
-        self.config = fitted(self.config, self.data)
-        torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
-        self.model = LatentModel.build(self.config)
-        check_stages(self.config, self.pretrained is not None, self.model.autoencoder)
-        if self.pretrained is not None:
-            self.pretrained.load_into(self.model.autoencoder)
-        self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
+        whole = fitted(self.config, self.data)
+        if whole != self.config:
+            self.config = whole
+            self._build_model(whole)
         self.metrics = build(self.config["metric"] or {}, "metric")
         check_data(self.model.condition, self.metrics, self.data)
+        if self.pretrained is not None:
+            self.pretrained.load_into(self.model.autoencoder)
+
+    def _build_model(self, config: Config) -> None:
+        torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
+        self.model = LatentModel.build(config)
+        check_stages(self.config, self.pretrained is not None, self.model.autoencoder)
+        self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
 
     def _claim(self) -> str:
         self._held = RunDirectory.claim(Path(self.config["runs"]), self.config["name"], self.config["experiment"])

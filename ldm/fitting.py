@@ -7,12 +7,18 @@ from collections.abc import Mapping
 
 from ldm.build import Config, ConfigError, resolve
 from ldm.condition.conditioner import Conditioner
-from ldm.condition.label import Label
+from ldm.condition.label import Label, listed
 from ldm.data.caption import clean
 from ldm.data.module import DataModule
 from ldm.metric.metric import Metric
 
-_SHOWN = 12  # names of classes in a message
+
+def provisional(config: Config) -> Config:
+    """The config with one class where their number is still to be read from the data."""
+    node = config["condition"]
+    if resolve(node["_target_"], "condition") is not Label or node.get("classes") or node.get("names"):
+        return config
+    return config | {"condition": node | {"classes": 1}}
 
 
 def fitted(config: Config, data: DataModule) -> Config:
@@ -20,25 +26,23 @@ def fitted(config: Config, data: DataModule) -> Config:
     node = config["condition"]
     if resolve(node["_target_"], "condition") is not Label:
         return config
-    count, names, wanted = data.label_count, data.classes, node.get("classes")
+    names, wanted = data.classes, node.get("classes")
+    if wanted is not None and not names and data.sources["train"].stream is not None:
+        return config  # nobody knows how many there are
+    count = data.label_count
     if not count:
         raise ConfigError(
             "condition=label reads labels and the data has none: name their column (data.train.label=COLUMN), put the "
             "images into a folder for each class, or take condition=none"
         )
     if wanted is not None and wanted < count:
+        called = f" ({listed(names)})" if names else ""
         raise ConfigError(
-            f"condition.classes={wanted}, but the data has {count} classes{_listed(names)}: leave condition.classes out, "
-            "and it is read from the data"
+            f"condition.classes={wanted}, but the data has {count} classes{called}: leave condition.classes out, and it is "
+            "read from the data"
         )
     known = {"classes": count, **({"names": list(names)} if names else {})}
     return config | {"condition": node | (known if wanted in (None, count) else {})}
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    if not names:
-        return ""
-    return f" ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
 
 
 def check_data(condition: Conditioner, metrics: Mapping[str, Metric], data: DataModule) -> None:

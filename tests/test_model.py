@@ -77,7 +77,7 @@ def test_round_trip_with_the_tokenizer(config, saved):
     assert torch.equal(loaded.condition(batch()).tokens, made.condition(batch()).tokens)
     assert torch.equal(draw(loaded), draw(made))
     assert sorted(file.name for file in saved.iterdir()) == ["config.json", "model.safetensors", "raw.safetensors"]
-    assert set(json.loads((saved / "config.json").read_text())) == {"autoencoder", "condition", "prior"}
+    assert set(json.loads((saved / "config.json").read_text())) == {"autoencoder", "condition", "prior", "made_from"}
 
 
 def test_raw_weights_are_others(config, saved):
