@@ -12,6 +12,7 @@ import datetime
 import logging
 import shlex
 import sys
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ from ldm.stage.stage import Diverged, Stage
 
 log = logging.getLogger(__name__)
 
+_MANY = 10_000  # lines of the log that are kept until there is a directory
+
 
 class _LogFile(logging.FileHandler):
     """`log.txt` of a run; stays open after it, for what is said of how it ended."""
@@ -88,7 +91,12 @@ class Experiment:
         self.stop.install()
         trainer = self._trainer()
         check_batch(self.config, trainer.world_size)
-        self._prepare()
+        self._early = MemoryHandler(_MANY, flushLevel=logging.CRITICAL + 1)
+        logging.getLogger().addHandler(self._early)
+        try:
+            self._prepare()
+        finally:
+            logging.getLogger().removeHandler(self._early)
         with ranks(trainer, self.asked):
             self.place = RunDirectory(Path(agree(self._claim)))
             try:
@@ -134,6 +142,8 @@ class Experiment:
         file = _LogFile(self._held.path / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(file)
+        self._early.setTarget(file)
+        self._early.close()  # what was said before there was a directory
         return str(self._held.path)
 
     def _steps(self) -> None:
