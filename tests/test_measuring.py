@@ -9,7 +9,7 @@ from PIL import Image
 from ldm.measuring import _below, measure_again
 from ldm.run import record
 from ldm.run.record import Record
-from tests.runs import compose, saved, tiny
+from tests.runs import compose, saved, shrunk
 
 ASKED = compose("run=absent", "samples=3", "device=cpu", name="evaluate")
 
@@ -23,7 +23,8 @@ def run(tmp_path):
         for i in range(8):
             Image.new("RGB", (32, 32), (*colour[:2], colour[2] + i)).save(root / name / f"{i}.png")
     words = ["data=folder", f"data.root={root}", "data.image_shape=[3,32,32]", "condition=label", "condition.classes=2"]
-    config = tiny(tmp_path, *(word for word in words))
+    small = ["trainer=cpu", "logger=none", "metric=offline", "autoencoder=kl_f4_small", "backbone=unet_small"]
+    config = shrunk(compose(*small, *words), tmp_path)
     for split in ("train", "val"):
         config["data"][split]["every"] = 4
     config["condition"]["names"] = ["cat", "dog"]
@@ -73,10 +74,10 @@ def test_metrics_and_evaluation_by_the_words_of_training(run):
 
 def test_samples_and_seed_are_the_runs_unless_said(run):
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["evaluation"] |= {"samples": 2, "seed": 5}
+    config["evaluation"] |= {"samples": 3, "seed": 5}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     own, same, other = (again(run, samples=None, seed=seed) for seed in (None, 5, 0))
-    assert {each.n for each in own} == {2}
+    assert {each.n for each in own} == {3}
     value = {each.metric: each.value for each in own}
     assert value == {each.metric: each.value for each in same}
     assert value["fd_random_conv"] != {each.metric: each.value for each in other}["fd_random_conv"]
