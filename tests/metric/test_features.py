@@ -10,6 +10,7 @@ from ldm.metric.features import (
     RandomConv,
     available,
     eight_bits,
+    standardized,
     weights_hash,
 )
 
@@ -55,6 +56,19 @@ def test_random_conv_is_one_network():
     # The weights are uniform numbers of 24 bits, scaled: no machine can come to another hash by rounding differently.
     steps = (RandomConv().layers[0].weight / (6 / 48) ** 0.5 + 1) / 2 * 2**24
     assert (steps - steps.round()).abs().max() <= 1
+
+
+def test_random_conv_is_its_description():
+    """ImageNet's mean and deviation, three layers of stride 2; of each channel mean and deviation, of the last a 2 x 2 grid."""
+    network, pixels = RandomConv(), torch.randint(0, 256, (2, 3, 16, 16))
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x, wanted = (pixels / 255 - mean.view(3, 1, 1)) / deviation.view(3, 1, 1), []
+    for layer in network.layers:
+        x = nn.functional.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
+        wanted += [x.flatten(2).mean(2), x.flatten(2).std(2)]
+        x = torch.where(x > 0, x, 0.2 * x)
+    wanted.append(x.flatten(1))  # 16 pixels halved three times are 2
+    torch.testing.assert_close(network(pixels / 127.5 - 1), torch.cat(wanted, 1), rtol=1e-5, atol=1e-5)
 
 
 def test_features_are_of_eight_bits_and_of_no_mode():
@@ -116,3 +130,11 @@ def test_other_errors_are_not_swallowed():
 
     with pytest.raises(KeyError, match="bug"):
         available({"broken": broken})
+
+
+def test_images_are_resized_with_antialiasing():
+    """Every fourth column white: seen from four times as far it is a quarter of white, and without antialiasing black."""
+    pixels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    pixels[..., ::4] = 255
+    shown = standardized(pixels, 16)[0, 0, 2:-2, 2:-2]
+    torch.testing.assert_close(shown, torch.full_like(shown, (0.25 - 0.485) / 0.229))
