@@ -7,7 +7,7 @@ _MAPS = ("tests/loss/test_perceptual.py", "tests/loss/test_alignment.py")
 FAULTS = [
     *of(
         "ldm/loss/adversarial.py",
-        "tests/loss/test_adversarial.py",
+        ("tests/loss/test_adversarial.py", "tests/stage/test_first.py"),
         ("hinge = 0.5 * (", "hinge = 1.0 * ("),
         ("F.relu(1 - real)", "F.relu(-real)"),
         ("F.relu(1 + fake)", "F.relu(1 - fake)"),
@@ -21,7 +21,7 @@ FAULTS = [
     ),
     *of(
         "ldm/loss/first_stage.py",
-        "tests/loss/test_first_stage.py",
+        ("tests/loss/test_first_stage.py", "tests/stage/test_first.py"),
         ('self.kl_weight if name == "kl" else 1.0', "1.0"),
         ("self.perceptual_weight * numbers * distance", "self.perceptual_weight * distance"),
         ("extra).mean() / numbers", "extra).mean()"),
