@@ -24,7 +24,7 @@ from rich.console import Console
 from torch import nn
 
 from ldm.build import Config, ConfigError, build
-from ldm.callback.pictures import Pictures
+from ldm.callback.pictures import Pictures, drop_pictures
 from ldm.callback.progress import Bar
 from ldm.callback.sink import Guarded
 from ldm.data.module import DataModule
@@ -177,6 +177,8 @@ class Experiment:
                 log.info("the %s stage is made anew", stage)
                 self._checkpoints(stage).clear()
                 self._snapshots(stage).clear()
+                Journal(self.place.metrics).rewind(stage, 0)
+                drop_pictures(self.place.samples, stage, after=0)
             if plan.told:
                 log.warning(
                     "the %s stage goes on after update %d with other settings: %s. That is not what they make from the "
@@ -186,18 +188,15 @@ class Experiment:
         return first, second
 
     def _first_plan(self) -> Plan:
+        there = provenance.begun(self._checkpoints("first"))
         if self.pretrained is not None:
-            own = {"autoencoder": {"checkpoint": weights_key(self.model.autoencoder)}}
-            return Plan(0, provenance.fresh(own))
+            return provenance.plan("first", there, {"autoencoder": {"checkpoint": weights_key(self.model.autoencoder)}})
         if not self._trains_first():
-            return Plan(0, provenance.fresh({"autoencoder": self.config["autoencoder"]}))
-        settings = provenance.of_first(self.config, self.data)
-        return provenance.plan("first", provenance.begun(self._checkpoints("first")), settings)
+            return provenance.plan("first", there, {"autoencoder": self.config["autoencoder"]})
+        return provenance.plan("first", there, provenance.of_first(self.config, self.data))
 
     def _second_plan(self, first: History, weights: str | None) -> Plan:
         settings = provenance.of_second(self.config, self.data, first, weights)
-        if not self._trains_second():
-            return Plan(0, provenance.fresh(settings))
         return provenance.plan("second", provenance.begun(self._checkpoints("second")), settings)
 
     def _trains_first(self) -> bool:
@@ -320,6 +319,8 @@ class Experiment:
             self.model.made_from = self._made_from(stage.history)
             agree(lambda: self.model.save(self.place.model, self.config, "raw"))
             stage.average.keep()
+        elif rank() == 0:
+            self.place.model.joinpath("raw.safetensors").unlink(missing_ok=True)  # of a stage that was trained before
         agree(lambda: self.model.save(self.place.model, self.config))
 
     def _made_from(self, second: History) -> dict[str, Any]:

@@ -36,9 +36,7 @@ class Pictures(L.Callback):
     def on_train_start(self, trainer: L.Trainer, stage: Stage) -> None:
         """Drop pictures of updates that are not there any more, as the journal does its rows."""
         if trainer.global_rank == 0:
-            for file in self.folder.glob(f"{stage.name}-*"):
-                if int(file.stem.rpartition("-")[2]) > stage.updates:
-                    file.unlink()
+            drop_pictures(self.folder, stage.name, stage.updates)
 
     def on_train_batch_end(self, trainer: L.Trainer, stage: Stage, outputs: Any, batch: Any, index: int) -> None:
         every, done = stage.recipe.picture_every, stage.updates == stage.steps
@@ -73,6 +71,13 @@ class Pictures(L.Callback):
             return "reconstructions", beside(pairs, captions)
         random = Random(stage.seed, 0, batch["index"])
         return "samples", beside([("generated", self.model.sample(batch, random)), ("real", real)], captions)
+
+
+def drop_pictures(folder: Path, stage: str, after: int) -> None:
+    """Remove those of a stage after so many updates."""
+    for file in folder.glob(f"{stage}-*"):
+        if int(file.stem.rpartition("-")[2]) > after:
+            file.unlink()
 
 
 def words(batch: dict[str, Any], classes: Sequence[str]) -> list[str] | None:

@@ -36,6 +36,7 @@ History = list[dict[str, Any]]
 
 _SAMPLING = ("sampler", "grid", "guidance", "steps", "sampling_schedule", "likelihood")  # a prior's, after training
 _FIRST = "first stage"
+_OTHER_DATA = "data.train: other images, labels or captions"
 _SHOWN = 5
 
 
@@ -158,18 +159,24 @@ def plan(stage: str, there: Begun | None, settings: Settings) -> Plan:
     """How the stage `first` or `second` goes on from what is there."""
     if there is None or there.updates == 0:
         return Plan(0, fresh(settings))
+    before, steps = there.history[-1]["settings"], (settings.get(stage) or {}).get("steps")
+    if steps is None:
+        return Plan(there.updates, fresh(settings), refused=_given_instead(stage, before, settings))
     history = going_on(there.history, there.updates, settings, stage)
-    steps = settings[stage]["steps"]
     if there.updates > steps:
         return Plan(there.updates, history, refused=(f"{stage}.steps={steps} ({there.updates} updates are done)",))
-    before = there.history[-1]["settings"]
     own = [] if len(history) == len(there.history) else list(_changed(before, settings))
-    refused = tuple(_said(*each) for each in own if not _may_change(each[0], stage))
-    told = tuple(_said(*each) for each in own if _may_change(each[0], stage))
+    refused = _said([each for each in own if not _may_change(each[0], stage)])
+    told = _said([each for each in own if _may_change(each[0], stage)])
     if told and there.updates == steps:
         refused, told = refused + told, ()
-    refused += tuple(_said(*each) for each in _changed_first(before, settings))
-    return Plan(there.updates, history, told, refused)
+    return Plan(there.updates, history, told, refused + _said(list(_changed_first(before, settings))))
+
+
+def _given_instead(stage: str, before: Settings, settings: Settings) -> tuple[str, ...]:
+    """Why a stage that has been trained here is not put aside for settings that train none."""
+    given = [each for each in _changed(before, settings) if each[2] is not None]
+    return _said(given) or (f"stage@{stage}=none",)
 
 
 def going_on(history: History, updates: int, settings: Settings, stage: str) -> History:
@@ -218,10 +225,10 @@ def _below(key: str, places: set[str]) -> bool:
     return any(key == place or key.startswith(f"{place}.") for place in places)
 
 
-def _said(key: str, before: Any, now: Any) -> str:
-    if key == "data.train":
-        return "data.train: other images, labels or captions"
-    return f"{key}={now} (was {before})"
+def _said(changed: list[tuple[str, Any, Any]]) -> tuple[str, ...]:
+    """Each change in words; what a part no longer has is left out where there is more to say, as of another part."""
+    there = [each for each in changed if each[2] is not None] or changed
+    return tuple(_OTHER_DATA if key == "data.train" else f"{key}={now} (was {before})" for key, before, now in there)
 
 
 def shown(reasons: tuple[str, ...]) -> str:
