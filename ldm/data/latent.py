@@ -160,6 +160,10 @@ class LatentSource(Wrapped):
         # The caption of the item that was encoded, which for an unusable image is its stand-in.
         return self.source.facts(int(own.pop("index"))) | own
 
+    def facts(self, index: int) -> Item:
+        """The whole item, which has no image: what is stored, for a cache over this one."""
+        return self[index]
+
     @property
     def fingerprint(self) -> str:
         return self._key
