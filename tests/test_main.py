@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from ldm.experiment import Experiment
@@ -203,6 +204,20 @@ def test_two_ranks_are_one_run(tmp_path):
     assert logged[0] == logged[1]
     for a, b in zip(rows(tmp_path / "runs" / "one"), rows(tmp_path / "runs" / "two"), strict=True):
         assert a.keys() == b.keys() and all(a[k] == pytest.approx(b[k], rel=1e-3, abs=1e-4) for k in a if k != "stage")
+
+
+def test_a_first_stage_that_is_given_on_two_ranks(tmp_path):
+    """Each rank takes it, trains none, and it stands in the config and in the model."""
+    assert in_process(words(tmp_path, "given", "first.steps=1", "second.steps=1")) == FINISHED
+    given = tmp_path / "runs" / "given"
+    more = [f"autoencoder.checkpoint={given}", "second.steps=1", "trainer.devices=2"]
+    finish(start("train.py", *words(tmp_path, "both", *more)), FINISHED)
+    run = tmp_path / "runs" / "both"
+    assert {row["stage"] for row in rows(run)} == {"second"}
+    assert yaml.safe_load((run / "config.yaml").read_text())["autoencoder"]["checkpoint"] == str(given)
+    ours, theirs = (load_file(each / "model" / "model.safetensors") for each in (run, given))
+    names = [name for name in theirs if name.startswith("autoencoder.") and "latent_" not in name]
+    assert names and all(torch.equal(ours[name], theirs[name]) for name in names)
 
 
 def test_torchrun(tmp_path):

@@ -45,14 +45,14 @@ _SHOWN = 5
 
 def of_data(data: DataModule) -> Settings:
     """What decides the training batches. A data set is named by its content, wherever it lies."""
-    own = data.transform
-    settings = {
-        "train": data.sources["train"].fingerprint,
+    own, source = data.transform, data.sources["train"]
+    return {
+        "train": source.fingerprint,
         "image_shape": list(data.image_shape),
         **{"crop": own.crop, "flip": own.flip, "max_pixels": own.max_pixels, "max_bytes": own.max_bytes},
         **{"batch_size": data.batch_size, "seed": data.seed, "on_error": data.on_error},
+        **({} if source.stream is None else {"workers": data.workers}),  # each reads its share of a stream
     }
-    return settings
 
 
 def of_first(config: Config, data: DataModule) -> Settings:
@@ -218,7 +218,7 @@ def _changed_first(old: Settings, new: Settings) -> Iterator[tuple[str, Any, Any
 
 
 def _may_change(key: str, stage: str) -> bool:
-    return _below(key, {stage, "trainer", "cache_latents"})
+    return _below(key, {stage, "trainer", "cache_latents", "data.workers"})
 
 
 def _below(key: str, places: set[str]) -> bool:
