@@ -15,13 +15,17 @@ def test_means_of_updates_of_two_parts_each():
     for one, two in ((1.0, 3.0), (5.0, 7.0)):
         means.add({"a": torch.tensor(one)}, 0.5)
         means.add({"a": torch.tensor(two)}, 0.5)
-        means.updates += 1
+        means.end_update()
     found, beside = means.take(torch.tensor([9.0, 8.0]))
     assert found == {"a": 4.0} and beside == [9.0, 8.0]
     means.add({"b": torch.tensor(math.nan)})
-    means.add({"b": torch.tensor(6.0), "c": torch.tensor(math.inf)})
-    means.updates += 2
-    assert means.take(torch.zeros(1))[0] == {"b": 3.0, "c": 0.0}, "begun anew; what is not finite counts as 0"
+    means.end_update()
+    means.add({"b": torch.tensor(6.0), "c": torch.tensor(math.inf), "d": torch.tensor(5.0)})
+    means.end_update()
+    wanted = {"b": 3.0, "c": 0.0, "d": 5.0}
+    assert means.take(torch.zeros(1))[0] == wanted, (
+        "begun anew; what is not finite counts as 0, what was not there as nothing"
+    )
 
 
 def test_means_of_examples_leave_out_those_that_have_no_such_number():
@@ -35,7 +39,7 @@ def rank(number: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=2)
     means, examples = Means(), ExampleMeans()
     means.add({"a": torch.tensor([2.0, 6.0][number])})
-    means.updates += 1
+    means.end_update()
     examples.add({"a": torch.tensor([[1.0, 2.0, 3.0], [10.0]][number])})
     torch.save([means.take(torch.tensor([3.0])), examples.take()], f"{folder}/{number}.pt")
     dist.destroy_process_group()
@@ -52,6 +56,6 @@ def test_means_are_those_of_both_ranks(tmp_path):
 def test_a_state_goes_on(share):
     one, other = Means(), Means()
     one.add({"a": torch.tensor(8.0)}, share)
-    one.updates += 1
+    one.end_update()
     other.load_state_dict(one.state_dict())
     assert other.take(torch.zeros(1))[0] == {"a": 8.0 * share}

@@ -56,4 +56,5 @@ def test_what_stands_under_an_image():
     labels = {"label": torch.tensor([1, 0])}
     assert words(labels | {"caption": ["a", ""]}, ("x", "y")) == ["a", ""]
     assert words(labels | {"caption": ["", ""]}, ("x", "y")) == ["y", "x"] == words(labels, ("x", "y"))
-    assert words(labels | {"caption": ["", ""]}, ()) is None
+    assert words(labels | {"caption": ["", ""]}, ()) == ["1", "0"], "classes without names have their number"
+    assert words({"label": torch.tensor([-1, -1]), "caption": ["", ""]}, ("x",)) is None

@@ -153,7 +153,7 @@ def second(
         parts = {"width": 4, "multipliers": (1,), "blocks": 1, "attention": (True,), "heads": 1, "dropout": dropout}
         return shaken(UNet(channels, context, **parts))
 
-    ae, condition = autoencoder(), Label(3, 4)
+    ae, condition = autoencoder(), Label(3, width=4)
     parts = (CosineSchedule(), V(), Prediction(), Time(), DDIM(), Grid())
     prior = Diffusion(ae.latent_shape, condition.shape, backbone, *parts, lambda d: ClassifierFree(d, 2.0), 2, DROP)
     along = None if aligned is None else alignment(aligned)
