@@ -19,6 +19,8 @@ from ldm.run import record
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.evaluation import Evaluation
 from ldm.run.signals import FINISHED
+from ldm.stage.latents import weights_key
+from ldm.stage.provenance import config_hash
 from ldm.stage.stage import Stage
 from ldm.tensors import read_tensors
 from tests.runs import rows, tiny
@@ -79,6 +81,15 @@ def test_the_first_stage_of_store_and_model_is_the_average(run, folder):
         assert torch.equal(stored[key], value) and torch.equal(model[f"autoencoder.{key}"], value)
     assert any((value - raw[f"autoencoder.{key}"]).abs().max() > 1e-4 for key, value in average.items())
     assert all(torch.equal(model[f"autoencoder.{k}"], v) for k, v in stored.items() if not k.startswith("latent_"))
+
+
+def test_a_model_says_what_it_was_made_from(run):
+    model = LatentModel.load(run)
+    made = model.made_from
+    first, second = (made[stage][-1]["settings"] for stage in ("first", "second"))
+    assert made["images_seen"] == STEPS * 4 and "loss" in first and "prior" in second
+    assert second["first stage"] == {"history": made["first"], "weights": weights_key(model.autoencoder)}
+    assert made["config"] == config_hash(made["first"], made["second"])
 
 
 @torch.no_grad()

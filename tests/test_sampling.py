@@ -133,9 +133,17 @@ def test_a_class_by_its_name(tmp_path):
     config = tiny(tmp_path, "condition=label")
     config["condition"]["names"] = ["cat", "0", "dog"]
     named = saved(tmp_path / "named", config)
-    for label, number in (("dog", 2), ("0", 1), (2, 2), ("-1", -1)):
+    for label, number, said in (
+        ("cat", 0, "cat"),
+        ("dog", 2, "dog"),
+        ("0", 1, "0"),
+        (2, 2, "dog"),
+        ("-1", -1, "class -1"),
+    ):
         job(named, tmp_path / str(label), label=label, n=1)
         assert json.loads((tmp_path / str(label) / "samples.json").read_text())["labels"] == [number]
+        [cell] = json.loads((tmp_path / str(label) / "grid.json").read_text())["cells"]
+        assert cell["caption"] == said
     assert files(tmp_path / "dog")["0000.png"] == files(tmp_path / "2")["0000.png"] != files(tmp_path / "0")["0000.png"]
     with pytest.raises(ValueError, match="label=dgo: no such class. There are dog, cat, 0; or by number 0 to 2"):
         job(named, tmp_path / "none", label="dgo")

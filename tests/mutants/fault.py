@@ -49,7 +49,7 @@ class Fault:
 def _is_there(root: Path, test: str) -> bool:
     file, _, name = test.partition("::")
     place = root / file
-    return place.is_file() and (not name or f"def {name}(" in place.read_text(encoding="utf-8"))
+    return place.is_file() and (not name or f"def {name.partition('[')[0]}(" in place.read_text(encoding="utf-8"))
 
 
 def _line(text: str) -> str:

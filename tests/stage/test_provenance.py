@@ -1,6 +1,7 @@
 """What a product was made from: histories, worked out by hand, and what they allow."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from ldm.stage.provenance import (
     differences,
     fresh,
     going_on,
+    of_data,
     of_first,
     of_second,
     plan,
@@ -126,6 +128,51 @@ def test_a_configuration_is_all_but_its_seeds(words, same, tmp_path):
         return config_hash(first, fresh(of_second(config, images, first, str(config["data"]["seed"]))))
 
     assert (name() == name(words)) == same
+
+
+def test_settings_name_all_that_updates_depend_on(tmp_path):
+    images, config = data(), tiny(tmp_path, "seed=5", "trainer.precision=bf16-mixed")
+    images.batch_size, images.seed, images.on_error = 3, 7, "skip"
+    images.transform = replace(images.transform, crop="random", flip=True, max_pixels=11, max_bytes=13)
+    named = {
+        "train": images.sources["train"].fingerprint,
+        "image_shape": list(images.image_shape),
+        **{"crop": "random", "flip": True, "max_pixels": 11, "max_bytes": 13},
+        **{"batch_size": 3, "seed": 7, "on_error": "skip"},
+    }
+    assert of_data(images) == named and named["train"] != images.sources["val"].fingerprint
+    first = of_first(config, images)
+    assert set(first) == {"autoencoder", "loss", "seed", "first", "trainer", "data"}
+    assert (first["seed"], first["data"], first["trainer"]) == (5, named, {"precision": "bf16-mixed"})
+    second = of_second(config, images, fresh(first), "abc")
+    parts = {"prior", "condition", "alignment", "seed", "cache_latents"}
+    assert set(second) == parts | {"second", "trainer", "data", "first stage"}
+    assert second["first stage"] == {"history": fresh(first), "weights": "abc"}
+
+
+def test_only_the_updates_of_the_last_settings_have_to_agree():
+    """A warm-up of two updates differs from none in the first of them alone: 1 / 2 and 1."""
+    warm, cold = settings(steps=9), settings(steps=9)
+    warm["second"]["rate"]["warmup"], cold["second"]["rate"]["warmup"] = 2, 0
+    history = [*fresh(settings(lr=1e-4)), {"after": 2, "settings": warm}]
+    assert going_on(history, 4, cold, "second") == [history[0], {"after": 2, "settings": cold}]
+    assert len(going_on(fresh(warm), 4, cold, "second")) == 2
+
+
+def test_what_may_change_is_told_and_what_may_not_is_named():
+    there = Begun(2, fresh(settings(cache_latents=True, data={"train": "a"})))
+    plain = plan("second", there, settings(cache_latents=False, data={"train": "a"}))
+    assert plain.told == ("cache_latents=False (was True)",) and not plain.refused
+    other = plan("second", there, settings(cache_latents=True, data={"train": "b"}))
+    assert other.refused == ("data.train: other images, labels or captions",)
+
+
+def test_a_first_stage_made_in_parts_is_another():
+    now = {"first": {"optimizer": {"lr": 1e-3}}}
+    parts = [{"after": 0, "settings": {"first": {"optimizer": {"lr": 1e-2}}}}, {"after": 2, "settings": now}]
+    there = Begun(2, fresh(settings(**{"first stage": {"history": parts, "weights": None}})))
+    anew = settings(**{"first stage": {"history": fresh(now), "weights": None}})
+    assert plan("second", there, anew).refused == ("first=in parts (was in other parts)",)
 
 
 def test_a_path_to_weights_is_a_name_of_its_content(tmp_path):
