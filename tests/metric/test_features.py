@@ -113,6 +113,7 @@ def test_any_module_with_features():
     network = ModuleFeatures(Reader(), "reader", 3)
     assert network.name == "reader" and network.width == 3
     assert torch.allclose(network(torch.ones(2, 1, 4, 4)), torch.full((2, 3), 2.0))
+    assert torch.allclose(network(-torch.ones(2, 1, 4, 4)), torch.full((2, 3), -2.0))
 
 
 def test_what_is_unavailable_is_left_out_with_a_warning():

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import pickle
+import time
 import urllib.error
 import urllib.request
 
@@ -114,6 +115,9 @@ def test_cifar_resnet_classifies_as_its_readme_says(shared, cifar):
     network, (x, y) = CifarResNet(shared / "data/weights/cifar10_resnet20.safetensors"), cifar
     right = (network.logits(x).argmax(1) == y).float().mean()
     assert network.name == "cifar10_resnet20" and network(x[:2] / 127.5 - 1).shape == (2, 64)
+    maps = []
+    network.layer3.register_forward_hook(lambda module, given, found: maps.append(found))
+    torch.testing.assert_close(network(x[:2] / 127.5 - 1), maps[0].mean((2, 3)))
     assert abs(right - 0.81) < 3 * (0.81 * 0.19 / 400) ** 0.5
 
 
