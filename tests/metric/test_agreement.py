@@ -95,6 +95,18 @@ def test_shares_are_counted(perfect, channels):
     }
 
 
+def test_a_caption_is_shown_where_every_word_is(perfect):
+    wanted = combinations(False)[0].tolist()
+    other = [[wanted[0], wanted[1], 1 - wanted[2], *wanted[3:]], [(wanted[0] + 1) % 7, *wanted[1:]]]
+    images = written([wanted, wanted, wanted, *other])
+    captions = [sentence(dict(zip(ATTRIBUTES, wanted, strict=True)))] * 5
+    metric = Agreement()
+    metric.add(Examples(images, images, images, captions, torch.arange(5)))
+    found = {m.metric: m.value for m in metric.measure()}
+    assert found["shows_colour"] == found["shows_size"] == pytest.approx(4 / 5)
+    assert found["shows_all"] == found["shows_all_seen"] == pytest.approx(3 / 5)
+
+
 def test_what_is_shown_is_read_in_eight_bits(perfect):
     metric = Agreement()
     batch = examples_of_shapes(2, right=2)

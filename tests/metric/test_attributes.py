@@ -38,6 +38,13 @@ def test_agreement_counts_each_attribute_and_all_at_once():
     assert math.isnan(share_of(torch.zeros(0))["share"])
 
 
+def test_bytes_become_channels_first():
+    pixels = torch.arange(12, dtype=torch.uint8).view(1, 2, 2, 3)
+    x = to_image(pixels)
+    assert x[0, 1, 0, 1].item() == pytest.approx(pixels[0, 0, 1, 1].item() / 127.5 - 1)
+    assert x[0, 2, 1, 0].item() == pytest.approx(pixels[0, 1, 0, 2].item() / 127.5 - 1)
+
+
 def test_agreement_refuses_what_it_cannot_compare():
     with pytest.raises(ValueError, match="1 images and 2 captions"):
         agreement(Oracle(), hide((0, 0, 0, 0, 0)), ["a", "b"])

@@ -11,7 +11,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from ldm.build import ConfigError, build, check
 from ldm.metric import distance
-from ldm.metric.distance import Distances, frechet_distance, kernel_distance
+from ldm.metric.distance import Distances, compare, frechet_distance, kernel_distance
 from ldm.metric.feature_set import FeatureCollector, FeatureSet
 from ldm.metric.features import FeaturesUnavailable, FeaturesUnavailableWarning, RandomConv
 from ldm.metric.metric import Examples

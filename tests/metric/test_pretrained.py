@@ -1,6 +1,7 @@
 import hashlib
 import io
 import pickle
+import time
 import urllib.error
 import urllib.request
 

@@ -125,4 +125,66 @@ FAULTS = [
         ("nn.init.zeros_(self.head.weight)", "nn.init.ones_(self.head.weight)"),
         ("self.drawing(masked_mean(c.tokens, c.mask),", "self.drawing(masked_mean(c.tokens, None),"),
     ),
+    *of(
+        "ldm/nn/routing.py",
+        ("tests/nn/test_routing.py", "tests/backbone/test_dit.py"),
+        (".argsort(dim=1)[:, :count]", ".argsort(dim=1)[:1, :count].expand(len(x), -1)"),
+        ("return self.before, depth - self.after", "return self.before, depth - self.before"),
+    ),
+    *of(
+        "ldm/backbone/dit.py",
+        "tests/backbone/test_dit.py",
+        ("taken(rotation, kept)", "rotation[:, : kept.shape[1]]"),
+        (
+            "return self._through(slice(stop, None), x, rotation, told)",
+            "return self._through(slice(start, None), x, rotation, told)",
+        ),
+        ("(len(self.blocks) - 1) // 3", "len(self.blocks) // 3"),
+        (
+            "self.cross_attention(self.cross_norm(x), tokens, mask)",
+            "self.cross_attention(self.cross_norm(x), tokens, None)",
+        ),
+    ),
+    *of(
+        "ldm/nn/position.py",
+        ("tests/nn/test_position.py", "tests/backbone/test_dit.py"),
+        ("(place // width).float(), (place % width)", "(place % width).float(), (place // width)"),
+        ("u * sin + v * cos", "u * sin - v * cos"),
+    ),
+    *of(
+        "ldm/nn/attention.py",
+        ("tests/nn/test_attention.py", "tests/backbone/test_dit.py"),
+        ("q, k = rotated(q, rotation), rotated(k, rotation)", "q, k = rotated(q, rotation), k"),
+    ),
+    *of(
+        "ldm/nn/norm.py",
+        "tests/nn/test_norm.py",
+        ("y = x.float()\n        scale", "y = x\n        scale"),
+    ),
+    *of(
+        "ldm/nn/drawing.py",
+        "tests/nn/test_drawing.py",
+        ("+ 0.5) / size", "+ 1.0) / size"),
+    ),
+    *of(
+        "ldm/nn/ode.py",
+        "tests/nn/test_ode.py",
+        ("self.tolerance * (1 +", "self.tolerance * (0 +"),
+    ),
+    *of(
+        "ldm/backbone/unet.py",
+        "tests/backbone/test_unet.py",
+        ("skips.pop()", "skips.pop(0)"),
+        ("if self.patch > 1 else x)\n        skips", "if self.patch > 2 else x)\n        skips"),
+    ),
+    *of(
+        "ldm/backbone/mlp.py",
+        "tests/backbone/test_mlp.py",
+        ("self.norm(x) * (1 + scale) + shift", "self.norm(x) * (1 + scale)"),
+    ),
+    *of(
+        "ldm/backbone/base.py",
+        ("tests/backbone/test_unet.py", "tests/backbone/test_dit.py", "tests/backbone/test_mlp.py"),
+        ("return told if self.tell_context is None else", "return told if True else"),
+    ),
 ]

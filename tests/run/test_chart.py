@@ -125,10 +125,10 @@ def test_thinning_averages_neighbours():
 
 def test_what_is_not_finite_is_left_out_and_told():
     rest = [(float(x), 1.0 + x) for x in range(4)]
-    bad = [(4.0, math.nan), (5.0, math.inf), (6.0, -math.inf), (7.0, 1e300)]
+    bad = [(4.0, math.nan), (5.0, math.inf), (6.0, -math.inf), (7.0, 1e300), (math.inf, 1.0)]
     holed, plain = line_chart("a", [Line("b", rest + bad)]), line_chart("a", [Line("b", rest)])
-    assert "4 not finite" in holed and "not finite" not in plain
-    assert holed.replace(" <small>4 not finite</small>", "") == plain
+    assert "5 not finite" in holed and "not finite" not in plain
+    assert holed.replace(" <small>5 not finite</small>", "") == plain
 
 
 def test_a_quantity_that_never_was_finite_is_told():

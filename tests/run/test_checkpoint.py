@@ -284,6 +284,27 @@ def test_a_full_disk_is_told_before_anything_is_trained(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_disk_is_asked_where_checkpoints_will_lie(tmp_path, monkeypatch):
+    asked, usage = [], shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda place: asked.append(place) or usage)
+    kept = Checkpoints(tmp_path / "run" / "first")
+    kept.check_room({})
+    kept.folder.mkdir(parents=True)  # perhaps a disk of its own
+    kept.check_room({})
+    assert asked == [tmp_path, kept.folder]
+
+
+def test_a_peek_is_at_the_newest_whole_manifest_and_reads_no_tensor(tmp_path):
+    kept = Checkpoints(tmp_path)
+    assert kept.peek() is None
+    for step in (9, 10):
+        kept.save(step, {"step": step, "a": torch.zeros(3)})
+        (tmp_path / f"step-{step}" / "tensors.safetensors").write_bytes(b"")
+    assert kept.peek() == {"step": 10, "a": None}
+    (tmp_path / "step-10" / "manifest.json").write_text("{")
+    assert kept.peek() == {"step": 9, "a": None}
+
+
 def test_to_device_keeps_the_form():
     moved = to_device({"a": [torch.zeros(2), 3], 4: {"b": torch.ones(1)}, "c": None}, torch.device("meta"))
     assert moved["a"][0].is_meta and moved["a"][1] == 3 and moved[4]["b"].is_meta and moved["c"] is None

@@ -134,3 +134,16 @@ def test_numbers_that_cannot_be_compared_get_no_column(change):
     with pytest.raises(Incomparable, match=rf"fd_x of a and of b may not.*{next(iter(change))}"):
         table([FULL, replace(FULL, run="b", **change)])
     assert len(table([FULL, replace(FULL, metric="fd_y", run="b", **change)])) == 2
+
+
+def test_two_seeds_have_an_error_of_their_own():
+    (row,) = table([replace(FULL, seed=seed, run=f"s{seed}", value=value) for seed, value in ((0, 3.0), (1, 5.0))])
+    assert (row.mean, row.seeds) == (4.0, 2)
+    assert row.standard_error == pytest.approx(1.0)  # sqrt((1 + 1) / 1 / 2)
+
+
+def test_half_a_line_is_told(tmp_path, monkeypatch):
+    path = tmp_path / "records.jsonl"
+    monkeypatch.setattr("ldm.run.record.os.write", lambda *_: 3)
+    with pytest.raises(OSError, match=r"only 3 of \d+ bytes of records could be written to .*is the disk full\?"):
+        write(path, FULL)

@@ -12,7 +12,7 @@ import torch
 from ldm.callback.grid import beside, save
 from ldm.metric.features import eight_bits
 from ldm.run import record
-from ldm.run.report import _curve, duration, rounded, write
+from ldm.run.report import _curve, _how, duration, rounded, write
 from tests.run.page import Page
 
 EVIL = '<script src="x">a & b</script>'
@@ -190,3 +190,11 @@ def test_times_are_read_at_a_glance():
 )
 def test_a_validation_curve_finds_its_training_curve(name, wanted):
     assert _curve(name) == wanted
+
+
+def test_how_a_number_was_made_is_said_in_words():
+    made = record.Record(
+        metric="fid", value=1.0, split="val", weights="raw", sampler="ddim", steps=50, evaluations=100, guidance=3.0
+    )
+    said = "val split, weights raw, ddim, 50 steps, 100 network evaluations a sample, guidance 3"
+    assert _how(made) == said

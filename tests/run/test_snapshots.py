@@ -61,3 +61,12 @@ def test_later_snapshots_are_dropped(tmp_path):
         kept.save(updates, 0.05, {"weight": torch.zeros(1)})
     kept.rewind(12)
     assert list(kept.files()) == [(5, 0.05), (12, 0.05)]
+
+
+def test_the_average_is_that_of_the_newest_update(tmp_path):
+    kept = Snapshots(tmp_path)
+    for updates in range(100, 1001, 100):
+        for width in (0.05, 0.10):
+            kept.save(updates, width, {"weight": torch.full((2,), updates + width)})
+    found = kept.rebuild(0.10)["weight"]
+    assert found.dtype == torch.float32 and found.tolist() == pytest.approx([1000.1] * 2, rel=1e-6)
