@@ -133,7 +133,10 @@ class LatentModel(nn.Module):
             folder = folder / "model"  # a run directory was named
         if not (folder / "config.json").exists():
             raise FileNotFoundError(f"{folder} has no config.json: give a finished run's directory or its model/")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{folder / 'config.json'} is damaged, or no config of a model: {error}") from error
         model = cls.build(config)
         model.made_from = config.get("made_from", {})
         load_weights(model, folder / _FILES[weights])

@@ -63,7 +63,8 @@ def sweep(jobs: list[list[str]], runs: Path, script: str) -> int:
     rows = []
     for words, label in zip(jobs, _labels(jobs), strict=True):
         row = done.get(f"{name}/{label}", {})
-        if row.get("code") != FINISHED or row.get("words") != words:
+        stands = row.get("code") == FINISHED and row.get("words") == words and _finished(runs / name / label)
+        if not stands:
             log.info("job %d of %d: %s", len(rows) + 1, len(jobs), label)
             row = _run([word for word in words if not word.startswith("name=")], f"{name}/{label}", script, words)
         rows.append(row)
@@ -74,6 +75,12 @@ def sweep(jobs: list[list[str]], runs: Path, script: str) -> int:
     _show(rows, runs, name)
     codes = {row["code"] for row in rows}
     return FINISHED if codes == {FINISHED} else PREEMPTED if PREEMPTED in codes else FAILED
+
+
+def _finished(run: Path) -> bool:
+    """Whether a run says so itself: it may have been removed since, or trained on."""
+    file = run / "run.json"
+    return file.exists() and json.loads(file.read_text(encoding="utf-8"))["status"] == "finished"
 
 
 def _labels(jobs: list[list[str]]) -> list[str]:

@@ -25,6 +25,9 @@ words = dict(word.split("=", 1) for word in sys.argv[1:])
 place = pathlib.Path(__file__).parent
 with open(place / "ran.txt", "a") as file:
     file.write(words["do"] + "\\n")
+run = place / "runs" / words["name"].strip("'")
+run.mkdir(parents=True, exist_ok=True)
+(run / "run.json").write_text('{"status": "finished"}')
 mended = (place / "mended").exists()
 if words["do"] == "raise" and not mended:
     sys.exit("ValueError: the data is not there")
@@ -47,6 +50,16 @@ def script(tmp_path) -> str:
 
 def statuses(tmp_path, name="s") -> dict[str, str]:
     return {row["run"]: row["status"] for row in json.loads((tmp_path / "runs" / name / "sweep.json").read_text())}
+
+
+def test_a_finished_job_whose_run_is_gone_is_done_again(tmp_path, script):
+    jobs = [["name=s", f"do={word}"] for word in ("well", "again")]
+    assert sweep(jobs, tmp_path / "runs", script) == sweep(jobs, tmp_path / "runs", script) == FINISHED
+    assert (tmp_path / "ran.txt").read_text().split() == ["well", "again"]
+    (tmp_path / "runs" / "s" / "do-well" / "run.json").unlink()
+    (tmp_path / "runs" / "s" / "do-again" / "run.json").write_text('{"status": "stopped"}')
+    assert sweep(jobs, tmp_path / "runs", script) == FINISHED
+    assert (tmp_path / "ran.txt").read_text().split() == ["well", "again"] * 2
 
 
 def test_every_end_is_told_and_only_the_failed_are_tried_again(tmp_path, script, capfd):
