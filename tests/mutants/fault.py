@@ -15,7 +15,7 @@ class Fault:
         file: below the root, with slashes.
         old: what is replaced; it stands there exactly once.
         new: what takes its place. The file still imports: a fault is in what code does, not in whether it is code.
-        tests: files, or files and tests (`file::test`), one of which is to fail.
+        tests: files, or files and tests (`file::test`, `file::test[case]`), one of which is to fail.
     """
 
     file: str

@@ -148,6 +148,9 @@ def test_settings_name_all_that_updates_depend_on(tmp_path):
     parts = {"prior", "condition", "alignment", "seed", "cache_latents"}
     assert set(second) == parts | {"second", "trainer", "data", "first stage"}
     assert second["first stage"] == {"history": fresh(first), "weights": "abc"}
+    sampling = {"sampler", "grid", "guidance", "steps"}
+    assert sampling <= set(config["prior"]), "what follows training is no part of it"
+    assert second["prior"] == {name: value for name, value in config["prior"].items() if name not in sampling}
 
 
 def test_only_the_updates_of_the_last_settings_have_to_agree():
