@@ -111,7 +111,8 @@ FAULTS = [
         ('row["stage"] != stage or row["step"] <= step', 'row["stage"] != stage or row["step"] < step'),
         ("exist_ok=named)", "exist_ok=True)"),
         ("return row if isinstance(row, dict) and", "return row if"),
-        ("self._lock.release()\n", "pass\n"),
+        # The release alone left out changes nothing: a lock that nothing refers to any more lets go by itself.
+        ("self._lock.release()\n            self._lock = None", "pass"),
         (
             'max((row["images"] for row in self.rows() if row["stage"] == stage), default=0)',
             'max((row["images"] for row in self.rows()), default=0)',

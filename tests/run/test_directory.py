@@ -134,7 +134,7 @@ def test_rewind_drops_what_came_after_and_what_was_torn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "torn", ['{"stage": "first", "st', '{"stage": "first", "values": {}', "\x00\x00\x00", '{"a": 1}}']
+    "torn", ['{"stage": "first", "st', '{"stage": "first", "values": {}', "\x00\x00\x00", '{"a": 1}}', "3", "null"]
 )
 def test_a_torn_line_is_not_read(tmp_path, torn):
     journal = written(tmp_path / "m.jsonl", ("first", 1))

@@ -32,6 +32,12 @@ def test_an_artifact_is_there_when_published(tmp_path):
     assert store.find("autoencoder", "k") is None
 
 
+def test_a_folder_without_its_description_is_no_artifact(tmp_path):
+    store = Store(tmp_path)
+    store.path("latents", "k").mkdir(parents=True)  # as a copy that was broken off leaves it
+    assert store.find("latents", "k") is None
+
+
 def test_keys_with_dots_are_kept_apart(tmp_path):
     store = Store(tmp_path)
     assert store.workplace("latents", "a.1") != store.workplace("latents", "a.2")
