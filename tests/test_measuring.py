@@ -1,12 +1,15 @@
 """Measuring a finished run again by the words of training: data that have moved, other metrics, another evaluation."""
 
+import logging
 import shutil
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
-from ldm.measuring import _below, measure_again
+from ldm.measuring import _below, measure_again, say
+from ldm.model import LatentModel
 from ldm.run import record
 from ldm.run.record import Record
 from tests.runs import compose, saved, shrunk
@@ -69,6 +72,24 @@ def test_metrics_and_evaluation_by_the_words_of_training(run):
     found = again(run, metric={"reconstruction": asked["metric"]["reconstruction"]}, evaluation=asked["evaluation"])
     assert {each.metric for each in found} == {"psnr", "ssim"}
     assert {each.metric for each in again(run, metric={"reconstruction": None})} == {"fd_random_conv", "kd_random_conv"}
+
+
+def test_the_weights_measured_are_those_asked_for(run):
+    model = LatentModel.load(run)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(0.5)
+    model.save(run / "model", model.config, "raw")
+    for weights, named in (("average", "averaged"), ("raw", "raw")):
+        found = again(run, weights=weights)
+        assert {(each.weights, each.model) for each in found} == {(named, LatentModel.load(run, weights).weights_hash)}
+        assert len(found) > 2, "every number is kept"
+
+
+def test_the_newest_number_is_said(caplog):
+    with caplog.at_level(logging.INFO):
+        say([Record(metric="psnr", value=value, n=4) for value in (1.0, 2.0)])
+    assert [message.split() for message in caplog.messages] == [["psnr", "2", "(n", "=", "4)"]]
 
 
 def test_samples_and_seed_are_the_runs_unless_said(run):

@@ -286,6 +286,14 @@ def test_a_single_number_that_is_not_finite_is_refused(run, tmp_path, monkeypatc
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_the_network_is_compiled_where_this_is_asked_for(run, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    for compile in (False, True):
+        job(run, tmp_path / str(compile), prompt="a", n=1, compile=compile)
+        assert compiled == ["UNet"] * compile
+
+
 def test_compiled_networks_draw_the_same_images(run, tmp_path, monkeypatch):
     """Traced by torch.compile and run by its plain backend: what inductor makes of a graph is torch's affair, and takes a
     minute."""

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from safetensors.torch import save_file
 from torchvision.models import vgg
@@ -201,3 +202,27 @@ def test_real_networks_find_a_blurred_photograph_worse_than_one_a_little_brighte
     layers = ("features.1", "features.4", "features.7")
     distance = FeatureDistance(architecture, shared / "data/weights" / file, layers, flip180=flip)
     assert distance(x, blurred) > 2 * distance(x, brighter)
+
+
+def test_a_pyramid_by_hand():
+    """A point in the corner of 8 x 8: (1, 4, 6, 4, 1) / 16 makes 11, 5, 1 sixteenths of it in its rows, of which two
+    stay. The band is 1 - (11/16)^2 there and (17/16)^2 - (11/16)^2 elsewhere in all."""
+    x = torch.zeros(1, 1, 8, 8)
+    x[0, 0, 0, 0] = 1.0
+    band = (1 - (11 / 16) ** 2 + (17 / 16) ** 2 - (11 / 16) ** 2) / 64
+    assert LaplacianPyramid(bands=1)(x, torch.zeros_like(x)).item() == pytest.approx(band + (12 / 16) ** 2 / 16)
+
+
+def test_a_distance_of_features_is_of_vectors_of_length_one():
+    distance, (x, y) = RandomFeatures(width=4, layers=2), pair(side=16)
+    maps = [[F.normalize(layer, dim=1) for layer in distance.maps(image)] for image in (x, y)]
+    wanted = sum((a - b).square().sum(1).mean((1, 2)) for a, b in zip(*maps, strict=True))
+    torch.testing.assert_close(distance(x, y), wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_transparent_is_white():
+    maps, x = RandomFeatures(width=4, layers=1).maps, torch.rand(1, 4, 16, 16)
+    x[:, 3] = -1.0
+    torch.testing.assert_close(maps(x), maps(torch.ones(1, 3, 16, 16)))
+    x[:, 3] = 1.0
+    torch.testing.assert_close(maps(x), maps(x[:, :3]))

@@ -46,7 +46,11 @@ FAULTS = [
     ),
     *of(
         "ldm/measuring.py",
-        ("tests/test_products.py", "tests/run/test_finished.py::test_records_tell_samplers_and_guidance_apart"),
+        (
+            "tests/test_measuring.py",
+            "tests/test_products.py",
+            "tests/run/test_finished.py::test_records_tell_samplers_and_guidance_apart",
+        ),
         ('own = {"samples": samples, "seed": seed}', 'own = {"seed": seed}'),
         ('"seed": config["seed"],', '"seed": seed,'),
         ('"weights": named(weights, ema),', '"weights": named("average", ema),'),
