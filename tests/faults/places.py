@@ -27,17 +27,22 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _saved_first(place: Path, job: Job, what: str) -> str:
-    """What is wrong with the way a job ended by an error from its data; empty if nothing."""
+def _saved_first(place: Path, job: Job, what: str, behind: int = 0) -> str:
+    """What is wrong with the way a job ended by an error from its data; empty if nothing.
+
+    Arguments:
+        behind: updates that what was kept may be behind the last one.
+    """
     code, said = job.wait(), job.said()
     reached = max(json.loads(line)["step"] for line in (place / "runs" / "run" / "metrics.jsonl").open())
     kept = Checkpoints(place / "runs" / "run" / "checkpoints" / "second").steps()
-    well = code == 1 and what in said and "Traceback" not in said and max(kept, default=0) >= reached
+    well = code == 1 and what in said and "Traceback" not in said and max(kept, default=0) >= reached - behind
     return "" if well else f"exit code {code}, reached {reached}, kept {kept}: {said[-600:]}"
 
 
 def dead_workers(zygote: Zygote, folder: Path, case: Case, count: int) -> None:
-    """kill -9 to a data worker: an error that says so, everything saved before, and the same command goes on."""
+    """kill -9 to a data worker: an error that says so, everything saved before, and the same command goes on. The error is raised
+    by a signal, at any line: where that is within an update, the last checkpoint is what is whole."""
     assert zygote.start("train", config(folder / "whole", "second", workers=2, steps=60)).wait() == 0
     wanted = result(folder / "whole")
     for i in range(count):
@@ -46,7 +51,7 @@ def dead_workers(zygote: Zygote, folder: Path, case: Case, count: int) -> None:
         job = zygote.start("train", chosen)
         _after_some_updates(job, place)
         Job.send(Job(_children(job.pid)[-1], job.log, {}, None), signal.SIGKILL)
-        wrong = _saved_first(place, job, "worker")
+        wrong = _saved_first(place, job, "worker", behind=chosen["second"]["save_every"])
         code = zygote.start("train", chosen).wait()
         case.count(not wrong and code == 0 and not difference(result(place), wanted), f"{wrong}; then exit code {code}")
         shutil.rmtree(place)
