@@ -94,3 +94,13 @@ def test_parts_must_agree():
     encoder, decoder = partial(Encoder, width=8, multipliers=(1, 1)), partial(Decoder, width=8, multipliers=(1,))
     with pytest.raises(ValueError, match="divides sides by 2 but the decoder multiplies them by 1"):
         Autoencoder((3, 8, 8), encoder, decoder, Gaussian(4))
+
+
+def test_in_training_the_decoder_reads_a_draw_and_not_the_mean():
+    autoencoder = small(Gaussian(channels=4))
+    x, noise = torch.rand(2, 3, 16, 24), torch.randn(2, *autoencoder.latent_shape)
+    made, posterior = autoencoder(x, noise), autoencoder.posterior(x)
+    drawn = posterior.mean + posterior.std * noise
+    torch.testing.assert_close(made.z, drawn)
+    torch.testing.assert_close(made.image, autoencoder.decoder(drawn))
+    assert (made.image - autoencoder.decoder(posterior.mean)).abs().max() > 1e-3

@@ -43,3 +43,9 @@ def test_identity_is_the_identity():
     h = torch.randn(2, 3, 4, 4)
     coded = Identity()(h, torch.ones_like(h))
     assert torch.equal(coded.z, h) and coded.posterior.std.abs().max() == 0 and not coded.terms
+
+
+def test_log_variances_are_held_between_minus_30_and_20():
+    h = torch.tensor([0.0, -40.0, 0.0, -29.0, 0.0, 30.0]).view(3, 2, 1, 1)
+    wanted = torch.tensor([-30.0, -29.0, 20.0]).mul(0.5).exp()
+    torch.testing.assert_close(Gaussian(1).posterior(h).std.flatten(), wanted)

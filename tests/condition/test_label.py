@@ -117,3 +117,7 @@ def test_no_condition_is_an_empty_context():
     c = none({"image": torch.zeros(2, 3, 4, 4)})
     assert c.tokens is None and c.null() is c and not list(none.parameters())
     assert none.shape.tokens is None and none.shape.spatial is None
+
+
+def test_it_says_what_it_reads():
+    assert Label(3).needs == ("label",) and Unconditional().needs == ()
