@@ -89,3 +89,17 @@ def test_pixels_have_no_layers():
         _ = Pixels(2, 2).last_layer
     with pytest.raises(ValueError, match="cannot become a latent of 4"):
         Pixels(2, 4)
+
+
+def test_patches_of_the_head_are_laid_out_as_they_were_folded():
+    """Channel 4 c + 2 i + j of the head is channel c at row i and column j of each patch of 2 x 2."""
+    decoder, seen = Decoder(3, 2, **{**PLAIN, "patch": 2}), []
+    decoder.head.register_forward_hook(lambda _, __, output: seen.append(output))
+    image = decoder(torch.randn(1, 2, 4, 4))
+    for c, i, j in ((0, 0, 0), (0, 1, 0), (1, 0, 1), (2, 1, 1)):
+        assert torch.equal(image[0, c, i::2, j::2], seen[0][0, 4 * c + 2 * i + j])
+
+
+def test_norms_are_the_published_ones_where_none_are_said():
+    for part in (Encoder(3, 4, **PLAIN), Decoder(3, 4, **PLAIN)):
+        assert isinstance(part.norm, Group) and part.norm.eps == 1e-6
