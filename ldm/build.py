@@ -36,6 +36,7 @@ class ConfigError(ValueError):
 
 
 def is_node(value: Any) -> bool:
+    """Whether a value describes an object: a mapping with `_target_`."""
     return isinstance(value, Mapping) and "_target_" in value
 
 
@@ -127,6 +128,7 @@ def _classes(annotation: Any) -> list[type]:
 
 
 def plain(value: Any, annotation: Any, where: str) -> Any:
+    """The value as its annotation has it; ConfigError that names the place `where`, what came and what was wanted."""
     try:
         return _adapter(annotation).validate_python(value)
     except ValidationError as error:

@@ -74,6 +74,7 @@ def read_text(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, whole or not at all; an OSError names it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with named(path), open(temporary, "w", encoding="utf-8") as file:
         file.write(text)

@@ -31,7 +31,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             print(self.format(record), flush=True)
-        except Exception:
+        except (OSError, ValueError):  # a full disk, a closed pipe, letters that it has not: no reason to end a run
             self.handleError(record)
 
 

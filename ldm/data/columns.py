@@ -123,6 +123,7 @@ def _is_text(feature: Any) -> bool:
 
 
 def is_string(feature: Any) -> bool:
+    """Whether a column of `datasets` holds text."""
     return isinstance(feature, Value) and "string" in feature.dtype
 
 

@@ -24,6 +24,7 @@ def names_of(split: str) -> list[str]:
 
 
 def is_part(split: str) -> bool:
+    """Whether a part of a split is named, as in train[:90%], and not the whole."""
     return "[" in split
 
 
