@@ -127,10 +127,11 @@ def test_routed_tokens_are_those_that_the_middle_does_not_see():
     assert seen == [8, 8, 16]
 
 
-def test_checkpointing_changes_memory_and_nothing_else():
+@pytest.mark.parametrize("position", [SinCos, Rotary])
+def test_checkpointing_changes_memory_and_nothing_else(position):
     z, results, kept = torch.randn(2, 4, 8, 8), [], []
     for checkpointing in (False, True):
-        dit, sizes = tiny(4, ContextShape(6), dropout=0.5, checkpointing=checkpointing), []
+        dit, sizes = tiny(4, ContextShape(6), position=position, dropout=0.5, checkpointing=checkpointing), []
         torch.manual_seed(0)
         awake(dit)
 

@@ -66,6 +66,19 @@ def test_wrong_shapes_are_refused_with_what_to_do():
         tiny(4, ContextShape())(torch.randn(2, 4, 8, 8), LOG_SNR, Context())
     with pytest.raises(ValueError, match=r"tokens=6.*tokens=None"):
         tiny(4, ContextShape(6))(torch.randn(2, 4, 1, 1), LOG_SNR, Context())
+    with pytest.raises(ValueError, match=r"spatial=3.*spatial=None"):
+        tiny(4, ContextShape(spatial=3))(torch.randn(2, 4, 1, 1), LOG_SNR, Context())
+
+
+def test_the_whole_is_stem_blocks_and_a_head_behind_norm_and_silu():
+    mlp, z = awake(tiny(4, TOKENS.shape, sides=(2, 4))), torch.randn(2, 4, 2, 4)
+    pooled = torch.stack([TOKENS.tokens[0].mean(0), TOKENS.tokens[1, :2].mean(0)])
+    told = torch.nn.functional.silu(mlp.tell_time(mlp.time(LOG_SNR)) + mlp.tell_context(pooled))
+    x = mlp.stem(z.flatten(1))
+    for block in mlp.blocks:
+        x = block(x, told)
+    wanted = mlp.head(torch.nn.functional.silu(mlp.norm(x))).view(2, 4, 2, 4)
+    torch.testing.assert_close(mlp(z, LOG_SNR, TOKENS), wanted)
 
 
 def test_a_block_is_its_formula():

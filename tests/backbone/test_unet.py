@@ -59,7 +59,8 @@ def test_time_and_context_matter(case):
 
 def test_masked_tokens_are_not_read():
     c = TOKENS
-    unet, z = awake(tiny(4, c.shape, pooled_context=True)), torch.randn(2, 4, 8, 8)
+    options = {"pooled_context": True, "drawn_context": 3}
+    unet, z = awake(tiny(4, c.shape, **options)), torch.randn(2, 4, 8, 8)
     other = Context(torch.where(c.mask[..., None], c.tokens, 9.0), c.mask)
     torch.testing.assert_close(unet(z, LOG_SNR, c), unet(z, LOG_SNR, other))
 

@@ -43,6 +43,31 @@ def test_queries_and_keys_are_both_turned():
     torch.testing.assert_close(attention(x, rotation=rotation), wanted)
 
 
+def test_queries_and_keys_have_each_their_own_weights_after_normalising():
+    attention, x = Attention(8, heads=2, bias=True, qk_norm=True), torch.randn(2, 5, 8)
+    torch.nn.init.normal_(attention.norm_q.weight)
+    torch.nn.init.normal_(attention.norm_k.weight)
+
+    def normed(part, weight):
+        heads = part.unflatten(-1, (2, 4))
+        return (heads / heads.square().mean(-1, keepdim=True).sqrt() * weight).flatten(2)
+
+    q, k, v = attention.to_qkv(x).chunk(3, -1)
+    q, k = normed(q, attention.norm_q.weight), normed(k, attention.norm_k.weight)
+    wanted = torch.stack([attention.to_out(by_formula(q[i], k[i], v[i], None, 2)) for i in range(2)])
+    torch.testing.assert_close(attention(x), wanted)
+
+
+def test_a_block_is_three_residuals_each_behind_its_norm():
+    block, x, tokens = TransformerBlock(8, 2, context=6), torch.randn(2, 5, 8), torch.randn(2, 4, 6)
+    for norm in (block.self_norm, block.cross_norm, block.feed_norm):
+        torch.nn.init.normal_(norm.weight)
+    wanted = x + block.self_attention(block.self_norm(x))
+    wanted = wanted + block.cross_attention(block.cross_norm(wanted), tokens)
+    wanted = wanted + block.feed(block.feed_norm(wanted))
+    torch.testing.assert_close(block(x, tokens), wanted)
+
+
 def test_masked_tokens_are_not_read():
     block, x, tokens = TransformerBlock(8, 2, context=6), torch.randn(2, 5, 8), torch.randn(2, 4, 6)
     mask = torch.tensor([[True, True, False, False]]).expand(2, 4)

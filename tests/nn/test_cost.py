@@ -29,6 +29,14 @@ def test_a_backbone_is_counted_with_its_context():
     assert backbone_flops(MLP(3, mapped, **options), (3, 1, 1), mapped) == own + 2 * 2 * 8
 
 
+def test_a_context_counts_as_one_token():
+    """Keys and values of one token, then queries, output, scores and their use, in each block of a DiT."""
+    told, options = ContextShape(tokens=5), {"width": 8, "depth": 2, "heads": 2, "patch": 1}
+    alone = backbone_flops(DiT(3, ContextShape(), **options), (3, 2, 2), ContextShape())
+    attended = 2 * 5 * 16 + 2 * 4 * 8 * (8 + 8) + 2 * (2 * 4 * 8)
+    assert backbone_flops(DiT(3, told, **options), (3, 2, 2), told) == alone + 2 * attended
+
+
 def test_counting_leaves_everything_as_it_was():
     """Weights, modes of every part and torch's generator, of a network that draws random numbers in training."""
     net = DiT(4, ContextShape(6), width=16, depth=3, heads=2, dropout=0.5, routing=Routing())

@@ -28,6 +28,13 @@ def test_log_snr_embedding_separates_levels_and_takes_infinities():
     assert torch.cdist(got[1:-1], got[1:-1]).add(torch.eye(5)).min() > 0.1
 
 
+def test_log_snr_is_embedded_on_the_scale_of_a_thousand_steps():
+    """500 (1 - log_snr / 20): 0 at 20, 500 at 0, 1000 at -20; and 250 at the middle of another limit."""
+    steps = torch.tensor([0.0, 475.0, 500.0, 1000.0])
+    torch.testing.assert_close(LogSnrEmbedding(8)(torch.tensor([20.0, 1.0, 0.0, -20.0])), sinusoidal(steps, 8))
+    torch.testing.assert_close(LogSnrEmbedding(8, 4.0)(torch.tensor([2.0])), sinusoidal(torch.tensor([250.0]), 8))
+
+
 def test_step_embedding_finds_every_integer_through_float32():
     table = decreasing_table()
     embedding = StepEmbedding(8, table)

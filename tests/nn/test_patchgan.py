@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from ldm.nn.norm import Group
 from ldm.nn.patchgan import PatchGAN
 
 
@@ -23,6 +24,17 @@ def test_one_logit_a_patch(layers, side, expected):
         expected,
         expected,
     )
+
+
+def test_the_layers_are_those_of_the_paper():
+    """C64-C128-C256-C512 with strides 2, 2, 2, 1; a fifth layer is no wider; eight groups of each normalisation."""
+    convolutions = [m for m in PatchGAN(layers=3).modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == [64, 128, 256, 512, 1]
+    assert [m.stride[0] for m in convolutions] == [2, 2, 2, 1, 1]
+    wide = PatchGAN(width=8, layers=5)
+    assert [m.out_channels for m in wide.modules() if isinstance(m, torch.nn.Conv2d)] == [8, 16, 32, 64, 64, 64, 1]
+    norms = [m for m in wide.modules() if isinstance(m, Group)]
+    assert [m.groups for m in norms] == [8] * 5
 
 
 def test_too_small_an_image_is_refused_with_the_reason():

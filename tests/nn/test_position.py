@@ -37,6 +37,15 @@ def test_rotary_products_know_the_displacement_alone():
     assert math.remainder(first_pair - 1, 2 * math.pi) == pytest.approx(0, abs=1e-5)  # one row down is one radian
 
 
+@pytest.mark.parametrize("base", [100.0, 7.0])
+def test_each_pair_of_a_head_turns_more_slowly_by_the_same_factor(base):
+    """Three pairs a head for the row, at 1, base^(-1/3) and base^(-2/3) radians a pixel, then three for the column."""
+    rotation = Rotary(24, 2, base).rotation(3, 4, CPU)[0, 2 * 4 + 3]  # the token at row 2, column 3
+    speeds = torch.tensor([1.0, base ** (-1 / 3), base ** (-2 / 3)])
+    angles = torch.cat([2 * speeds, 3 * speeds])
+    torch.testing.assert_close(rotation, torch.cat([angles.cos(), angles.sin()]))
+
+
 def test_nowhere_tells_nothing():
     nowhere = Nowhere(7, 7)
     assert nowhere.added(2, 2, CPU) is None and nowhere.rotation(2, 2, CPU) is None
