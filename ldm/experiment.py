@@ -41,13 +41,13 @@ from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation, asked_hash, code_version, device_name
-from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
+from ldm.run.signals import FINISHED, PREEMPTED, StopFlag, Stopped
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
 from ldm.settings import check_batch, check_stages, checked
 from ldm.stage import provenance
 from ldm.stage.first import First
-from ldm.stage.latents import cached, statistics, weights_key
+from ldm.stage.latents import cached, pays, statistics, weights_key
 from ldm.stage.launch import agree, rank, ranks, turn
 from ldm.stage.provenance import History, Plan
 from ldm.stage.second import Second, aligned
@@ -60,10 +60,6 @@ _MANY = 10_000  # lines of the log that are kept until there is a directory
 
 class _LogFile(logging.FileHandler):
     """`log.txt` of a run; stays open after it, for what is said of how it ended."""
-
-
-class Stopped(Exception):
-    """The run was asked to stop; its state is saved."""
 
 
 class Experiment:
@@ -307,9 +303,9 @@ class Experiment:
         autoencoder = self.model.autoencoder.to(self._trainer().strategy.root_device)
         weights = weights_key(autoencoder)
         self.second = agree(lambda: self._decided("second", self._second_plan(self.first.history, weights)))
-        if self.config["cache_latents"]:
-            self.data = cached(autoencoder, self.data, self.store, self.alignment)
-        autoencoder.set_statistics(*statistics(autoencoder, self.data))
+        if self._caches():
+            self.data = cached(autoencoder, self.data, self.store, self.alignment, self.stop)
+        autoencoder.set_statistics(*statistics(autoencoder, self.data, self.stop))
         self.model.made_from = self._made_from(self.second.history)
         if self.config.get("second"):
             self.model.condition.fit(self.data.captions())
@@ -322,6 +318,16 @@ class Experiment:
         elif rank() == 0:
             self.place.model.joinpath("raw.safetensors").unlink(missing_ok=True)  # of a stage that was trained before
         agree(lambda: self.model.save(self.place.model, self.config))
+
+    def _caches(self) -> bool:
+        """Whether latents are encoded once before a prior is trained."""
+        if not self._trains_second():
+            return False
+        asked = self.config["cache_latents"]
+        found = pays(self.data, self.config["second"]["steps"]) if asked == "auto" else asked
+        if not found and asked == "auto":
+            log.info("latents are encoded as they are read, which is less than all there are once")
+        return found
 
     def _made_from(self, second: History) -> dict[str, Any]:
         return {
@@ -392,7 +398,8 @@ class Experiment:
             "weights": "averaged",
         }
         generate = bool(self.config.get("second"))
-        self.measured = evaluation(model, self.data, list(self.metrics.values()), facts, generate=generate)
+        metrics, kept = list(self.metrics.values()), self.place.path / "evaluation"
+        self.measured = evaluation(model, self.data, metrics, facts, generate, kept, self.stop)
         if rank() == 0:
             record.write(self.place.records, *self.measured)
 

@@ -112,12 +112,17 @@ class LatentModel(nn.Module):
     @torch.no_grad()
     def sample(self, batch: Mapping[str, Any], random: Random) -> Image:
         """One image (b, c, h, w) in [-1, 1] for each row of `random`."""
-        return self.autoencoder.decode(self.sample_latents(batch, random)).float().clamp(-1, 1)
+        return self.decode(self.sample_latents(batch, random))
+
+    @torch.no_grad()
+    def decode(self, z: Latent) -> Image:
+        """The image (b, c, h, w) in [-1, 1] of a whitened latent."""
+        return self.autoencoder.decode(z).float().clamp(-1, 1)
 
     @torch.no_grad()
     def reconstruct(self, x: Image) -> Image:
         """decode(mean of q(z|x)), (b, c, h, w) in [-1, 1]."""
-        return self.autoencoder.decode(self.autoencoder.encode(x).mean).float().clamp(-1, 1)
+        return self.decode(self.autoencoder.encode(x).mean)
 
     def save(self, folder: Path, config: Config, weights: Weights = "average") -> None:
         """Write config.json and the weights as `weights`; a second call adds the other kind."""

@@ -8,7 +8,7 @@ import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
@@ -35,7 +35,7 @@ class Settings:
     seed: NonNegativeInt
     runs: str
     store: str
-    cache_latents: bool
+    cache_latents: bool | Literal["auto"]
     rank_timeout: PositiveFloat = 120.0
 
 

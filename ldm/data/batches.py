@@ -10,7 +10,7 @@ nothing.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,3 +95,9 @@ def micro_batch(batch_size: int, world: int, accumulate: int) -> int:
         f"batch_size {batch_size} is the global batch and cannot be shared by {world} ranks x {accumulate} accumulated "
         f"micro-batches; take {near}"
     )
+
+
+def spread(rows: Sequence[int], most: int) -> list[int]:
+    """At most so many of the rows, evenly spread."""
+    count = min(len(rows), most)
+    return [rows[i * len(rows) // count] for i in range(count)]

@@ -55,16 +55,19 @@ def build(
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
-) -> None:
-    """Encode this rank's shards (rank, rank + world, ...) of `items` into `path`, leaving out those already there.
+    stopped: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Encode this rank's shards (rank, rank + world, ...) of `items` into `path`, leaving out those already there. Whether
+    they are all there now.
 
-    With one rank the cache is complete after it; with more, call `finish` on one of them when all have returned.
+    With one rank the cache is complete then; with more, call `finish` on one of them when all have returned True.
 
     Arguments:
         encode: images (b, c, h, w) in [-1, 1] on the CPU -> `mean` and `std` of the latents, or `feature`, each (b, c, h,
             w), on any device.
         key: names all that the latents depend on (`DataModule.latent_key`).
         flips: encode the mirrored images too.
+        stopped: asked before each batch; once it is true, the rest is left for another time.
     Raises:
         BadLatentsError: a latent that is not finite (float16 ends at 65504), or shards of another key in `path`.
     """
@@ -75,6 +78,8 @@ def build(
     batches = [rows for number in missing for rows in _rows(number, shard, len(items), batch_size)]
     encoded: list[dict[str, Tensor]] = []
     for rows, batch in zip(batches, _load(items, batches, workers), strict=True):
+        if stopped():
+            return False
         encoded.append(_encode(encode, batch, flips, _TYPES[dtype]))
         number, end = rows[0].row // shard, rows[-1].row + 1
         if end == min((number + 1) * shard, len(items)):
@@ -83,6 +88,7 @@ def build(
             encoded = []
     if world == 1:
         finish(path)
+    return True
 
 
 def finish(path: Path) -> None:

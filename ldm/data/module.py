@@ -25,7 +25,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
 from ldm.data import worker
-from ldm.data.batches import Batches, Position
+from ldm.data.batches import Batches, Position, spread
 from ldm.data.caption import clean
 from ldm.data.image import MAX_BYTES, MAX_PIXELS, Transform
 from ldm.data.items import Items, Maker, OnError, StreamItems, collate
@@ -228,19 +228,31 @@ class DataModule(L.LightningDataModule):
                 *(source.stream, maker, self.on_error, self.batch_size),
                 *(start, stop, rank, world, accumulate),
             )
-            return DataLoader(rows, batch_size=None, **self._processes())
+            return DataLoader(rows, batch_size=None, **self._processes(self.workers))
         batches = Batches(len(source), self.batch_size, self.seed, start, stop, rank, world, accumulate)
         items = Items(source, maker, self.on_error)
-        return DataLoader(items, batch_sampler=batches, collate_fn=Collate(self.batch_size), **self._processes())
+        return DataLoader(
+            items, batch_sampler=batches, collate_fn=Collate(self.batch_size), **self._processes(self.workers)
+        )
 
-    def val_loader(self, rank: int = 0, world: int = 1, accumulate: int = 1) -> DataLoader:
-        """This rank's rows rank, rank + world, ... of the validation set, each once, in order."""
+    def val_loader(
+        self, rank: int = 0, world: int = 1, accumulate: int = 1, images: PositiveInt | None = None
+    ) -> DataLoader:
+        """This rank's share (rows rank, rank + world, ... of those looked at) of the validation set, each once, in order.
+
+        Arguments:
+            images: how many to look at, spread evenly over the set, and at least one a rank; None looks at all.
+        """
         source = self._source("val")
         size = self.val_batch_size or max(1, self.batch_size // (world * accumulate))
-        positions = [Position(index, -1, 0, index) for index in range(rank, len(source), world)]
+        every = range(len(source))
+        rows = every if images is None else spread(every, max(images, world))
+        positions = [Position(index, -1, 0, index) for index in rows[rank::world]]
         batches = [positions[i : i + size] for i in range(0, len(positions), size)]
         items = Items(source, self._maker("val", self.plain, source), self.on_error)
-        return DataLoader(items, batch_sampler=batches, collate_fn=Collate(len(source)), **self._processes())
+        # Reading a latent takes less than starting a process that reads it.
+        processes = self._processes(self.workers if self.latents is None else 0)
+        return DataLoader(items, batch_sampler=batches, collate_fn=Collate(len(source)), **processes)
 
     def train_dataloader(self) -> Waiting:
         """The loader from the stage's `updates` to its `steps`; the stage is told how long it waits for batches.
@@ -258,6 +270,7 @@ class DataModule(L.LightningDataModule):
         return Waiting(self.loader(stage.updates, stage.steps, rank, world, stage.accumulate), stage.waited)
 
     def val_dataloader(self) -> DataLoader:
+        """All of the validation set, for a trainer's own loop; a stage asks `val_loader` for a share of it."""
         accumulate = self.trainer.lightning_module.accumulate
         return self.val_loader(self.trainer.global_rank, self.trainer.world_size, accumulate)
 
@@ -271,12 +284,13 @@ class DataModule(L.LightningDataModule):
         pictures = source is self.sources[split]  # and no latents, in whose place a kept picture must not come
         return Maker(transform, self.seed, self._tallies[split], self._pixels.get(split) if pictures else None)
 
-    def _processes(self) -> dict[str, Any]:
+    @staticmethod
+    def _processes(workers: int) -> dict[str, Any]:
         return {
-            "num_workers": self.workers,
-            "persistent_workers": self.workers > 0,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
             "worker_init_fn": worker.begin,
-            "multiprocessing_context": worker.context() if self.workers else None,
+            "multiprocessing_context": worker.context() if workers else None,
             "pin_memory": torch.cuda.is_available(),
             "generator": torch.Generator().manual_seed(
                 0

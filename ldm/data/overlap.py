@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldm.data.batches import spread
 from ldm.data.source import Source, digest
 
 _HELD_OUT, _TRAINING = 256, 8192  # images that are read, at most
@@ -24,13 +25,13 @@ _HELD_OUT, _TRAINING = 256, 8192  # images that are read, at most
 def overlap(train: Source, val: Source) -> str | None:
     """A sentence that says how many of how many held-out images are training images, and what was compared; None where
     none is."""
-    asked = _spread(range(len(val)), _HELD_OUT)
+    asked = spread(range(len(val)), _HELD_OUT)
     marks, val_marks = train.marks(), val.marks()
     rows: Sequence[int] = range(len(train))
     if marks is not None and val_marks is not None:
         wanted = {val_marks[row] for row in asked}
         rows = [row for row, mark in enumerate(marks) if mark in wanted]
-    looked_at = _spread(rows, _TRAINING)
+    looked_at = spread(rows, _TRAINING)
     found = {_content(train, row) for row in looked_at} - {None}
     common = sum(_content(val, row) in found for row in asked) if found else 0
     if not common:
@@ -40,12 +41,6 @@ def overlap(train: Source, val: Source) -> str | None:
         f"{common} of {len(asked)} sampled held-out images are also training images, byte for byte (compared with {part} "
         f"{len(train):,} training images): validation measures memory"
     )
-
-
-def _spread(rows: Sequence[int], most: int) -> list[int]:
-    """At most so many of the rows, evenly spread."""
-    count = min(len(rows), most)
-    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def _content(source: Source, row: int) -> str | None:

@@ -10,7 +10,7 @@ import datetime
 import logging
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pydantic import PositiveInt
-from torch import nn
 
 from ldm.build import Config, described
 from ldm.data.module import DataModule
@@ -26,9 +25,12 @@ from ldm.metric.metric import Examples, Metric
 from ldm.model import LatentModel
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
+from ldm.run.drawn import Drawn
 from ldm.run.finished import networks, scale_of
 from ldm.run.record import Record
+from ldm.run.signals import StopFlag
 from ldm.run.store import key_of
+from ldm.types import Image, Latent
 
 log = logging.getLogger(__name__)
 
@@ -53,18 +55,30 @@ class Evaluation:
         metrics: Sequence[Metric],
         facts: dict[str, Any],
         generate: bool = True,
+        kept: Path | None = None,
+        stop: StopFlag | None = None,
     ) -> list[Record]:
-        """Measure on all ranks; `facts` are fields of Record that only the run knows."""
-        start, counter = time.monotonic(), _Calls(model)
+        """Measure on all ranks; `facts` are fields of Record that only the run knows.
+
+        Arguments:
+            kept: folder in which latents wait until the end, so that the same evaluation, stopped, goes on.
+            stop: looked at between batches; Stopped where a signal came.
+        """
+        start = time.monotonic()
         model.eval()
         n = min(self.samples, len(data.sources["val"]))
+        drawn = None if kept is None else Drawn(kept, key_of([model.weights_hash, facts.get("asked"), self.seed]))
+        samples = _Samples(model, self.seed, drawn) if generate else None
         for rows in self._batches(n):
-            examples = self._examples(model, data, rows, generate)
-            for metric in metrics:
-                metric.add(examples)
+            if stop is not None:
+                stop.check()
+            if rows:
+                examples = self._examples(model, data, rows, samples)
+                for metric in metrics:
+                    metric.add(examples)
         facts = {
             **facts,
-            "seconds": round(time.monotonic() - start, 1),
+            "seconds": round(time.monotonic() - start + (0.0 if drawn is None else drawn.seconds), 1),
             "device": device_name(next(model.parameters()).device),
             "code_version": code_version(),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -73,26 +87,27 @@ class Evaluation:
             "model": model.weights_hash,
             **{name: model.made_from.get(name) for name in ("config", "images_seen")},
         }
-        if generate:
-            facts |= _sampling(model, counter.per_sample())
-        counter.remove()
-        return [Record.of(measurement, facts) for metric in metrics for measurement in metric.measure()]
+        if samples is not None:
+            facts |= _sampling(model, samples.evaluations())
+        records = [Record.of(measurement, facts) for metric in metrics for measurement in metric.measure()]
+        if drawn is not None and not (dist.is_initialized() and dist.get_rank()):
+            drawn.clear()  # after the measuring, for which all ranks have met
+        return records
 
     def _batches(self, n: int) -> Iterator[list[int]]:
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         own = list(range(rank, n, world))
-        for i in range(0, len(own), self.batch):
+        for i in range(0, -(-n // world), self.batch):  # as many on every rank, the last perhaps empty
             yield own[i : i + self.batch]
 
     @torch.no_grad()
-    def _examples(self, model: LatentModel, data: DataModule, rows: list[int], generate: bool) -> Examples:
+    def _examples(self, model: LatentModel, data: DataModule, rows: list[int], samples: _Samples | None) -> Examples:
         device = next(model.parameters()).device
         batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in data.items("val", rows).items()}
-        random = Random(self.seed, 0, torch.tensor(rows, device=device))
         return Examples(
             real=batch["image"],
             reconstruction=model.reconstruct(batch["image"]),
-            generated=model.sample(batch, random) if generate else None,
+            generated=None if samples is None else samples.of(rows, batch),
             captions=batch.get("caption", [""] * len(rows)),
             index=batch["index"],
             paired=bool(model.condition.needs),
@@ -104,30 +119,44 @@ def asked_hash(evaluation: Config, metric: Config | None, prior: Config, data: D
     return key_of([evaluation, metric or {}, prior, data.fingerprint, data.plain.key])
 
 
-class _Calls:
-    """Counts what a sample costs: rows through networks, guidance's second ones and its guide's included."""
+class _Samples:
+    """The generated images of an evaluation, and what they cost.
 
-    def __init__(self, model: LatentModel):
-        self.rows = self.samples = 0
-        self.handles = []
-        if isinstance(model.prior, Diffusion):
-            # Of denoisers, since what torch compiled knows nothing of its hooks.
-            self.handles += [each.register_forward_pre_hook(self._count) for each in networks(model.prior)]
-            self.handles.append(model.autoencoder.decoder.register_forward_pre_hook(self._decoded))
+    Attributes:
+        images: made so far.
+        calls: rows that went through networks for them, guidance's second ones and its guide's included.
+    """
 
-    def _count(self, module: nn.Module, arguments: tuple) -> None:
-        self.rows += len(arguments[0])
+    def __init__(self, model: LatentModel, seed: int, drawn: Drawn | None):
+        self.model, self.seed, self.drawn = model, seed, drawn
+        self.images = self.calls = 0
 
-    def _decoded(self, module: nn.Module, arguments: tuple) -> None:
-        self.samples += len(arguments[0])
+    def of(self, rows: list[int], batch: dict[str, Any]) -> Image:
+        """Those of the held-out rows of a batch."""
+        device = next(self.model.parameters()).device
+        random = Random(self.seed, 0, torch.tensor(rows, device=device))
 
-    def per_sample(self) -> int | None:
-        # Each example is decoded twice: its reconstruction and its sample.
-        return round(2 * self.rows / self.samples) if self.samples else None
+        def draw() -> tuple[Latent, int]:
+            return self._counted(lambda: self.model.sample_latents(batch, random))
 
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
+        z, calls = draw() if self.drawn is None else self.drawn.of(rows, draw)
+        self.images, self.calls = self.images + len(rows), self.calls + calls
+        return self.model.decode(z.to(device))
+
+    def _counted(self, draw: Callable[[], Latent]) -> tuple[Latent, int]:
+        rows = []
+        # Hooks of denoisers, since what torch compiled knows nothing of its own.
+        found = networks(self.model.prior) if isinstance(self.model.prior, Diffusion) else []
+        handles = [each.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0]))) for each in found]
+        try:
+            return draw(), sum(rows)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def evaluations(self) -> int | None:
+        """Of a network, for one image; None where the prior has none."""
+        return round(self.calls / self.images) if self.calls else None
 
 
 def _sampling(model: LatentModel, evaluations: int | None) -> dict[str, Any]:

@@ -16,6 +16,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FINISHED, FAILED, DIVERGED, PREEMPTED = 0, 1, 3, 75
 
 
+class Stopped(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
 class StopFlag:
     def __init__(self) -> None:
         self.raised = False
@@ -30,6 +34,11 @@ class StopFlag:
         """Take the signals; called again where a library has taken them since."""
         for number in SIGNALS:
             signal.signal(number, self._handle)
+
+    def check(self) -> None:
+        """Stopped, on all ranks, where any of them was asked to stop; a collective call."""
+        if self.agreed():
+            raise Stopped
 
     def agreed(self) -> bool:
         """Whether any rank was asked to stop: the same answer on all ranks; a collective call."""

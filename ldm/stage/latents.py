@@ -19,6 +19,7 @@ from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.data import latent
 from ldm.data.module import DataModule
 from ldm.loss.alignment import Alignment
+from ldm.run.signals import StopFlag
 from ldm.run.store import Store
 from ldm.stage.launch import agree, rank, turn
 from ldm.tensors import hash_of
@@ -34,31 +35,51 @@ def weights_key(autoencoder: Autoencoder) -> str:
     return hash_of({name: state[name] for name in state if name not in ("latent_mean", "latent_std")})
 
 
-def cached(autoencoder: Autoencoder, data: DataModule, store: Store, alignment: Alignment | None = None) -> DataModule:
+def pays(data: DataModule, updates: int) -> bool:
+    """Whether a cache means fewer encodings than training without: items of both sets against items read."""
+    if data.sources["train"].stream is not None:
+        return False
+    return updates * data.batch_size > sum(len(source) for source in data.sources.values())
+
+
+def cached(
+    autoencoder: Autoencoder,
+    data: DataModule,
+    store: Store,
+    alignment: Alignment | None = None,
+    stop: StopFlag | None = None,
+) -> DataModule:
     """`data` with latents in place of images, and features of the training images where there is an alignment, encoded now
-    where the store does not have them. All ranks call it."""
+    where the store does not have them. All ranks call it. Stopped where a signal came first; the next time goes on."""
     if data.transform.crop == "random" or data.sources["train"].stream is not None:
         log.info("latents are not cached: training images are cropped anew, or streamed")
         return data
+    stop = stop or StopFlag()
     weights, device = weights_key(autoencoder), next(autoencoder.parameters(), torch.zeros(())).device
 
     def posterior(images: Tensor) -> dict[str, Tensor]:
         found = autoencoder.posterior(images.to(device))
         return {"mean": found.mean, "std": found.std}
 
-    train, val = (_stored("latents", posterior, data, split, weights, store) for split in ("train", "val"))
+    train, val = (_stored("latents", posterior, data, split, weights, store, stop) for split in ("train", "val"))
     if alignment is None:
         return data.with_latents(train, val, weights)
 
     def feature(images: Tensor) -> dict[str, Tensor]:
         return {"feature": alignment.features(images.to(device))}
 
-    features = _stored("features", feature, data, "train", alignment.key, store)
+    features = _stored("features", feature, data, "train", alignment.key, store, stop)
     return data.with_latents(train, val, weights, features, alignment.key)
 
 
 def _stored(
-    kind: str, encode: latent.Encode, data: DataModule, split: Literal["train", "val"], weights: str, store: Store
+    kind: str,
+    encode: latent.Encode,
+    data: DataModule,
+    split: Literal["train", "val"],
+    weights: str,
+    store: Store,
+    stop: StopFlag,
 ) -> Path:
     key = data.latent_key(split, weights)
     flips = data.transform.flip and split == "train"
@@ -70,11 +91,9 @@ def _stored(
         log.info("encoding the %s images once: %s of %d", split, kind, len(data.sources[split]))
         place = Path(agree(lambda: str(store.workplace(kind, name))))
         world = dist.get_world_size() if dist.is_initialized() else 1
-        latent.build(
-            encode, data.latent_items(split), place, key, flips, workers=data.workers, rank=rank(), world=world
-        )
-        if world > 1:
-            dist.barrier()
+        own = {"rank": rank(), "world": world, "stopped": lambda: stop.raised}
+        latent.build(encode, data.latent_items(split), place, key, flips, workers=data.workers, **own)
+        stop.check()  # where all ranks meet
 
         def publish() -> Path:
             if world > 1:
@@ -85,8 +104,10 @@ def _stored(
 
 
 @torch.no_grad()
-def statistics(autoencoder: Autoencoder, data: DataModule) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Mean and standard deviation of each channel of the raw latent, the same on all ranks."""
+def statistics(
+    autoencoder: Autoencoder, data: DataModule, stop: StopFlag | None = None
+) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Mean and standard deviation of each channel of the raw latent, the same on all ranks; Stopped where a signal came."""
     device = next(autoencoder.parameters(), torch.zeros(())).device
     world = dist.get_world_size() if dist.is_initialized() else 1
     updates = -(-ENOUGH // data.batch_size)
@@ -94,6 +115,8 @@ def statistics(autoencoder: Autoencoder, data: DataModule) -> tuple[Float[Tensor
         updates = min(updates, -(-len(data.sources["train"]) // data.batch_size))
     sums = torch.zeros(3, autoencoder.latent_shape[0], dtype=torch.float64)
     for batch in data.loader(0, updates, rank(), world):
+        if stop is not None:
+            stop.check()
         if "mean" in batch:
             mean, std = batch["mean"], batch["std"]
         else:

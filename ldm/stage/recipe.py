@@ -14,7 +14,7 @@ from ldm.stage.rate import Rate
 from ldm.types import Probability
 
 WATCHING = (
-    *("log_every", "validate_every", "picture_every", "save_every", "snapshots", "patience"),
+    *("log_every", "validate_every", "validate_images", "picture_every", "save_every", "snapshots", "patience"),
     *("accumulate", "compile", "again"),
 )
 """Fields that change nothing of what a stage computes, or no more than its rounding."""
@@ -30,6 +30,7 @@ class Recipe:
         clip: bound on the norm of each player's gradient.
         decay: of the average of weights.
         log_every, validate_every, picture_every, save_every: in updates, 0 is never; the end is always saved.
+        validate_images: held-out images, spread over their set, that a validation looks at; that of the end looks at all.
         snapshots: how many, over the run, of power-function averages, from which an average of any width can be rebuilt
             (ldm.run.snapshots); with 0, none are kept. They take twice the weights in memory and 2 x snapshots on disk.
         patience: updates in a row without a finite gradient that end the run.
@@ -45,6 +46,7 @@ class Recipe:
     decay: Probability = 0.999
     log_every: PositiveInt = 50
     validate_every: NonNegativeInt = 500
+    validate_images: PositiveInt = 1024
     picture_every: NonNegativeInt = 1000
     save_every: NonNegativeInt = 500
     snapshots: NonNegativeInt = 0

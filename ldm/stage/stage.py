@@ -249,7 +249,7 @@ class Stage(L.LightningModule, ABC):
         if self.updates % self.recipe.log_every == 0 or done:
             self._flush(batch["total"])
         if self.recipe.validate_every and (self.updates % self.recipe.validate_every == 0 or done):
-            self.validate(batch["total"])
+            self.validate(batch["total"], None if done else self.recipe.validate_images)
         if self.powers.due(self.updates):
             self._snapshot()  # before a checkpoint, so that none before it is missing
         asked = self.stop is not None and self.stop.agreed()
@@ -328,25 +328,29 @@ class Stage(L.LightningModule, ABC):
             sink.scalars(self.name, images, values)
 
     @torch.no_grad()
-    def validate(self, total: int) -> dict[str, float]:
-        """Means over the held-out set with raw and with averaged weights, at fixed noise."""
+    def validate(self, total: int, images: int | None = None) -> dict[str, float]:
+        """Means over so many held-out images, or all, with raw and with averaged weights, at fixed noise. Each batch is read
+        once for both."""
         self.tick()
         module = self.averaged()
         module.eval()
-        results = {f"val {name}": value for name, value in self._held_out().items()}
-        with self.average.applied():
-            results |= {f"val {name} (average)": value for name, value in self._held_out().items()}
+        raw, averaged = ExampleMeans(), ExampleMeans()
+        for batch in self.trainer.datamodule.val_loader(
+            self.trainer.global_rank, self.trainer.world_size, self.accumulate, images
+        ):
+            batch = self.trainer.strategy.batch_to_device(batch)
+            raw.add(self._held_out(batch))
+            with self.average.applied():
+                averaged.add(self._held_out(batch))
         module.train()
+        results = {f"val {name}": value for name, value in raw.take().items()}
+        results |= {f"val {name} (average)": value for name, value in averaged.take().items()}
         self.publish(total, results)
         self.latest |= results
         self.pause()
         return results
 
-    def _held_out(self) -> dict[str, float]:
-        means = ExampleMeans()
-        for batch in self.trainer.datamodule.val_dataloader():
-            batch = self.trainer.strategy.batch_to_device(batch)
-            random = Random(self._key(), -1, batch["index"], batch["total"])
-            with self.trainer.precision_plugin.forward_context():
-                means.add(self.validation_terms(batch, random))
-        return means.take()
+    def _held_out(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        random = Random(self._key(), -1, batch["index"], batch["total"])
+        with self.trainer.precision_plugin.forward_context():
+            return self.validation_terms(batch, random)

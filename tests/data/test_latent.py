@@ -191,3 +191,20 @@ def test_latents_that_are_not_finite(tmp_path, value, dtype):
 def test_random_crops_have_no_latents():
     with pytest.raises(ValueError, match=r"data\.crop=centre"):
         module(crop="random").latent_key("train", "w")
+
+
+def test_a_build_that_is_stopped_keeps_its_whole_shards_and_goes_on(tmp_path):
+    """33 items in shards of 8, of batches of 3, 3 and 2: stopped before the fifth batch, the first shard is there."""
+    whole, part, asked = made(module(), tmp_path), tmp_path / "part", []
+
+    def stopped():
+        asked.append(0)
+        return len(asked) == 5
+
+    data = module()
+    options = {"shard": 8, "batch_size": 3, "dtype": "float32"}
+    key = data.latent_key("train", "w")
+    assert build(encode, data.latent_items("train"), part, key, stopped=stopped, **options) is False
+    assert [file.name for file in part.iterdir()] == ["shard-00000.safetensors"]
+    assert build(encode, data.latent_items("train"), part, key, **options) is True
+    assert hashes(part) == hashes(whole)

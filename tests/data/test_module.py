@@ -82,6 +82,17 @@ def test_validation_has_each_row_once():
         assert all(b["step"] == 0 and b["total"] == 7 for rank in batches for b in rank)
 
 
+@pytest.mark.parametrize(
+    ("world", "images", "rows"),
+    [(1, 3, [[0, 2, 4]]), (2, 4, [[0, 3], [1, 5]]), (3, 1, [[0], [2], [4]]), (2, 99, [[0, 2, 4, 6], [1, 3, 5]])],
+)
+def test_a_share_of_the_validation_set_is_spread_over_it(world, images, rows):
+    """Of seven rows: each i of n is row 7 i / n, rounded down; a rank has at least one; random numbers are those of the whole."""
+    loaders = [module().val_loader(rank, world, images=images) for rank in range(world)]
+    assert [[r for b in loader for r in b["row"].tolist()] for loader in loaders] == rows
+    assert {b["total"] for loader in loaders for b in loader} == {7}
+
+
 def test_validation_is_the_same_each_time():
     data = module(flip=True, crop="random")
     assert all(map(same, data.val_loader(), data.val_loader()))

@@ -25,7 +25,7 @@ from typing import Any
 from unittest.mock import patch
 
 from ldm.build import ConfigError
-from ldm.experiment import Experiment, Stopped
+from ldm.experiment import Experiment
 from ldm.model import LatentModel
 from ldm.run import record
 from ldm.run.signals import FINISHED, PREEMPTED

@@ -107,7 +107,6 @@ FAULTS = [
         "ldm/data/overlap.py",
         "tests/data/test_overlap.py",
         ("if mark in wanted]", "if mark not in wanted]"),
-        ("rows[i * len(rows) // count]", "rows[i]"),
         (
             "found = {_content(train, row) for row in looked_at} - {None}",
             "found = {_content(train, row) for row in looked_at}",
@@ -311,7 +310,7 @@ FAULTS = [
             'self.plain = Transform(self.image_shape, "centre", False, max_pixels',
             "self.plain = Transform(self.image_shape, crop, flip, max_pixels",
         ),
-        ("range(rank, len(source), world)", "range(rank, len(source) - 1, world)"),
+        ("in rows[rank::world]]", "in rows[rank:-1:world]]"),
         ("Position(index, -1, 0, index)", "Position(index, 0, 0, index)"),
         ("collate_fn=Collate(len(source))", "collate_fn=Collate(size)"),
         ("self.batch_size // (world * accumulate)", "self.batch_size // world"),

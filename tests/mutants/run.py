@@ -134,9 +134,12 @@ FAULTS = [
         ("model.eval()\n", "model.train()\n"),
         ('min(self.samples, len(data.sources["val"]))', "self.samples % 4"),
         ("own[i : i + self.batch]", "own[: i + self.batch]"),
-        ("round(2 * self.rows / self.samples)", "round(self.rows / self.samples)"),
+        ("round(self.calls / self.images) if", "round(2 * self.calls / self.images) if"),
         ('"split": "val",', '"split": "test",'),
-        ("model.sample(batch, random) if generate else None", "model.sample(batch, random)"),
+        (
+            "None if samples is None else samples.of(rows, batch)",
+            "batch['image'] if samples is None else samples.of(rows, batch)",
+        ),
         ("sum(p.numel() for p in model.parameters())", "sum(1 for p in model.parameters())"),
     ),
     *of(

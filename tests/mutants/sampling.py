@@ -88,19 +88,10 @@ FAULTS = [
     *of(
         "ldm/model.py",
         ("tests/test_products.py", "tests/test_model.py"),
-        (
-            "self.autoencoder.decode(self.sample_latents(batch, random))",
-            "self.autoencoder.decode_raw(self.sample_latents(batch, random))",
-        ),
-        (
-            "self.autoencoder.decode(self.autoencoder.encode(x).mean)",
-            "self.autoencoder.decode_raw(self.autoencoder.encode(x).mean)",
-        ),
-        (
-            "self.sample_latents(batch, random)).float().clamp(-1, 1)",
-            "self.sample_latents(batch, random)).float().clamp(0, 1)",
-        ),
-        ("encode(x).mean).float().clamp(-1, 1)", "encode(x).mean).float()"),
+        ("self.autoencoder.decode(z).float()", "self.autoencoder.decode_raw(z).float()"),
+        ("decode(z).float().clamp(-1, 1)", "decode(z).float().clamp(0, 1)"),
+        ("decode(z).float().clamp(-1, 1)", "decode(z).float()"),
+        ("self.decode(self.autoencoder.encode(x).mean)", "self.decode(self.autoencoder.posterior(x).mean)"),
         ("load_weights(model, folder / _FILES[weights])", 'load_weights(model, folder / _FILES["average"])'),
         ("return model.to(device).eval()", "return model.to(device).train()"),
         ("folder / _FILES[weights])\n        write_json", 'folder / _FILES["average"])\n        write_json'),

@@ -85,7 +85,8 @@ FAULTS = [
         ('batch["step"], batch["row"], batch["total"])', 'batch["step"], batch["row"])'),
         ('batch["step"], batch["row"], batch["total"])', '0, batch["index"], batch["total"])'),
         ("self.recipe.rate(self.updates, self.steps)", "self.recipe.rate(self.updates + 1, self.steps)"),
-        ("with self.average.applied():\n            results |=", "if True:\n            results |="),
+        ("with self.average.applied():\n                averaged.add", "if True:\n                averaged.add"),
+        ("None if done else self.recipe.validate_images", "self.recipe.validate_images"),
         (
             'Random(self._key(), -1, batch["index"], batch["total"])',
             'Random(self._key(), self.updates, batch["index"], batch["total"])',
@@ -218,7 +219,8 @@ FAULTS = [
         ("self.model.made_from = self._made_from(stage.history)", "pass"),
         ("config_hash(self.first.history, second)", "config_hash(second)"),
         ('"first": self.first.history,', '"first": second,'),
-        ("autoencoder.set_statistics(*statistics(autoencoder, self.data))", "statistics(autoencoder, self.data)"),
+        ("autoencoder.set_statistics(*statistics(autoencoder, self.data, self.stop))", "pass"),
+        ("if not self._trains_second():\n            return False", "if False:\n            return False"),
         ('self.model.save(self.place.model, self.config, "raw")', "self.model.save(self.place.model, self.config)"),
         ('images_seen("second")', 'images_seen("first") // 2'),
         ('"weights": "averaged",', '"weights": "raw",'),
@@ -226,7 +228,7 @@ FAULTS = [
         ("self.model.condition.fit(self.data.captions())", "self.model.condition.fit(list(self.data.captions())[:3])"),
         ('build(self.config["first"], "first"), self.seed)', 'build(self.config["first"], "first"), 0)'),
         ('build(self.config["second"], "second"), self.seed,', 'build(self.config["second"], "second"), 0,'),
-        ("cached(autoencoder, self.data, self.store, self.alignment)", "self.data"),
+        ("cached(autoencoder, self.data, self.store, self.alignment, self.stop)", "self.data"),
         ("autoencoder.requires_grad_(False).eval()", "autoencoder.eval()"),
     ),
     *of(

@@ -8,8 +8,9 @@ from torch import nn
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.autoencoder.bottleneck import Gaussian
 from ldm.data.module import DataModule
+from ldm.run.signals import Stopped, StopFlag
 from ldm.run.store import Store
-from ldm.stage.latents import cached, statistics, weights_key
+from ldm.stage.latents import cached, pays, statistics, weights_key
 from tests.stage.tiny import Noise
 
 STD = (2.0, 0.5)
@@ -122,3 +123,22 @@ def test_other_weights_have_latents_of_their_own(tmp_path):
 def test_images_cropped_anew_are_not_cached(tmp_path):
     images = DataModule(source(11), source(5), (3, 4, 4), 4, workers=0, crop="random")
     assert cached(known(), images, Store(tmp_path)) is images and not list(tmp_path.iterdir())
+
+
+def test_a_signal_while_latents_are_encoded_or_measured_stops_and_the_next_time_goes_on(tmp_path):
+    asked, store = StopFlag(), Store(tmp_path)
+    asked.raised = True
+    with pytest.raises(Stopped):
+        cached(known(), data(), store, stop=asked)
+    with pytest.raises(Stopped):
+        statistics(known(), data(), asked)
+    assert not list(tmp_path.rglob("artifact.json")), "nothing is published"
+    stored = cached(known(), data(), store, stop=StopFlag())
+    for image, latent in zip(data().loader(0, 2), stored.loader(0, 2), strict=True):
+        torch.testing.assert_close(latent["mean"], image["image"][:, :2], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("updates", "wanted"), [(1, False), (4, False), (5, True)])
+def test_a_cache_pays_where_training_reads_more_than_there_is(updates, wanted):
+    """11 images to train and 5 held out are 16; a batch is 4."""
+    assert pays(data(batch_size=4), updates) is wanted

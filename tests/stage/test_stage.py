@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 
+from ldm.data.module import DataModule
 from ldm.run.checkpoint import Checkpoints
 from ldm.stage.rate import Constant, Cosine, Linear
 from ldm.stage.stage import Diverged
@@ -301,6 +302,20 @@ def test_validation_does_not_disturb_training(tmp_path):
     assert found[0] == found[1] and found[0][1] is True and found[0][0]
     assert sum(any(key.startswith("val ") for key in row) for row in rows(tmp_path / "a")) == 6 + 2
     assert not any(key.startswith("val ") for row in rows(tmp_path / "b") for key in row)
+
+
+def test_a_validation_reads_its_share_once_and_all_at_the_end(tmp_path, monkeypatch):
+    asked, val_loader = [], DataModule.val_loader
+
+    def told(self, *arguments):
+        asked.append([])
+        for batch in val_loader(self, *arguments):
+            asked[-1] += batch["index"].tolist()
+            yield batch
+
+    monkeypatch.setattr(DataModule, "val_loader", told)
+    fit(second(steps=6, validate_every=3, validate_images=2), tmp_path)
+    assert asked == [[0, 2], [0, 1, 2, 3, 4]]
 
 
 def test_the_second_stage_leaves_the_first_alone():

@@ -1,0 +1,55 @@
+"""The latents that an evaluation has drawn so far, so that one that was stopped or killed goes on where it was.
+
+    KEY/FIRST-LAST-COUNT.safetensors    z (b, c, h, w), of a batch of held-out rows of one rank; calls and seconds, its cost
+
+KEY names the model's weights and what was asked for. Latents are small and exact: decoded again, they give the same images.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ldm.tensors import read_tensors, write_tensors
+from ldm.types import Latent
+
+
+class Drawn:
+    """
+    Arguments:
+        folder: of this purpose alone; what is in it under another key is removed.
+        key: names all that the latents depend on.
+
+    Attributes:
+        seconds: that the latents found here took when they were drawn.
+    """
+
+    def __init__(self, folder: Path, key: str):
+        self.folder, self.place, self.seconds = folder, folder / key, 0.0
+        for other in folder.iterdir() if folder.is_dir() else ():
+            if other != self.place:
+                shutil.rmtree(other, ignore_errors=True)  # another rank may be at it, too
+
+    def of(self, rows: Sequence[int], draw: Callable[[], tuple[Latent, int]]) -> tuple[Latent, int]:
+        """The latents of these rows and how many rows went through networks for them: what `draw` gives, or gave before."""
+        file = self.place / f"{rows[0]}-{rows[-1]}-{len(rows)}.safetensors"
+        if file.is_file():
+            found = read_tensors(file)
+            self.seconds += float(found["seconds"])
+            return found["z"].clone(), int(found["calls"])
+        start = time.monotonic()
+        z, calls = draw()
+        seconds = torch.tensor(time.monotonic() - start, dtype=torch.float64)
+        self.place.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        write_tensors(part, {"z": z, "calls": torch.tensor(calls), "seconds": seconds})
+        os.replace(part, file)
+        return z, calls
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
