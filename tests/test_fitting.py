@@ -68,12 +68,12 @@ def test_a_condition_that_the_data_lack_is_refused(condition, match, photographs
 
 
 def test_a_metric_that_reads_captions_of_shapes_is_refused_without(photographs, tmp_path, monkeypatch):
-    config = on(tiny(tmp_path, "condition=none", "backbone.pooled_context=false", "metric=attributes"), photographs)
+    config = on(tiny(tmp_path, "condition=none", "metric=attributes"), photographs)
     refused(config, r"metric\.\w+ reads each image's caption and data\.val has none", tmp_path, monkeypatch)
 
 
 def test_captions_that_a_metric_cannot_read_are_refused(photographs, tmp_path, monkeypatch):
-    config = on(tiny(tmp_path, "condition=none", "backbone.pooled_context=false", "metric=attributes"), photographs)
+    config = on(tiny(tmp_path, "condition=none", "metric=attributes"), photographs)
     config["data"]["train"]["captions"] = "text"
     for i in range(8):
         (tmp_path / "photographs" / f"{i}.txt").write_text("a dog")
@@ -81,6 +81,6 @@ def test_captions_that_a_metric_cannot_read_are_refused(photographs, tmp_path, m
 
 
 def test_sides_that_do_not_divide_are_told_in_pixels(photographs, tmp_path, monkeypatch):
-    config = on(tiny(tmp_path, "condition=none", "backbone.pooled_context=false", "autoencoder=kl_f8"), photographs)
+    config = on(tiny(tmp_path, "condition=none", "autoencoder=kl_f8"), photographs)
     config["autoencoder"]["image_shape"] = config["data"]["image_shape"] = [3, 28, 28]
     refused(config, "28x28.*24 or 32", tmp_path, monkeypatch)

@@ -2,7 +2,10 @@
 
 Residual blocks at resolutions that halve (encoder) or double (decoder) from level to level, with self-attention over
 pixels in the middle. `patch` folds p x p pixels into channels before the first convolution and unfolds them
-after the last: f = patch * 2^(levels - 1) is the factor between image and latent.
+after the last: f = patch * 2^(levels - 1) is the factor between image and latent. Residual blocks begin as the identity (the
+last convolution of each at zero: Goyal et al. 2017, Accurate, large minibatch SGD, arXiv 1706.02677, section 5.1), and
+what comes before a pixel shuffle with equal weights for all pixels of a cell (`ldm.nn.resnet`): on Fashion-MNIST each is
+worth more than half a decibel after 300 updates (experiments/LOG.md, 2026-11-26).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ldm.nn.attention import SpatialAttention
 from ldm.nn.norm import Group, Norm
-from ldm.nn.resnet import Downsample, Resample, ResBlock, Upsample
+from ldm.nn.resnet import Downsample, Resample, ResBlock, Upsample, start_as_repetition
 from ldm.types import Image, Latent, Probability
 
 Blocks: TypeAlias = NonNegativeInt | tuple[NonNegativeInt, ...]
@@ -33,6 +36,9 @@ class Trunk(nn.Sequential):
     def __init__(self, blocks: list[nn.Module], checkpointing: bool):
         super().__init__(*blocks)
         self.checkpointing = checkpointing
+        for block in blocks:
+            if isinstance(block, ResBlock):
+                block.start_as_identity()
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
         for block in self:
@@ -148,6 +154,7 @@ class Decoder(nn.Module):
         self.trunk = Trunk(trunk, checkpointing)
         self.norm = norm(now)
         self.head = nn.Conv2d(now, channels * patch**2, 3, padding=1)
+        start_as_repetition(self.head, patch)
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -44,7 +44,7 @@ class Backbone(nn.Module, ABC):
         context: what the context holds.
         width: of the embedding of log-SNR that `time` makes.
         told: width of what the network's parts are told.
-        pooled_context: whether the mean of the context's tokens is added to it.
+        pooled_context: whether the mean of the context's tokens, where there are some, is added to it.
 
     Attributes:
         factor: of which the height and width of z must be multiples.
@@ -62,12 +62,10 @@ class Backbone(nn.Module, ABC):
         pooled_context: bool,
     ):
         super().__init__()
-        if pooled_context and context.tokens is None:
-            raise ValueError("pooled_context needs a context with tokens and this one has none: set it to false")
         self.channels, self.context = channels, context
         self.time = time(width)
         self.tell_time = nn.Sequential(nn.Linear(width, told), nn.SiLU(), nn.Linear(told, told))
-        self.tell_context = nn.Linear(context.tokens, told) if pooled_context else None
+        self.tell_context = nn.Linear(context.tokens, told) if pooled_context and context.tokens else None
 
     @abstractmethod
     def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:

@@ -81,8 +81,8 @@ class UNet(Backbone):
         down, up: halve and double the resolution: `Downsample` or `Unshuffle`, `Upsample` or `Shuffle`.
         norm: of residual blocks; `attention_norm` of transformers, the same unless given.
         scale_shift: how blocks are told the noise level: scaled and shifted, or added.
-        pooled_context: whether the mean of the context's tokens is added to the noise embedding.
-        drawn_context: channels of smooth maps that the mean of the tokens draws for the input (`ldm.nn.drawing`); with
+        pooled_context: whether the mean of the context's tokens, where there are some, is added to the noise embedding.
+        drawn_context: channels of smooth maps that this mean, where there is one, draws for the input (`ldm.nn.drawing`); with
             some, words of place are learnt in hundreds of updates in place of thousands.
         patch: z is folded by patch x patch pixels into channels before the first convolution.
         checkpointing: recompute activations in the backward pass instead of keeping them.
@@ -120,8 +120,7 @@ class UNet(Backbone):
         super().__init__(channels, context, width, told, time, pooled_context)
         counts = (blocks,) * len(multipliers) if isinstance(blocks, int) else tuple(blocks)
         self._check_levels(tuple(multipliers), counts, tuple(attention))
-        if drawn_context and context.tokens is None:
-            raise ValueError("drawn_context needs a context with tokens and this one has none: set it to 0")
+        drawn_context = 0 if context.tokens is None else drawn_context
         self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
         widths = [width * multiplier for multiplier in multipliers]
 

@@ -2,6 +2,11 @@
 
 A block is x + conv(silu(norm(conv(silu(norm(x))) + embedding))) (arXiv 2006.11239, appendix B); with `scale_shift` the
 embedding enters as norm(h) (1 + scale) + shift (arXiv 2105.05233, section 3, "adaptive group normalization").
+
+Where pixels come out of channels (`torch.nn.functional.pixel_shuffle`), each of the places in a cell has weights of its own,
+and with independent first weights young networks lay a checkerboard of that period on their pictures. So these
+convolutions begin with the same weights for all places of a cell, as if a smaller picture were enlarged by repetition
+("ICNR": Aitken et al. 2017, Checkerboard artifact free sub-pixel convolution, arXiv 1707.02937, section 3).
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import PositiveInt
@@ -119,6 +125,13 @@ class Upsample(nn.Module):
         return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
 
 
+@torch.no_grad()
+def start_as_repetition(conv: nn.Conv2d, factor: int) -> None:
+    """Before a pixel shuffle by `factor`: the same first weights for all factor^2 places of a cell."""
+    for weights in (conv.weight, conv.bias):
+        weights.copy_(weights[:: factor**2].repeat_interleave(factor**2, dim=0))
+
+
 class Shuffle(nn.Module):
     """Twice the resolution: each pixel is mixed to 2x2 pixels of the channels wanted. Cheaper than `Upsample`."""
 
@@ -126,6 +139,7 @@ class Shuffle(nn.Module):
         super().__init__()
         self.outputs = wanted
         self.conv = nn.Conv2d(inputs, 4 * wanted, 1)
+        start_as_repetition(self.conv, 2)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
         return F.pixel_shuffle(self.conv(x), 2)

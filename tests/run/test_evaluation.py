@@ -32,7 +32,7 @@ class Counted(Seen):
 
 @pytest.mark.parametrize(
     ("words", "paired"),
-    [(["condition=label", "condition.classes=28"], True), (["condition=none", "backbone.pooled_context=false"], False)],
+    [(["condition=label", "condition.classes=28"], True), (["condition=none"], False)],
 )
 def test_samples_are_pairs_of_the_real_images_where_they_were_drawn_for_their_labels(tmp_path, words, paired):
     config, seen = tiny(tmp_path, *words), Seen()
@@ -50,7 +50,7 @@ def test_samples_are_pairs_of_the_real_images_where_they_were_drawn_for_their_la
 
 
 def test_what_nobody_asks_to_generate_is_not_generated(tmp_path):
-    config, seen = tiny(tmp_path, "condition=none", "backbone.pooled_context=false"), Seen()
+    config, seen = tiny(tmp_path, "condition=none"), Seen()
     config["autoencoder"].pop("checkpoint", None)
     model, data = LatentModel.build(config), build(config["data"], "data")
     assert Evaluation(samples=2, batch=2)(model, data, [seen], {}, generate=False) == []
