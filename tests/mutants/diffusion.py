@@ -78,7 +78,7 @@ FAULTS = [
     ),
     *of(
         "ldm/diffusion/denoiser.py",
-        "tests/diffusion/test_sampler.py",
+        "tests/diffusion/test_parameterization.py::test_a_denoiser_serves_another_schedule",
         ("self.denoiser(along(scale, x_t) * x_t, s, c)", "self.denoiser(x_t, s, c)"),
     ),
     *of(
@@ -98,7 +98,6 @@ FAULTS = [
     *of(
         "ldm/diffusion/sampler/dpmpp.py",
         _SAMPLER,
-        ("[: self.points - 1]", "[:1]"),
         ("x_s + step.second(slopes[0][1])", "x_s - step.second(slopes[0][1])"),
         ("x_s + along(step.up, x) * noise()", "x_s"),
     ),
@@ -118,7 +117,7 @@ FAULTS = [
     ),
     *of(
         "ldm/diffusion/sampler/heun.py",
-        _SAMPLER,
+        "tests/diffusion/test_heun.py",
         ("self.s_noise * (sigma**2", "(sigma**2"),
         ("(r >= self.s_min) & (r <= self.s_max)", "r >= self.s_min"),
         ("(r >= self.s_min) & ", ""),
@@ -225,6 +224,7 @@ FAULTS = [
     *of(
         "ldm/diffusion/sampler/dpmpp.py",
         ("tests/diffusion/test_exponential.py", "tests/diffusion/test_sampler.py"),
+        ("[: self.points - 1]", "[:1]"),
         ("elif len(slopes) == 2:", "elif len(slopes) == 3:"),
         ("[(step.before, x), *past]", "[*past, (step.before, x)]"),
     ),
