@@ -155,13 +155,22 @@ FAULTS = [
         ("along(denoiser.schedule.alpha_sigma(s)[0], x_t) * x_t", "x_t"),
         ("self.draws += 1", "self.draws += 0"),
         ('f"sampler step {self.k}"', 'f"sampler step"'),
+    ),
+    *of(
+        "ldm/diffusion/sampler/base.py",
+        "tests/diffusion/test_sampler.py::test_each_step_asks_what_answers_within_its_own_times",
         ("denoiser.within(known[k], known[k + 1])", "denoiser.within(known[0], known[1])"),
+        ("denoiser.within(known[k], known[k + 1])", "denoiser.within(known[k], known[k])"),
+    ),
+    *of(
+        "ldm/diffusion/sampler/adaptive.py",
+        "tests/diffusion/test_sampler.py::test_adaptive_goes_on_with_the_step_that_it_came_to",
+        ("None if memory is None else memory.step", "None"),
     ),
     *of(
         "ldm/diffusion/sampler/adaptive.py",
         _SAMPLER,
         ("memory.evaluations + found.evaluations", "found.evaluations"),
-        ("None if memory is None else memory.step", "None"),
     ),
     *of(
         "ldm/diffusion/guidance/classifier_free.py",
@@ -249,7 +258,6 @@ FAULTS = [
         "ldm/diffusion/sampler/base.py",
         "tests/diffusion/test_sampler.py",
         ("if known[k + 1] <= 0:", "if known[k + 1] < 0:"),
-        ("denoiser.within(known[k], known[k + 1])", "denoiser.within(known[k], known[k])"),
         ("_Noise(random, k,", "_Noise(random, 0,"),
     ),
     *of(
