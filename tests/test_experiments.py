@@ -117,6 +117,20 @@ def test_both_stages_are_given_the_seed_and_the_second_latents_and_all_captions(
     assert "tokens learnt from 16 captions" in caplog.text
 
 
+def test_between_the_stages_the_first_is_frozen(tmp_path, monkeypatch):
+    """So that neither statistics nor latents keep a graph, and dropout is over."""
+    found, second = [], Experiment._second_stage
+
+    def noted(self):
+        autoencoder = self.model.autoencoder
+        found.append((autoencoder.training, any(p.requires_grad for p in autoencoder.parameters())))
+        second(self)
+
+    monkeypatch.setattr(Experiment, "_second_stage", noted)
+    assert Experiment(tiny(tmp_path, "prior=normal", steps=1)).run() == FINISHED
+    assert found == [(False, False)]
+
+
 def test_a_first_stage_is_trained_once(tmp_path, monkeypatch):
     """Another prior on the same data finds first stage and latents in the store."""
     assert Experiment(tiny(tmp_path, name="one")).run() == FINISHED

@@ -223,18 +223,19 @@ FAULTS = [
         ('images_seen("second")', 'images_seen("first") // 2'),
         ('"weights": "averaged",', '"weights": "raw",'),
         ('build(self.config["second"], "second"), self.seed,', 'build(self.config["second"], "second"), 0,'),
-        ("autoencoder.requires_grad_(False).eval()", "autoencoder.eval()"),
     ),
     *of(
         "ldm/experiment.py",
         (
             "tests/test_experiments.py::test_the_first_weights_are_of_the_seed",
+            "tests/test_experiments.py::test_between_the_stages_the_first_is_frozen",
             "tests/test_experiments.py::test_both_stages_are_given_the_seed_and_the_second_latents_and_all_captions",
         ),
         ("torch.manual_seed(self.seed)  # the networks", "torch.manual_seed(0)  # the networks"),
         ("self.model.condition.fit(self.data.captions())", "self.model.condition.fit(list(self.data.captions())[:3])"),
         ('build(self.config["first"], "first"), self.seed)', 'build(self.config["first"], "first"), 0)'),
         ("cached(autoencoder, self.data, self.store, self.alignment)", "self.data"),
+        ("autoencoder.requires_grad_(False).eval()", "autoencoder.eval()"),
     ),
     *of(
         "ldm/experiment.py",
