@@ -1,6 +1,7 @@
 """Every complete run of conf/experiment, shrunk, from its data to its report, and once more, when nothing is left to do."""
 
 import json
+import logging
 import re
 from functools import partial
 from pathlib import Path
@@ -92,6 +93,42 @@ def test_experiment(name, roots, tmp_path, monkeypatch):
     refuse_training(monkeypatch)
     assert Experiment(config).run() == FINISHED
     assert files_of(run) == before
+
+
+def test_the_first_weights_are_of_the_seed(tmp_path):
+    made = Experiment(tiny(tmp_path, "seed=7"))
+    made._prepare()
+    torch.manual_seed(7)
+    wanted = dict(LatentModel.build(made.config).named_parameters())
+    assert all(torch.equal(found, wanted[name]) for name, found in made.model.named_parameters())
+
+
+def test_both_stages_are_given_the_seed_and_the_second_latents_and_all_captions(tmp_path, monkeypatch, caplog):
+    given, fit = {}, Experiment._fit
+
+    def noted(self, stage, plan):
+        given[stage.name] = stage.seed, "mean" in next(iter(self.data.loader(0, 1, 0, 1)))
+        fit(self, stage, plan)
+
+    monkeypatch.setattr(Experiment, "_fit", noted)
+    with caplog.at_level(logging.INFO):
+        assert Experiment(tiny(tmp_path, "seed=7", steps=1)).run() == FINISHED
+    assert given == {"first": (7, False), "second": (7, True)}
+    assert "tokens learnt from 16 captions" in caplog.text
+
+
+def test_between_the_stages_the_first_is_frozen(tmp_path, monkeypatch):
+    """So that neither statistics nor latents keep a graph, and dropout is over."""
+    found, second = [], Experiment._second_stage
+
+    def noted(self):
+        autoencoder = self.model.autoencoder
+        found.append((autoencoder.training, any(p.requires_grad for p in autoencoder.parameters())))
+        second(self)
+
+    monkeypatch.setattr(Experiment, "_second_stage", noted)
+    assert Experiment(tiny(tmp_path, "prior=normal", steps=1)).run() == FINISHED
+    assert found == [(False, False)]
 
 
 def test_a_first_stage_is_trained_once(tmp_path, monkeypatch):

@@ -62,6 +62,14 @@ def test_a_finished_job_whose_run_is_gone_is_done_again(tmp_path, script):
     assert (tmp_path / "ran.txt").read_text().split() == ["well", "again"] * 2
 
 
+def test_a_job_that_is_named_alike_and_has_other_words_is_done_again(tmp_path, script):
+    """A word that all jobs have is in no name."""
+    for seed in (0, 1, 1):
+        jobs = [["name=s", f"do={word}", f"seed={seed}"] for word in ("well", "again")]
+        assert sweep(jobs, tmp_path / "runs", script) == FINISHED
+    assert (tmp_path / "ran.txt").read_text().split() == ["well", "again"] * 2
+
+
 def test_every_end_is_told_and_only_the_failed_are_tried_again(tmp_path, script, capfd):
     jobs = [["name=s", f"do={word}"] for word in ("well", "raise", "oom", "again")]
     assert sweep(jobs, tmp_path / "runs", script) == FAILED
@@ -166,6 +174,11 @@ def test_a_sweep_has_one_name(tmp_path, script):
             ["Could not override 'x'.", "", "Set the environment variable HYDRA_FULL_ERROR=1 for"],
             "Could not override 'x'.",
         ),
+        (
+            ["ValueError: in a worker", "  whose word it is", "KeyError: for which it ended"],
+            "KeyError: for which it ended",
+        ),
+        (["reading", "a word without a name"], "a word without a name"),
         ([], "it left no word"),
     ],
 )

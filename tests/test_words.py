@@ -142,6 +142,11 @@ def test_null_is_none_and_lists_stay_lists():
     assert config["data"]["train"]["caption"] == ["text", "caption"]
 
 
+def test_null_is_no_text():
+    config = compose(*heard(["run=x", "prompt=null", "negative=null", "label='null'"], CONF, "sample"), name="sample")
+    assert (config["prompt"], config["negative"], config["label"]) == (None, None, "'null'")
+
+
 def test_quotes_around_a_whole_path_are_hydras():
     config = compose(*heard(["runs='/x/my runs'", 'store="a, b"'], CONF))
     assert (config["runs"], config["store"]) == ("/x/my runs", "a, b")

@@ -28,6 +28,8 @@ def test_shapes_and_gradients(case, channels):
     encoder = Encoder(channels, 6, **(common | more))
     decoder = Decoder(channels, 3, **(common | less))
     assert encoder.factor == decoder.factor == 2
+    for parameter in [*encoder.parameters(), *decoder.parameters()]:  # past the blocks that begin as the identity
+        torch.nn.init.normal_(parameter, std=0.2)
     h = encoder(torch.randn(2, channels, 8, 12))
     assert h.shape == (2, 6, 4, 6)
     image = decoder(h[:, :3] + h[:, 3:])
@@ -103,3 +105,21 @@ def test_patches_of_the_head_are_laid_out_as_they_were_folded():
 def test_norms_are_the_published_ones_where_none_are_said():
     for part in (Encoder(3, 4, **PLAIN), Decoder(3, 4, **PLAIN)):
         assert isinstance(part.norm, Group) and part.norm.eps == 1e-6
+
+
+def test_residual_blocks_begin_as_the_identity_and_pixel_shuffles_as_repetition():
+    """A decoder of patch 2 and one doubling by a shuffle: at first each pixel of the latent's map stands in 4 x 4 equal pixels,
+    but for the 3 x 3 convolution of the head between the two shuffles, which looks at neighbours of 2 x 2 cells."""
+    decoder = Decoder(1, 3, width=8, multipliers=(1, 2), blocks=(1, 0), middle_attention=False, up=Shuffle, patch=2)
+    for block in decoder.trunk:
+        if isinstance(block, ResBlock):
+            x = torch.randn(2, block.conv1.in_channels, 4, 4)
+            torch.testing.assert_close(block(x), block.shortcut(x))
+    image = decoder(torch.randn(2, 3, 4, 4))
+    cells = image.view(2, 1, 8, 2, 8, 2)
+    assert image.shape == (2, 1, 16, 16) and image.std() > 0
+    torch.testing.assert_close(cells, cells[:, :, :, :1, :, :1].expand_as(cells))
+    shuffle = Shuffle(6, 5)
+    cells = shuffle(torch.randn(2, 6, 3, 3)).view(2, 5, 3, 2, 3, 2)
+    torch.testing.assert_close(cells, cells[:, :, :, :1, :, :1].expand_as(cells))
+    assert len(cells.unique()) == 2 * 5 * 9, "and no two channels are alike"

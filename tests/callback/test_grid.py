@@ -58,6 +58,12 @@ def test_wrapping_keeps_words_and_width():
     assert _wrapped("", 128) == _wrapped(" \n ", 128) == []
 
 
+def test_a_text_of_one_line_too_many_is_cut():
+    words = ["wwwwwwww"] * 4  # of 88 pixels about, so that a line holds one
+    assert _wrapped(" ".join(words[:3]), 120, lines=3) == words[:3]
+    assert _wrapped(" ".join(words), 120, lines=3) == [*words[:2], "wwwwwwww…"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from ldm.callback.sink import Guarded, Sink, TensorBoard, WandB
+from ldm.callback.sink import Guarded, Sink, TensorBoard, WandB, _logged_in
 
 
 class Broken(Sink):
@@ -82,6 +83,27 @@ def test_wandb_waits_as_long_as_it_is_told(tmp_path, monkeypatch):
     with pytest.raises(wandb.errors.CommError):
         WandB(timeout=3.0).open(tmp_path, "run", {})
     assert waits == [("online", 3.0), ("offline", 3.0)]
+
+
+def test_wandb_draws_each_stage_over_its_own_images():
+    sink, rows = WandB(), []
+    sink.run = SimpleNamespace(log=rows.append)
+    sink.scalars("second", 8, {"loss": 0.5, "rate": 2.0})
+    assert rows == [{"second/loss": 0.5, "second/rate": 2.0, "second/images": 8}]
+
+
+def test_a_login_is_a_key_or_a_line_for_the_host(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not _logged_in(), "there is no such file"
+    (tmp_path / "netrc").write_text("machine example.org login user password word\n")
+    assert not _logged_in(), "it is of another host"
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password word\n")
+    assert _logged_in()
+    (tmp_path / "netrc").unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert _logged_in()
 
 
 def test_tensorboard_writes_events(tmp_path):

@@ -220,6 +220,19 @@ def test_the_ends_are_not_the_samplers():
     assert torch.allclose(found, schedule.alpha_sigma(torch.tensor([0.25]).double())[0] * x) and len(sampler.asked) == 2
 
 
+def test_each_step_asks_what_answers_within_its_own_times():
+    asked = []
+
+    class Noted(GaussianDenoiser):
+        def within(self, t, s):
+            asked.append((t, s))
+            return self
+
+    x, times = torch.ones(2, 1, 1, 1).double(), torch.tensor([0.75, 0.5, 0.25, 0]).double()
+    Kept()(Noted(SCHEDULES["cosine"](), 0.3, 0.6), x, times, Context(), Random(0, 0, torch.arange(2)))
+    assert asked == [(0.75, 0.5), (0.5, 0.25), (0.25, 0)]
+
+
 def test_a_corrector_stays_at_the_predictors_end_and_both_remember():
     predictor, corrector = Kept(), Kept()
     sampled(PredictorCorrector(predictor, corrector), SCHEDULES["rectified"](), torch.tensor([0.75, 0.5, 0.25, 0]))
@@ -257,3 +270,18 @@ def test_adaptive_counts_all_its_steps():
     half, first = sampler.step(denoiser, x, t, 0.5 * t, Context(), lambda: x, None)
     _, both = sampler.step(denoiser, half, 0.5 * t, 0.1 * t, Context(), lambda: x, first)
     assert (both.evaluations >= first.evaluations + 7).all()  # a step of the pair is six, and one to begin with
+
+
+def test_adaptive_goes_on_with_the_step_that_it_came_to():
+    schedule, x = SCHEDULES["rectified"](), Random(2, 0, torch.arange(5)).normal("x", (2, 1, 1)).double()
+    denoiser, t, sampler, tried = MixtureDenoiser(schedule), torch.ones(5).double(), Adaptive(1e-3), []
+    solver = sampler.solver
+
+    def noted(f, y, start, end, first):
+        tried.append(first)
+        return solver(f, y, start, end, first)
+
+    sampler.solver = noted
+    half, memory = sampler.step(denoiser, x, t, 0.5 * t, Context(), lambda: x, None)
+    sampler.step(denoiser, half, 0.5 * t, 0.1 * t, Context(), lambda: x, memory)
+    assert tried[0] is None and tried[1] is memory.step

@@ -67,6 +67,12 @@ def test_derivative_is_finite_and_right_at_the_end(schedule):
         assert torch.allclose(slope, (now - before) / h, rtol=1e-3, atol=1e-4)
 
 
+def test_below_its_first_step_a_table_goes_on_with_its_first_slope():
+    """alpha^2 is 1/2 and 1/4, so log-SNR falls from 0 at t = 1/2 to -log 3 at 1, and is log 3 near t = 0."""
+    found = Linear(0.5, 0.5, steps=2).log_snr(torch.tensor([1e-12, 0.25, 0.5, 0.75, 1]).double())
+    assert torch.allclose(found, math.log(3) * torch.tensor([1, 0.5, 0, -0.5, -1]).double())
+
+
 def test_float32_is_rounded_float64(schedule):
     """What a network sees in training loses nothing to the type of t, near the ends neither."""
     t = torch.tensor([1e-5, 1e-3, 0.3, 0.7, 0.999, 1 - 2**-24, 1.0])

@@ -268,6 +268,13 @@ def test_what_is_loaded_is_in_evaluation_and_swish_is_silu(tmp_path):
     assert not autoencoder_from_diffusers(tmp_path).training
 
 
+def test_an_autoencoder_of_patches_is_no_peers(tmp_path):
+    node = autoencoder_node({"block_out_channels": [32], "sample_size": 16})
+    node["encoder"]["patch"] = node["decoder"]["patch"] = 2
+    with pytest.raises(ForeignModelError, match="knows no pixel-unshuffle; patch is 2 here, not 1"):
+        autoencoder_to_diffusers(build(node, "autoencoder"), tmp_path / "vae")
+
+
 def test_a_shift_goes_out_and_in(tmp_path):
     small_vae(shift_factor=0.25, scaling_factor=0.5, sample_size=48).save_pretrained(tmp_path / "theirs")
     ours = autoencoder_from_diffusers(tmp_path / "theirs")

@@ -92,6 +92,10 @@ FAULTS = [
             "told + 0 * self.tell_context(masked_mean(c.tokens, c.mask))",
         ),
         ("torch.cat([z, c.spatial], dim=1)", "torch.cat([z, 0 * c.spatial], dim=1)"),
+    ),
+    *of(
+        "ldm/backbone/base.py",
+        "tests/backbone/test_mlp.py",
         ("if c.shape != self.context:", "if c.shape.tokens != self.context.tokens:"),
     ),
     *of(

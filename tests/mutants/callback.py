@@ -30,11 +30,11 @@ FAULTS = [
         ("images = stage.updates * self.data.batch_size", "images = stage.updates"),
         ('return list(batch["caption"])', 'return list(batch["caption"])[::-1]'),
         ("torch.linspace(0, size - 1, min(count, size))", "torch.linspace(0, size // 2, min(count, size))"),
-        ("self.model.eval()\n", "self.model.train()\n"),
     ),
     *of(
         "ldm/callback/pictures.py",
         ("tests/stage/test_pictures.py",),
+        ("self.model.eval()\n", "self.model.train()\n"),
         ("module.training = training", "pass"),
         ("(index + 1) % stage.accumulate == 0", "index % stage.accumulate == 0"),
         ("(stage.updates % every and not done)", "(stage.updates % every)"),
@@ -74,9 +74,16 @@ FAULTS = [
         "tests/test_main.py",
         ("return _tell(error, DIVERGED)", "return _tell(error, FAILED)"),
         ("return _tell(error, FAILED)", "return FINISHED"),
+        ('log.error("%s", error, exc_info=error)', 'log.error("%s", error)'),
+    ),
+    *of(
+        "ldm/main.py",
+        (
+            "tests/test_messages.py::test_a_long_message_is_cut_at_a_screen",
+            "tests/test_messages.py::test_an_error_in_a_data_worker_is_its_last_words",
+        ),
         ('[*lines[:_SCREEN], "..."] if len(lines) > _SCREEN else lines', "lines"),
         ('text = f"{said[-1]} (in a data worker)"', 'text = f"{said[0]} (in a data worker)"'),
-        ('log.error("%s", error, exc_info=error)', 'log.error("%s", error)'),
     ),
     *of(
         "ldm/words.py",

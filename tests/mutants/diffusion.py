@@ -78,7 +78,7 @@ FAULTS = [
     ),
     *of(
         "ldm/diffusion/denoiser.py",
-        "tests/diffusion/test_sampler.py",
+        "tests/diffusion/test_parameterization.py::test_a_denoiser_serves_another_schedule",
         ("self.denoiser(along(scale, x_t) * x_t, s, c)", "self.denoiser(x_t, s, c)"),
     ),
     *of(
@@ -98,7 +98,6 @@ FAULTS = [
     *of(
         "ldm/diffusion/sampler/dpmpp.py",
         _SAMPLER,
-        ("[: self.points - 1]", "[:1]"),
         ("x_s + step.second(slopes[0][1])", "x_s - step.second(slopes[0][1])"),
         ("x_s + along(step.up, x) * noise()", "x_s"),
     ),
@@ -118,7 +117,7 @@ FAULTS = [
     ),
     *of(
         "ldm/diffusion/sampler/heun.py",
-        _SAMPLER,
+        "tests/diffusion/test_heun.py",
         ("self.s_noise * (sigma**2", "(sigma**2"),
         ("(r >= self.s_min) & (r <= self.s_max)", "r >= self.s_min"),
         ("(r >= self.s_min) & ", ""),
@@ -156,13 +155,22 @@ FAULTS = [
         ("along(denoiser.schedule.alpha_sigma(s)[0], x_t) * x_t", "x_t"),
         ("self.draws += 1", "self.draws += 0"),
         ('f"sampler step {self.k}"', 'f"sampler step"'),
+    ),
+    *of(
+        "ldm/diffusion/sampler/base.py",
+        "tests/diffusion/test_sampler.py::test_each_step_asks_what_answers_within_its_own_times",
         ("denoiser.within(known[k], known[k + 1])", "denoiser.within(known[0], known[1])"),
+        ("denoiser.within(known[k], known[k + 1])", "denoiser.within(known[k], known[k])"),
+    ),
+    *of(
+        "ldm/diffusion/sampler/adaptive.py",
+        "tests/diffusion/test_sampler.py::test_adaptive_goes_on_with_the_step_that_it_came_to",
+        ("None if memory is None else memory.step", "None"),
     ),
     *of(
         "ldm/diffusion/sampler/adaptive.py",
         _SAMPLER,
         ("memory.evaluations + found.evaluations", "found.evaluations"),
-        ("None if memory is None else memory.step", "None"),
     ),
     *of(
         "ldm/diffusion/guidance/classifier_free.py",
@@ -225,6 +233,7 @@ FAULTS = [
     *of(
         "ldm/diffusion/sampler/dpmpp.py",
         ("tests/diffusion/test_exponential.py", "tests/diffusion/test_sampler.py"),
+        ("[: self.points - 1]", "[:1]"),
         ("elif len(slopes) == 2:", "elif len(slopes) == 3:"),
         ("[(step.before, x), *past]", "[*past, (step.before, x)]"),
     ),
@@ -249,7 +258,6 @@ FAULTS = [
         "ldm/diffusion/sampler/base.py",
         "tests/diffusion/test_sampler.py",
         ("if known[k + 1] <= 0:", "if known[k + 1] < 0:"),
-        ("denoiser.within(known[k], known[k + 1])", "denoiser.within(known[k], known[k])"),
         ("_Noise(random, k,", "_Noise(random, 0,"),
     ),
     *of(

@@ -116,6 +116,14 @@ def test_nor_on_another_schedule():
     assert one.lowest(Rectified()) == pytest.approx(level / (1 + level), rel=1e-3)
 
 
+def test_a_grid_of_noise_levels_is_of_the_schedule_that_samples():
+    """sigma / alpha is 2 and 0.1 there; on the way to the cosine schedule a level stays what it is."""
+    one = hearing(LogSNR(0.1, 2.0), steps=2, sampling_schedule=Rectified())
+    one.sample((1, 1, 1, 1), conditioned(1), Random(0, 0, torch.arange(1)))
+    levels = [torch.exp(-log_snr / 2).item() for log_snr, _ in one.denoiser.backbone.told]
+    assert levels == pytest.approx([2.0, 0.1], rel=1e-3)
+
+
 SCALED = partial(ClassifierFree, scale=3.0)
 NEVER = "guidance asks for the answer without a condition, which prior.drop=0 never trains"
 

@@ -144,6 +144,12 @@ def test_single_arguments(one, base):
     assert changed(one, "guidance=0").prior.guided().scale == 0
 
 
+def test_a_single_argument_is_of_the_schedule_that_samples_already(base):
+    own = base.config["prior"] | {"sampling_schedule": node("schedule", "shifted")}
+    found = Changes({"schedule": {"shift": 5.0}})._changed(own)
+    assert found["sampling_schedule"] == node("schedule", "shifted") | {"shift": 5.0}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

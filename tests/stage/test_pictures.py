@@ -45,6 +45,19 @@ def test_pictures_come_at_their_updates_and_change_nothing(tmp_path):
     assert drawn.rows == [0, 2, 4], "spread over the five that are held out"
 
 
+def test_pictures_are_drawn_without_dropout(tmp_path, monkeypatch):
+    stage, modes = second(steps=2, picture_every=2, dropout=0.2), set()
+    model, sample = stage.model, stage.model.sample
+
+    def noted(*arguments):
+        modes.update(module.training for module in model.modules())
+        return sample(*arguments)
+
+    monkeypatch.setattr(model, "sample", noted)
+    fit(stage, tmp_path, Pictures(tmp_path / "samples", model, data(), [], count=2))
+    assert modes == {False}
+
+
 def test_none_are_drawn_unless_asked_for(tmp_path):
     stage = second(steps=2, picture_every=0)
     fit(stage, tmp_path, Pictures(tmp_path / "samples", stage.model, data(), []))
@@ -57,4 +70,5 @@ def test_what_stands_under_an_image():
     assert words(labels | {"caption": ["a", ""]}, ("x", "y")) == ["a", ""]
     assert words(labels | {"caption": ["", ""]}, ("x", "y")) == ["y", "x"] == words(labels, ("x", "y"))
     assert words(labels | {"caption": ["", ""]}, ()) == ["1", "0"], "classes without names have their number"
+    assert words({"label": torch.tensor([1, -1])}, ("x", "y")) == ["y", ""], "-1 is no class"
     assert words({"label": torch.tensor([-1, -1]), "caption": ["", ""]}, ("x",)) is None
