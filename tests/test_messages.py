@@ -85,7 +85,6 @@ WRONG = {
     # pairs that do not go together
     "first.accumulate=3": ["batch_size 128", "126 or 129"],
     "backbone.attention=[true]": ["one entry a level", "attention"],
-    "condition=none": ["pooled_context", "needs a context with tokens"],
     "data.image_shape=[3,30,30]": ["30"],
     "data.image_shape=[3,32,32,1]": ["data.image_shape"],
     "diffusion.schedule._target_=ldm.diffusion.grid.Uniform": ["schedule", "wants a Schedule"],

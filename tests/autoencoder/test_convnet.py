@@ -5,7 +5,7 @@ import torch
 
 from ldm.autoencoder.convnet import Decoder, Encoder, Pixels
 from ldm.nn.norm import Group, Rms, Unnormalised
-from ldm.nn.resnet import Shuffle, Unshuffle
+from ldm.nn.resnet import ResBlock, Shuffle, Unshuffle
 
 CASES = {
     "published": ({"mix": True}, {"mix": True}),

@@ -191,8 +191,6 @@ def test_what_cannot_be_is_refused_with_what_to_do():
         dit(torch.randn(2, 4, 8, 8), LOG_SNR, Context())
     with pytest.raises(ValueError, match="would not hear its context"):
         tiny(4, ContextShape(6), cross_attention=False)
-    with pytest.raises(ValueError, match="needs a context with tokens"):
-        tiny(4, ContextShape(), pooled_context=True)
     with pytest.raises(ValueError, match="there are only 2"):
         tiny(4, ContextShape(), routing=Routing())
 
@@ -231,3 +229,14 @@ def test_routed_tokens_stand_where_they_stood(monkeypatch):
         alone = dit.blocks[1]._forward(part, rotation[kept[example]][None], told[0][example : example + 1], None, None)
         wanted[example, kept[example]] = alone[0]
     torch.testing.assert_close(seen[2][0], wanted)
+
+
+def test_without_tokens_there_is_nothing_to_pool():
+    """The word of an experiment with captions does not stand in the way of condition=none."""
+    torch.manual_seed(0)
+    plain = awake(tiny(4, ContextShape()))
+    torch.manual_seed(0)
+    asked = awake(tiny(4, ContextShape(), **{"pooled_context": True}))
+    z = torch.randn(2, 4, 8, 8)
+    assert asked.state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(asked(z, LOG_SNR, Context()), plain(z, LOG_SNR, Context()))

@@ -115,5 +115,14 @@ def test_wrong_shapes_are_refused_with_what_to_do():
         unet(torch.randn(2, 4, 8, 8), LOG_SNR, Context())
     with pytest.raises(ValueError, match="one entry a level"):
         UNet(4, ContextShape(), multipliers=(1, 2), attention=(True,))
-    with pytest.raises(ValueError, match="needs a context with tokens"):
-        tiny(4, ContextShape(), pooled_context=True)
+
+
+def test_without_tokens_there_is_nothing_to_pool_or_draw():
+    """The word of an experiment with captions does not stand in the way of condition=none."""
+    torch.manual_seed(0)
+    plain = awake(tiny(4, ContextShape()))
+    torch.manual_seed(0)
+    asked = awake(tiny(4, ContextShape(), **{"pooled_context": True, "drawn_context": 3}))
+    z = torch.randn(2, 4, 8, 8)
+    assert asked.state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(asked(z, LOG_SNR, Context()), plain(z, LOG_SNR, Context()))
