@@ -8,7 +8,7 @@ from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Metric
 from ldm.model import LatentModel
 from ldm.run.evaluation import Evaluation
-from ldm.run.signals import Stopped, StopFlag
+from ldm.run.signals import StopFlag, Stopped
 from tests.runs import tiny
 
 

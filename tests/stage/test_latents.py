@@ -8,7 +8,7 @@ from torch import nn
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.autoencoder.bottleneck import Gaussian
 from ldm.data.module import DataModule
-from ldm.run.signals import Stopped, StopFlag
+from ldm.run.signals import StopFlag, Stopped
 from ldm.run.store import Store
 from ldm.stage.latents import cached, pays, statistics, weights_key
 from tests.stage.tiny import Noise
