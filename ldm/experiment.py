@@ -41,7 +41,7 @@ from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation, asked_hash, code_version, device_name
-from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
+from ldm.run.signals import FAILED, FINISHED, PREEMPTED, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
 from ldm.settings import check_batch, check_stages, checked
@@ -154,16 +154,21 @@ class Experiment:
         self.sinks = [Guarded(build(node, f"logger.{name}")) for name, node in loggers.items() if rank() == 0]
         agree(self._describe)
         for sink in self.sinks:
-            sink.open(self.place.path, self.place.path.name, self.config)
+            sink.open(self.place.path, self.place.path.name, self._whole_config())
+        code = FAILED
         try:
             self._first_stage()
             self._second_stage()
             self._evaluate()
+            if rank() == 0:
+                self._conclude()
+            code = FINISHED
+        except Stopped:
+            code = PREEMPTED
+            raise
         finally:
             for sink in self.sinks:
-                sink.close()
-        if rank() == 0:
-            self._conclude()
+                sink.close(code)
 
     # What is there, and what of it stands
 
@@ -218,11 +223,14 @@ class Experiment:
 
     # What is said of a run
 
+    def _whole_config(self) -> Config:
+        """The config with what it was begun from."""
+        if self.checkpoint is None:
+            return self.config
+        return self.config | {"autoencoder": self.config["autoencoder"] | {"checkpoint": str(self.checkpoint)}}
+
     def _describe(self) -> None:
-        config = self.config
-        if self.checkpoint is not None:
-            config = config | {"autoencoder": config["autoencoder"] | {"checkpoint": str(self.checkpoint)}}
-        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(self._whole_config(), sort_keys=False, allow_unicode=True)
         write_text(self.place.path / "config.yaml", text)
         log.info("run %s: experiment %s, seed %d", self.place.path, self.config["experiment"], self.seed)
         for part in PARTS:
@@ -402,6 +410,8 @@ class Experiment:
     def _conclude(self) -> None:
         self._tell("finished")
         report.write(self.place.path)
+        for sink in self.sinks:
+            sink.conclude(self.measured, self.place.report)
         say(self.measured)
         log.info("everything is in %s; look at %s", self.place.path, self.place.report)
 
