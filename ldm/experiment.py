@@ -24,9 +24,11 @@ from rich.console import Console
 from torch import nn
 
 from ldm.build import Config, ConfigError, build
+from ldm.callback import watchers
 from ldm.callback.pictures import Pictures, drop_pictures
 from ldm.callback.progress import Bar
 from ldm.callback.sink import Guarded
+from ldm.callback.wandb import swept
 from ldm.data.module import DataModule
 from ldm.data.source import Source
 from ldm.files import write_json, write_text
@@ -124,6 +126,7 @@ class Experiment:
             self._build_model(whole)
         self.metrics = build(self.config["metric"] or {}, "metric")
         check_data(self.model.condition, self.metrics, self.data)
+        watchers.check(self.config.get("callback") or {})
         if self.pretrained is not None:
             self.pretrained.load_into(self.model.autoencoder)
 
@@ -134,7 +137,8 @@ class Experiment:
         self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
 
     def _claim(self) -> str:
-        self._held = RunDirectory.claim(Path(self.config["runs"]), self.config["name"], self.config["experiment"])
+        name = self.config["name"] or swept()
+        self._held = RunDirectory.claim(Path(self.config["runs"]), name, self.config["experiment"])
         root = logging.getLogger()
         for old in [each for each in root.handlers if isinstance(each, _LogFile)]:  # of this process's last run
             root.removeHandler(old)
@@ -347,7 +351,7 @@ class Experiment:
     def _snapshots(self, stage: str) -> Snapshots:
         return Snapshots(self.place.snapshots / stage)
 
-    def _trainer(self, *callbacks: L.Callback, players: int = 1) -> L.Trainer:
+    def _trainer(self, *callbacks: L.Callback, players: int = 1, given: Config | None = None) -> L.Trainer:
         node = {"_target_": "lightning.pytorch.trainer.Trainer", **self.config["trainer"]}
         if dist.is_initialized() and players > 1:
             # In a game each backward pass leaves the other side's parameters without a gradient.
@@ -357,14 +361,12 @@ class Experiment:
             "trainer",
             callbacks=list(callbacks),
             max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             limit_val_batches=0,
             default_root_dir=None if self.place is None else str(self.place.path),
+            **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, **(given or {})},
         )
 
     def _fit(self, stage: Stage, plan: Plan) -> None:
@@ -373,12 +375,20 @@ class Experiment:
         checkpoints, snapshots = self._checkpoints(stage.name), self._snapshots(stage.name)
         stage.attach(checkpoints, snapshots, journal, self.stop, self.sinks, settings)
         pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
-        trainer = self._trainer(Bar(self.console), pictures, players=len(stage.players()))
+        own, given = watchers.watching(
+            self.config.get("callback") or {}, stage, self.data.batch_size, self.place.path / "lightning"
+        )
+        trainer = self._trainer(Bar(self.console), pictures, *own, players=len(stage.players()), given=given)
         try:
             trainer.fit(stage, datamodule=self.data)
         finally:
             stage.rescue()
-        if stage.stopped:
+        if stage.updates < stage.steps:
+            if not self.stop.raised:
+                log.info(
+                    "a callback ended the %s stage after update %d of %d; %s.steps=%d is a stage that ends there",
+                    *(stage.name, stage.updates, stage.steps, stage.name, stage.updates),
+                )
             raise Stopped
 
     # What came of it

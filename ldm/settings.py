@@ -19,7 +19,19 @@ from ldm.data.batches import micro_batch
 from ldm.model import PARTS
 from ldm.words import nearest
 
-NODES = ("data", *PARTS, "loss", "alignment", "first", "second", "trainer", "logger", "metric", "evaluation")
+NODES = (
+    "data",
+    *PARTS,
+    "loss",
+    "alignment",
+    "first",
+    "second",
+    "trainer",
+    "logger",
+    "callback",
+    "metric",
+    "evaluation",
+)
 _PIECES = ("backbone", "diffusion")  # which the prior's node refers to
 # What a part is handed beside its config, by whoever builds it.
 _GIVEN = {"prior": ("latent_shape", "context"), "alignment": ("width", "grid")}

@@ -5,7 +5,7 @@ fields of their records in a table beside it.
 
 Under a sweep's agent (`wandb agent`) a run is the agent's: it has the id, project and entity that the agent puts into the
 environment (WANDB_SWEEP_ID, WANDB_RUN_ID), and so has any run that is started with WANDB_RUN_ID. A run that a signal stopped is
-marked as preempted, which a sweep starts again.
+marked as preempted, which the sweep's agent starts again, and it goes on: without a name= its directory is named by the agent.
 """
 
 from __future__ import annotations
@@ -92,6 +92,12 @@ class WandB(Sink):
         if code == PREEMPTED:
             self.run.mark_preempting()
         self.run.finish(exit_code=code)
+
+
+def swept() -> str | None:
+    """A name for the run of a sweep's agent, the same whenever the agent starts it again; None where there is no agent."""
+    sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
+    return f"{sweep}/{run}" if sweep and run else None
 
 
 def _logged_in() -> bool:

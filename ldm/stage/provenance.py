@@ -38,6 +38,11 @@ _SAMPLING = ("sampler", "grid", "guidance", "steps", "sampling_schedule", "likel
 _FIRST = "first stage"
 _OTHER_DATA = "data.train: other images, labels or captions"
 _SHOWN = 5
+# Callbacks of Lightning that change nothing of what a stage computes; of others nobody can tell.
+_WATCHERS = {
+    *("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor", "Timer", "EarlyStopping", "ModelCheckpoint"),
+    *("OnExceptionCheckpoint", "ModelSummary", "RichModelSummary", "RichProgressBar", "TQDMProgressBar"),
+}
 
 
 # Settings
@@ -75,7 +80,13 @@ def of_second(config: Config, data: DataModule, first: History, weights: str | N
 
 def _training(config: Config, stage: str) -> Settings:
     recipe = {name: value for name, value in (config.get(stage) or {}).items() if name not in WATCHING}
-    return {stage: recipe, "trainer": {"precision": config["trainer"].get("precision")}}
+    callback = {name: node for name, node in (config.get("callback") or {}).items() if not _watches(node["_target_"])}
+    along = {"callback": callback} if callback else {}
+    return {stage: recipe, "trainer": {"precision": config["trainer"].get("precision")}, **along}
+
+
+def _watches(target: str) -> bool:
+    return target.startswith("lightning.pytorch.callbacks.") and target.rpartition(".")[2] in _WATCHERS
 
 
 def _plain(value: Any) -> Any:
@@ -218,7 +229,7 @@ def _changed_first(old: Settings, new: Settings) -> Iterator[tuple[str, Any, Any
 
 
 def _may_change(key: str, stage: str) -> bool:
-    return _below(key, {stage, "trainer", "cache_latents", "data.workers"})
+    return _below(key, {stage, "trainer", "callback", "cache_latents", "data.workers"})
 
 
 def _below(key: str, places: set[str]) -> bool:

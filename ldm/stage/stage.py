@@ -62,7 +62,7 @@ class Stage(L.LightningModule, ABC):
         self.recipe, self.seed = recipe, seed
         self.steps, self.accumulate = recipe.steps, recipe.accumulate
         self.updates = 0
-        self.stopped = False  # by a signal, before all updates were done
+        self.stopped = False  # by a signal or a callback, before all updates were done
         self.seconds = 0.0
         self._saved, self._whole = 0, False  # the update of the last checkpoint; between two updates
         self.latest: dict[str, float] = {}
@@ -142,6 +142,7 @@ class Stage(L.LightningModule, ABC):
             self._saved = step
             self.load_state(to_device(found[1], self.device))
             self.history = going_on(found[1]["history"], step, self.history[-1]["settings"], self.name)
+            self._count()
             log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
         if self.global_rank == 0:  # also of what was killed before its first checkpoint
             if self.journal is not None:
@@ -149,6 +150,10 @@ class Stage(L.LightningModule, ABC):
             if self.snapshots is not None and self.powers.averages:
                 self.snapshots.rewind(step)
                 self.snapshots.describe(self.history)
+
+    def _count(self) -> None:
+        """Let `trainer.global_step`, which callbacks read, be the number of updates."""
+        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = self.updates
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; raw weights and averages all."""
@@ -236,6 +241,7 @@ class Stage(L.LightningModule, ABC):
         bad = 1 - finite
         self._skipped = torch.stack([self._skipped[0] + bad, (self._skipped[1] + bad) * bad])
         self.updates += 1
+        self._count()
         self._means.end_update()
 
     def conclude(self) -> dict[str, Tensor]:
@@ -252,7 +258,7 @@ class Stage(L.LightningModule, ABC):
             self.validate(batch["total"])
         if self.powers.due(self.updates):
             self._snapshot()  # before a checkpoint, so that none before it is missing
-        asked = self.stop is not None and self.stop.agreed()
+        asked = (self.stop is not None and self.stop.agreed()) or self.trainer.should_stop  # by a signal or a callback
         if asked or done or (self.recipe.save_every and self.updates % self.recipe.save_every == 0):
             self.save()
         self._whole = True
@@ -318,7 +324,8 @@ class Stage(L.LightningModule, ABC):
             )
 
     def publish(self, total: int, values: dict[str, float]) -> None:
-        """To the journal and every logger, against images seen."""
+        """To callbacks and, against images seen, to the journal and every logger."""
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
         if self.global_rank != 0:
             return
         images = self.updates * total
@@ -331,6 +338,8 @@ class Stage(L.LightningModule, ABC):
     def validate(self, total: int) -> dict[str, float]:
         """Means over the held-out set with raw and with averaged weights, at fixed noise."""
         self.tick()
+        for callback in self.trainer.callbacks:
+            callback.on_validation_start(self.trainer, self)
         module = self.averaged()
         module.eval()
         results = {f"val {name}": value for name, value in self._held_out().items()}
@@ -339,6 +348,8 @@ class Stage(L.LightningModule, ABC):
         module.train()
         self.publish(total, results)
         self.latest |= results
+        for callback in self.trainer.callbacks:
+            callback.on_validation_end(self.trainer, self)
         self.pause()
         return results
 

@@ -80,3 +80,15 @@ def test_loggers_hear_how_a_run_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(Stage, "on_train_batch_end", ends)
     assert Experiment(config).run() == FINISHED
     assert heard == [PREEMPTED, FAILED, FINISHED]
+
+
+def test_a_run_of_a_wandb_sweeps_agent_goes_on_in_its_directory(tmp_path, monkeypatch):
+    """The agent gives no name, and starts a run that was preempted again with the id that it had."""
+    monkeypatch.setenv("WANDB_SWEEP_ID", "swept")
+    for identity in ("one", "two", "one"):
+        monkeypatch.setenv("WANDB_RUN_ID", identity)
+        assert Experiment(tiny(tmp_path, "prior=normal", "metric=none", name=None, steps=1)).run() == FINISHED
+    assert sorted(each.name for each in (tmp_path / "runs" / "swept").iterdir()) == ["one", "two"]
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    assert Experiment(tiny(tmp_path, "prior=normal", "metric=none", name="mine", steps=1)).run() == FINISHED
+    assert sorted(each.name for each in (tmp_path / "runs").iterdir()) == ["mine", "swept"]

@@ -80,6 +80,14 @@ FAULTS = [
         ("except FileNotFoundError:\n        return False", "except FileNotFoundError:\n        return True"),
     ),
     *of(
+        "ldm/callback/watchers.py",
+        "tests/callback/test_watchers.py",
+        ("stage.recipe.log_every * stage.accumulate", "50"),
+        ("any(isinstance(each, Checkpoint) for each in callbacks)", "False"),
+        ("self.stage.publish(self.batch_size,", "self.stage.publish(1,"),
+        ("if not issubclass(", "if False and not issubclass("),
+    ),
+    *of(
         "ldm/callback/tensorboard.py",
         "tests/callback/test_sink.py",
         (
