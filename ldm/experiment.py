@@ -46,8 +46,8 @@ from ldm.run.evaluation import Evaluation, asked_hash, code_version, device_name
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
-from ldm.settings import check_batch, check_stages, checked
-from ldm.stage import provenance
+from ldm.settings import check_batch, check_stages, check_train, checked
+from ldm.stage import finetune, provenance
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics, weights_key
 from ldm.stage.launch import agree, rank, ranks, turn
@@ -76,9 +76,11 @@ class Experiment:
 
     def __init__(self, config: Config):
         self.asked = config  # what other ranks are handed
-        self.config = config | {"autoencoder": dict(config["autoencoder"])}
+        prior, self.wanted = finetune.wanted(config["prior"])
+        self.config = config | {"autoencoder": dict(config["autoencoder"]), "prior": prior}
         self.checkpoint = self.config["autoencoder"].pop("checkpoint", None)
         self.pretrained = None if self.checkpoint is None else pretrained(self.checkpoint)
+        self.trains_on = check_train(self.config, self.config["autoencoder"].pop("train", None), self.checkpoint)
         if self.pretrained is not None:
             self.config["autoencoder"] = self.pretrained.config(tuple(config["data"]["image_shape"]))
         self.config = checked(self.config)
@@ -129,6 +131,8 @@ class Experiment:
         watchers.check(self.config.get("callback") or {})
         if self.pretrained is not None:
             self.pretrained.load_into(self.model.autoencoder)
+        self.given = weights_key(self.model.autoencoder) if self.pretrained is not None else None
+        self.origin = None if self.wanted is None else finetune.begin(self.model, self.wanted)
 
     def _build_model(self, config: Config) -> None:
         torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
@@ -179,7 +183,7 @@ class Experiment:
     def _plans(self) -> tuple[Plan, Plan]:
         """How both stages come to be; ConfigError where one may not go on. What is to be made anew is removed then."""
         first = self._decided("first", self._first_plan())
-        weights = weights_key(self.model.autoencoder) if self.pretrained is not None else None
+        weights = None if self.trains_on else self.given
         second = self._decided("second", self._second_plan(first.history, weights))
         for stage, plan in (("first", first), ("second", second)):
             if plan.anew:
@@ -198,17 +202,20 @@ class Experiment:
 
     def _first_plan(self) -> Plan:
         there = provenance.begun(self._checkpoints("first"))
-        if self.pretrained is not None:
-            return provenance.plan("first", there, {"autoencoder": {"checkpoint": weights_key(self.model.autoencoder)}})
+        if self.pretrained is not None and not self.trains_on:
+            return provenance.plan("first", there, {"autoencoder": {"checkpoint": self.given}})
         if not self._trains_first():
             return provenance.plan("first", there, {"autoencoder": self.config["autoencoder"]})
-        return provenance.plan("first", there, provenance.of_first(self.config, self.data))
+        return provenance.plan("first", there, provenance.of_first(self.config, self.data, self.given))
 
     def _second_plan(self, first: History, weights: str | None) -> Plan:
-        settings = provenance.of_second(self.config, self.data, first, weights)
+        begun_from = None if self.origin is None else self.origin.settings()
+        settings = provenance.of_second(self.config, self.data, first, weights, begun_from)
         return provenance.plan("second", provenance.begun(self._checkpoints("second")), settings)
 
     def _trains_first(self) -> bool:
+        if self.pretrained is not None and not self.trains_on:
+            return False
         return bool(self.config.get("first")) and any(p.requires_grad for p in self.model.autoencoder.parameters())
 
     def _trains_second(self) -> bool:
@@ -228,10 +235,20 @@ class Experiment:
     # What is said of a run
 
     def _whole_config(self) -> Config:
-        """The config with what it was begun from."""
-        if self.checkpoint is None:
-            return self.config
-        return self.config | {"autoencoder": self.config["autoencoder"] | {"checkpoint": str(self.checkpoint)}}
+        """The config with the words that say what it was begun from."""
+        config = dict(self.config)
+        if self.checkpoint is not None:
+            train = {"train": True} if self.trains_on else {}
+            config["autoencoder"] = config["autoencoder"] | {"checkpoint": str(self.checkpoint)} | train
+        if self.wanted is not None:
+            config["prior"] = config["prior"] | self.wanted.words()
+        return config
+
+    def _begun_from(self) -> str | None:
+        """The weights that training began from, by their hashes; None where all were drawn."""
+        parts = [f"autoencoder {self.given}"] if self.trains_on else []
+        parts += [] if self.origin is None else [f"prior {self.origin.model} ({self.origin.wanted.weights})"]
+        return ", ".join(parts) or None
 
     def _describe(self) -> None:
         text = yaml.safe_dump(self._whole_config(), sort_keys=False, allow_unicode=True)
@@ -264,6 +281,7 @@ class Experiment:
             "device": device_name(self._trainer().strategy.root_device),
             "code_version": code_version(),
             "seed": self.seed,
+            "begun_from": self._begun_from(),
             "data": f"{_number(sources['train'])} images to train, {_number(sources['val'])} held out",
             "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
             "parameters": {part: _parameters(getattr(self.model, part)) for part in PARTS},
@@ -280,7 +298,7 @@ class Experiment:
 
     def _first_stage(self) -> None:
         autoencoder = self.model.autoencoder
-        if self.pretrained is None and self._trains_first():
+        if self._trains_first():
             found = self._stored_first()
             load_weights(autoencoder, found / "model.safetensors")
             if weights_key(autoencoder) != self.store.description(found)["weights"]:
@@ -321,9 +339,10 @@ class Experiment:
         self.second = agree(lambda: self._decided("second", self._second_plan(self.first.history, weights)))
         if self.config["cache_latents"]:
             self.data = cached(autoencoder, self.data, self.store, self.alignment)
-        autoencoder.set_statistics(*statistics(autoencoder, self.data))
+        kept = None if self.origin is None else self.origin.whitening(weights)
+        autoencoder.set_statistics(*(kept or statistics(autoencoder, self.data)))
         self.model.made_from = self._made_from(self.second.history)
-        if self.config.get("second"):
+        if self.config.get("second") and (self.origin is None or not self.origin.tokens):
             self.model.condition.fit(self.data.captions())
         if self._trains_second():
             stage = Second(self.model, build(self.config["second"], "second"), self.seed, self.alignment)
@@ -339,6 +358,7 @@ class Experiment:
         return {
             "config": provenance.config_hash(self.first.history, second),
             "images_seen": Journal(self.place.metrics).images_seen("second"),
+            "begun_from": self._begun_from(),
             "first": self.first.history,
             "second": second,
         }

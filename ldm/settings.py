@@ -82,6 +82,22 @@ def check_stages(config: Config, pretrained: bool, autoencoder: nn.Module) -> No
         )
 
 
+def check_train(config: Config, train: Any, checkpoint: str | None) -> bool:
+    """Whether a first stage that is given is trained on (`autoencoder.train`); ConfigError where nothing could be."""
+    if train is None:
+        return False
+    if checkpoint is None:
+        raise ConfigError(
+            "autoencoder.train says what becomes of the weights of autoencoder.checkpoint=, which is not given"
+        )
+    trains = plain(train, bool, "autoencoder.train")
+    if trains and not is_node(config.get("first")):
+        raise ConfigError(
+            "autoencoder.train=true trains the first stage on, and stage@first=none trains none: leave one out"
+        )
+    return trains
+
+
 def check_batch(config: Config, world: int) -> None:
     """ValueError where the global batch cannot be shared by `world` ranks and the accumulated parts of a stage."""
     for stage in ("first", "second"):

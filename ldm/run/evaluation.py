@@ -71,7 +71,7 @@ class Evaluation:
             "parameters": sum(p.numel() for p in model.parameters()),
             "split": "val",
             "model": model.weights_hash,
-            **{name: model.made_from.get(name) for name in ("config", "images_seen")},
+            **{name: model.made_from.get(name) for name in ("config", "images_seen", "begun_from")},
         }
         if generate:
             facts |= _sampling(model, counter.per_sample())
