@@ -185,6 +185,8 @@ class Experiment:
         first = self._decided("first", self._first_plan())
         weights = None if self.trains_on else self.given
         second = self._decided("second", self._second_plan(first.history, weights))
+        if self.origin is not None:
+            self.origin.check(self._known_first(first))
         for stage, plan in (("first", first), ("second", second)):
             if plan.anew:
                 log.info("the %s stage is made anew", stage)
@@ -217,6 +219,13 @@ class Experiment:
         if self.pretrained is not None and not self.trains_on:
             return False
         return bool(self.config.get("first")) and any(p.requires_grad for p in self.model.autoencoder.parameters())
+
+    def _known_first(self, first: Plan) -> str | None:
+        """The hash of the first stage that there will be; None where it is still to be trained."""
+        if not self._trains_first():
+            return weights_key(self.model.autoencoder)
+        found = self.store.find("autoencoder", key_of(first.history))
+        return None if found is None else self.store.description(found)["weights"]
 
     def _trains_second(self) -> bool:
         return bool(self.config.get("second")) and any(p.requires_grad for p in self.model.prior.parameters())

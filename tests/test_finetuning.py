@@ -81,8 +81,9 @@ def test_update_0_is_the_old_run(old, tmp_path, begun, kind, file):
         assert torch.equal(made[name], theirs[name]), "latents have the scale that the prior knows"
 
 
-def test_a_run_says_what_it_was_made_from(old, tmp_path):
+def test_a_run_says_what_it_was_made_from(old, tmp_path, caplog):
     assert Experiment(config(tmp_path, *given(old), OTHER_DATA)).run() == FINISHED
+    assert "here they are of another" not in caplog.text
     run, [before, *_] = tmp_path / "runs" / "run", record.read(old / "records.jsonl")
     said = f"prior {before.model} (average)"
     assert {each.begun_from for each in record.read(run / "records.jsonl")} == {said} and before.begun_from is None
@@ -168,7 +169,7 @@ def test_a_first_stage_is_trained_on(old, tmp_path, begun, caplog):
     model = LatentModel.load(run)
     assert Checkpoints(run / "checkpoints" / "first").load()[0] == 4
     assert weights_key(model.autoencoder) != weights_key(theirs), "and is another now"
-    assert "trained on the latents of another first stage" in caplog.text, "which its prior does not know"
+    assert "and here they are of another" in caplog.text, "which its prior does not know"
     assert not torch.equal(model.autoencoder.latent_std, theirs.latent_std)
     first = model.made_from["first"][0]["settings"]
     assert first["autoencoder"]["checkpoint"] == weights_key(theirs)

@@ -86,16 +86,18 @@ class Origin:
         """What updates depend on of it, by value."""
         return self.wanted.words() | {"checkpoint": self.model}
 
-    def whitening(self, first_stage: str) -> tuple[Tensor, Tensor] | None:
-        """The checkpoint's, where latents of the first stage of this hash are whitened by them; None where by the data's."""
+    def check(self, first_stage: str | None) -> None:
+        """Tell where latents will be of another first stage than the checkpoint's; None is one that is still to be trained."""
         if first_stage != self.first_stage:
             log.warning(
-                "the prior of %s was trained on the latents of another first stage, of which it knows nothing here; "
+                "the prior of %s knows the latents of its own first stage alone, and here they are of another; "
                 "autoencoder.checkpoint=%s takes its own",
                 *(self.wanted.checkpoint, self.wanted.checkpoint),
             )
-            return None
-        if self.wanted.statistics == "data":
+
+    def whitening(self, first_stage: str) -> tuple[Tensor, Tensor] | None:
+        """The checkpoint's, where latents of the first stage of this hash are whitened by them; None where by the data's."""
+        if first_stage != self.first_stage or self.wanted.statistics == "data":
             return None
         log.info(
             "latents are whitened as those of %s; prior.statistics=data takes these data's", self.wanted.checkpoint

@@ -258,7 +258,8 @@ class Stage(L.LightningModule, ABC):
             self.validate(batch["total"])
         if self.powers.due(self.updates):
             self._snapshot()  # before a checkpoint, so that none before it is missing
-        asked = (self.stop is not None and self.stop.agreed()) or self.trainer.should_stop  # by a signal or a callback
+        ended = self.trainer.should_stop  # by a callback
+        asked = ended if self.stop is None else self.stop.agreed(ended)
         if asked or done or (self.recipe.save_every and self.updates % self.recipe.save_every == 0):
             self.save()
         self._whole = True

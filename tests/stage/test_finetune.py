@@ -144,7 +144,13 @@ def test_whitening_is_the_checkpoints_on_its_own_first_stage_alone(run, tmp_path
     mean, std = origin.whitening(origin.first_stage)
     assert (mean.tolist(), std.tolist()) == (MEAN, STD)
     assert "latents are whitened as those of" in caplog.text
-    assert origin.whitening("another") is None and f"autoencoder.checkpoint={run} takes its own" in caplog.text
+    assert origin.whitening("another") is None
+    caplog.clear()
+    origin.check(origin.first_stage)
+    assert not caplog.messages
+    for other in ("another", None):
+        origin.check(other)
+    assert caplog.text.count(f"autoencoder.checkpoint={run} takes its own") == 2
     assert begin(fresh(tmp_path), Wanted(str(run), statistics="data")).whitening(origin.first_stage) is None
 
 
