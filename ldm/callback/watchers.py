@@ -43,7 +43,7 @@ def watching(nodes: Config, stage: Stage, batch_size: int, folder: Path) -> tupl
         return [], {}
     return callbacks, {
         "logger": StageLogger(stage, batch_size, folder),
-        "log_every_n_steps": stage.recipe.log_every * stage.accumulate,
+        "log_every_n_steps": min(stage.recipe.log_every, stage.steps) * stage.accumulate,
         "enable_checkpointing": any(isinstance(each, Checkpoint) for each in callbacks),
         "enable_progress_bar": any(isinstance(each, ProgressBar) for each in callbacks),
     }

@@ -193,7 +193,8 @@ class Stage(L.LightningModule, ABC):
 
     # Training
 
-    def training_step(self, batch: dict[str, Any], index: int) -> None:
+    def training_step(self, batch: dict[str, Any], index: int) -> dict[str, Tensor]:
+        """One micro-batch of an update; what the players lost, for callbacks."""
         self._whole = False
         last = (index + 1) % self.accumulate == 0
         random = Random(self._key(), batch["step"], batch["row"], batch["total"])
@@ -204,7 +205,7 @@ class Stage(L.LightningModule, ABC):
         # For what draws from torch's own generator, as dropout does.
         torch.manual_seed(seed_of(self._key(), batch["step"], index % self.accumulate, self.global_rank))
         shared: dict[str, Any] = {}
-        moved = []
+        moved, told = [], {}  # players; their losses by name
         for player in self._players:
             with alone(player, self._players), contextlib.nullcontext() if last else self._unsynchronised():
                 terms, values = player.loss(batch, random, shared)
@@ -215,8 +216,10 @@ class Stage(L.LightningModule, ABC):
             name = "loss" if player is self._players[0] else f"{player.name} loss"
             self._means.add({**terms, **values, name: total}, 1 / self.accumulate)
             moved.append(player)
+            told[name] = total.detach()
         if last:
             self._update(moved)
+        return told
 
     def _unsynchronised(self) -> contextlib.AbstractContextManager:
         """Gradients of a micro-batch that is not the last stay on their rank."""

@@ -120,10 +120,11 @@ def test_wandb_is_told_all_of_a_run(tmp_path, service):
     assert "the run on one page" in (files / last["report.path"]).read_text()
 
 
-def test_wandb_goes_offline_without_a_login_and_resumes_its_run(tmp_path, service):
+def test_wandb_goes_offline_without_a_login_and_resumes_its_run(tmp_path, service, caplog):
     service.delenv("WANDB_MODE")
     service.setenv("NETRC", str(tmp_path / "no-netrc"))
     first, again = opened(tmp_path / "first"), opened(tmp_path / "again", (tmp_path / "first" / "wandb_id").read_text())
+    assert "did not answer" not in caplog.text, "nobody was asked"
     assert first.runs[0].run_id == again.runs[0].run_id and first.codes == again.codes == [FAILED]
 
 

@@ -82,7 +82,7 @@ FAULTS = [
     *of(
         "ldm/callback/watchers.py",
         "tests/callback/test_watchers.py",
-        ("stage.recipe.log_every * stage.accumulate", "50"),
+        ("min(stage.recipe.log_every, stage.steps) * stage.accumulate", "50"),
         ("any(isinstance(each, Checkpoint) for each in callbacks)", "False"),
         ("self.stage.publish(self.batch_size,", "self.stage.publish(1,"),
         ("if not issubclass(", "if False and not issubclass("),

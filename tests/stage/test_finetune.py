@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ldm.build import ConfigError
+from ldm.condition.text import Text
 from ldm.model import LatentModel
 from ldm.stage.finetune import Wanted, begin, wanted
 from ldm.stage.latents import weights_key
@@ -91,6 +92,15 @@ def test_another_condition_begins_fresh(run, tmp_path, caplog):
     assert all(torch.equal(v, theirs[k]) for k, v in model.state_dict().items() if k.startswith("prior."))
     assert "begin fresh: condition.tokens.weight 5x8" in caplog.text
     assert f"not taken of {run}: condition.position" in caplog.text
+
+
+def test_a_condition_of_another_class_is_not_taken_for_its_names(run, tmp_path):
+    """As of two text encoders, both of which have `empty` and `norm`."""
+    model = fresh(tmp_path)
+    model.condition.__class__ = type("Other", (Text,), {})
+    before = {name: value.clone() for name, value in model.condition.state_dict().items()}
+    assert not begin(model, Wanted(str(run))).tokens
+    assert all(torch.equal(value, before[name]) for name, value in model.condition.state_dict().items())
 
 
 def test_a_class_keeps_its_token_where_it_has_another_number(tmp_path, caplog):
