@@ -24,7 +24,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ldm.build import Config, ConfigError, plain
-from ldm.condition.label import Label
+from ldm.condition.label import Label, listed
 from ldm.condition.text import Text
 from ldm.model import LatentModel, Weights
 from ldm.stage.latents import weights_key
@@ -174,7 +174,7 @@ def _classes(own: Label, other: Label, where: str) -> dict[str, Tensor]:
             table[row] = theirs[other.names.index(name)]
     new = [name for name in own.names if name not in other.names]
     if new:
-        log.warning("classes that %s does not know begin fresh: %s", where, shown(tuple(new)).replace("; ", ", "))
+        log.warning("classes that %s does not know begin fresh: %s", where, listed(new))
     return {_CLASSES: table}
 
 
