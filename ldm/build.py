@@ -15,6 +15,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import os
 import pkgutil
 import types
 import typing
@@ -24,9 +25,12 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-# Of Lightning what a trainer is made of; its command line would build whatever its arguments name.
-_LIGHTNING = tuple(f"lightning.pytorch.{name}" for name in ("trainer", "strategies", "plugins", "profilers"))
-ALLOWED = ("ldm", "torch.optim", "torchmetrics", *_LIGHTNING)
+# Of Lightning what a trainer is made of and what watches it; its command line would build whatever its arguments name.
+_LIGHTNING = tuple(
+    f"lightning.pytorch.{name}" for name in ("trainer", "callbacks", "strategies", "plugins", "profilers")
+)
+# And the packages that this machine's user names, as LDM_PLUGINS="mine theirs"; no file can.
+ALLOWED = ("ldm", "torch.optim", "torchmetrics", *_LIGHTNING, *os.environ.get("LDM_PLUGINS", "").split())
 
 Config = dict[str, Any]
 

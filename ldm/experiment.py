@@ -24,9 +24,11 @@ from rich.console import Console
 from torch import nn
 
 from ldm.build import Config, ConfigError, build
+from ldm.callback import watchers
 from ldm.callback.pictures import Pictures, drop_pictures
 from ldm.callback.progress import Bar
 from ldm.callback.sink import Guarded
+from ldm.callback.wandb import swept
 from ldm.data.module import DataModule
 from ldm.data.source import Source
 from ldm.files import write_json, write_text
@@ -41,11 +43,11 @@ from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation, asked_hash, code_version, device_name
-from ldm.run.signals import FINISHED, PREEMPTED, StopFlag, Stopped
+from ldm.run.signals import FAILED, FINISHED, PREEMPTED, StopFlag, Stopped
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
-from ldm.settings import check_batch, check_stages, checked
-from ldm.stage import provenance
+from ldm.settings import check_batch, check_stages, check_train, checked
+from ldm.stage import finetune, provenance
 from ldm.stage.first import First
 from ldm.stage.latents import cached, pays, statistics, weights_key
 from ldm.stage.launch import agree, rank, ranks, turn
@@ -70,9 +72,11 @@ class Experiment:
 
     def __init__(self, config: Config):
         self.asked = config  # what other ranks are handed
-        self.config = config | {"autoencoder": dict(config["autoencoder"])}
+        prior, self.wanted = finetune.wanted(config["prior"])
+        self.config = config | {"autoencoder": dict(config["autoencoder"]), "prior": prior}
         self.checkpoint = self.config["autoencoder"].pop("checkpoint", None)
         self.pretrained = None if self.checkpoint is None else pretrained(self.checkpoint)
+        self.trains_on = check_train(self.config, self.config["autoencoder"].pop("train", None), self.checkpoint)
         if self.pretrained is not None:
             self.config["autoencoder"] = self.pretrained.config(tuple(config["data"]["image_shape"]))
         self.config = checked(self.config)
@@ -120,8 +124,11 @@ class Experiment:
             self._build_model(whole)
         self.metrics = build(self.config["metric"] or {}, "metric")
         check_data(self.model.condition, self.metrics, self.data)
+        watchers.check(self.config.get("callback") or {})
         if self.pretrained is not None:
             self.pretrained.load_into(self.model.autoencoder)
+        self.given = weights_key(self.model.autoencoder) if self.pretrained is not None else None
+        self.origin = None if self.wanted is None else finetune.begin(self.model, self.wanted)
 
     def _build_model(self, config: Config) -> None:
         torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
@@ -130,7 +137,8 @@ class Experiment:
         self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
 
     def _claim(self) -> str:
-        self._held = RunDirectory.claim(Path(self.config["runs"]), self.config["name"], self.config["experiment"])
+        name = self.config["name"] or swept()
+        self._held = RunDirectory.claim(Path(self.config["runs"]), name, self.config["experiment"])
         root = logging.getLogger()
         for old in [each for each in root.handlers if isinstance(each, _LogFile)]:  # of this process's last run
             root.removeHandler(old)
@@ -150,24 +158,31 @@ class Experiment:
         self.sinks = [Guarded(build(node, f"logger.{name}")) for name, node in loggers.items() if rank() == 0]
         agree(self._describe)
         for sink in self.sinks:
-            sink.open(self.place.path, self.place.path.name, self.config)
+            sink.open(self.place.path, self.place.path.name, self._whole_config())
+        code = FAILED
         try:
             self._first_stage()
             self._second_stage()
             self._evaluate()
+            if rank() == 0:
+                self._conclude()
+            code = FINISHED
+        except Stopped:
+            code = PREEMPTED
+            raise
         finally:
             for sink in self.sinks:
-                sink.close()
-        if rank() == 0:
-            self._conclude()
+                sink.close(code)
 
     # What is there, and what of it stands
 
     def _plans(self) -> tuple[Plan, Plan]:
         """How both stages come to be; ConfigError where one may not go on. What is to be made anew is removed then."""
         first = self._decided("first", self._first_plan())
-        weights = weights_key(self.model.autoencoder) if self.pretrained is not None else None
+        weights = None if self.trains_on else self.given
         second = self._decided("second", self._second_plan(first.history, weights))
+        if self.origin is not None:
+            self.origin.check(self._known_first(first))
         for stage, plan in (("first", first), ("second", second)):
             if plan.anew:
                 log.info("the %s stage is made anew", stage)
@@ -185,18 +200,28 @@ class Experiment:
 
     def _first_plan(self) -> Plan:
         there = provenance.begun(self._checkpoints("first"))
-        if self.pretrained is not None:
-            return provenance.plan("first", there, {"autoencoder": {"checkpoint": weights_key(self.model.autoencoder)}})
+        if self.pretrained is not None and not self.trains_on:
+            return provenance.plan("first", there, {"autoencoder": {"checkpoint": self.given}})
         if not self._trains_first():
             return provenance.plan("first", there, {"autoencoder": self.config["autoencoder"]})
-        return provenance.plan("first", there, provenance.of_first(self.config, self.data))
+        return provenance.plan("first", there, provenance.of_first(self.config, self.data, self.given))
 
     def _second_plan(self, first: History, weights: str | None) -> Plan:
-        settings = provenance.of_second(self.config, self.data, first, weights)
+        begun_from = None if self.origin is None else self.origin.settings()
+        settings = provenance.of_second(self.config, self.data, first, weights, begun_from)
         return provenance.plan("second", provenance.begun(self._checkpoints("second")), settings)
 
     def _trains_first(self) -> bool:
+        if self.pretrained is not None and not self.trains_on:
+            return False
         return bool(self.config.get("first")) and any(p.requires_grad for p in self.model.autoencoder.parameters())
+
+    def _known_first(self, first: Plan) -> str | None:
+        """The hash of the first stage that there will be; None where it is still to be trained."""
+        if not self._trains_first():
+            return weights_key(self.model.autoencoder)
+        found = self.store.find("autoencoder", key_of(first.history))
+        return None if found is None else self.store.description(found)["weights"]
 
     def _trains_second(self) -> bool:
         return bool(self.config.get("second")) and any(p.requires_grad for p in self.model.prior.parameters())
@@ -214,11 +239,24 @@ class Experiment:
 
     # What is said of a run
 
-    def _describe(self) -> None:
-        config = self.config
+    def _whole_config(self) -> Config:
+        """The config with the words that say what it was begun from."""
+        config = dict(self.config)
         if self.checkpoint is not None:
-            config = config | {"autoencoder": config["autoencoder"] | {"checkpoint": str(self.checkpoint)}}
-        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+            train = {"train": True} if self.trains_on else {}
+            config["autoencoder"] = config["autoencoder"] | {"checkpoint": str(self.checkpoint)} | train
+        if self.wanted is not None:
+            config["prior"] = config["prior"] | self.wanted.words()
+        return config
+
+    def _begun_from(self) -> str | None:
+        """The weights that training began from, by their hashes; None where all were drawn."""
+        parts = [f"autoencoder {self.given}"] if self.trains_on else []
+        parts += [] if self.origin is None else [f"prior {self.origin.model} ({self.origin.wanted.weights})"]
+        return ", ".join(parts) or None
+
+    def _describe(self) -> None:
+        text = yaml.safe_dump(self._whole_config(), sort_keys=False, allow_unicode=True)
         write_text(self.place.path / "config.yaml", text)
         log.info("run %s: experiment %s, seed %d", self.place.path, self.config["experiment"], self.seed)
         for part in PARTS:
@@ -248,6 +286,7 @@ class Experiment:
             "device": device_name(self._trainer().strategy.root_device),
             "code_version": code_version(),
             "seed": self.seed,
+            "begun_from": self._begun_from(),
             "data": f"{_number(sources['train'])} images to train, {_number(sources['val'])} held out",
             "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
             "parameters": {part: _parameters(getattr(self.model, part)) for part in PARTS},
@@ -264,7 +303,7 @@ class Experiment:
 
     def _first_stage(self) -> None:
         autoencoder = self.model.autoencoder
-        if self.pretrained is None and self._trains_first():
+        if self._trains_first():
             found = self._stored_first()
             load_weights(autoencoder, found / "model.safetensors")
             if weights_key(autoencoder) != self.store.description(found)["weights"]:
@@ -305,9 +344,10 @@ class Experiment:
         self.second = agree(lambda: self._decided("second", self._second_plan(self.first.history, weights)))
         if self._caches():
             self.data = cached(autoencoder, self.data, self.store, self.alignment, self.stop)
-        autoencoder.set_statistics(*statistics(autoencoder, self.data, self.stop))
+        kept = None if self.origin is None else self.origin.whitening(weights)
+        autoencoder.set_statistics(*(kept or statistics(autoencoder, self.data, self.stop)))
         self.model.made_from = self._made_from(self.second.history)
-        if self.config.get("second"):
+        if self.config.get("second") and (self.origin is None or not self.origin.tokens):
             self.model.condition.fit(self.data.captions())
         if self._trains_second():
             stage = Second(self.model, build(self.config["second"], "second"), self.seed, self.alignment)
@@ -333,6 +373,7 @@ class Experiment:
         return {
             "config": provenance.config_hash(self.first.history, second),
             "images_seen": Journal(self.place.metrics).images_seen("second"),
+            "begun_from": self._begun_from(),
             "first": self.first.history,
             "second": second,
         }
@@ -345,7 +386,7 @@ class Experiment:
     def _snapshots(self, stage: str) -> Snapshots:
         return Snapshots(self.place.snapshots / stage)
 
-    def _trainer(self, *callbacks: L.Callback, players: int = 1) -> L.Trainer:
+    def _trainer(self, *callbacks: L.Callback, players: int = 1, given: Config | None = None) -> L.Trainer:
         node = {"_target_": "lightning.pytorch.trainer.Trainer", **self.config["trainer"]}
         if dist.is_initialized() and players > 1:
             # In a game each backward pass leaves the other side's parameters without a gradient.
@@ -355,14 +396,12 @@ class Experiment:
             "trainer",
             callbacks=list(callbacks),
             max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             limit_val_batches=0,
             default_root_dir=None if self.place is None else str(self.place.path),
+            **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, **(given or {})},
         )
 
     def _fit(self, stage: Stage, plan: Plan) -> None:
@@ -371,12 +410,20 @@ class Experiment:
         checkpoints, snapshots = self._checkpoints(stage.name), self._snapshots(stage.name)
         stage.attach(checkpoints, snapshots, journal, self.stop, self.sinks, settings)
         pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
-        trainer = self._trainer(Bar(self.console), pictures, players=len(stage.players()))
+        own, given = watchers.watching(
+            self.config.get("callback") or {}, stage, self.data.batch_size, self.place.path / "lightning"
+        )
+        trainer = self._trainer(Bar(self.console), pictures, *own, players=len(stage.players()), given=given)
         try:
             trainer.fit(stage, datamodule=self.data)
         finally:
             stage.rescue()
-        if stage.stopped:
+        if stage.updates < stage.steps:
+            if not self.stop.raised:
+                log.info(
+                    "a callback ended the %s stage after update %d of %d; %s.steps=%d is a stage that ends there",
+                    *(stage.name, stage.updates, stage.steps, stage.name, stage.updates),
+                )
             raise Stopped
 
     # What came of it
@@ -409,6 +456,8 @@ class Experiment:
     def _conclude(self) -> None:
         self._tell("finished")
         report.write(self.place.path)
+        for sink in self.sinks:
+            sink.conclude(self.measured, self.place.report)
         say(self.measured)
         log.info("everything is in %s; look at %s", self.place.path, self.place.report)
 

@@ -19,7 +19,19 @@ from ldm.data.batches import micro_batch
 from ldm.model import PARTS
 from ldm.words import nearest
 
-NODES = ("data", *PARTS, "loss", "alignment", "first", "second", "trainer", "logger", "metric", "evaluation")
+NODES = (
+    "data",
+    *PARTS,
+    "loss",
+    "alignment",
+    "first",
+    "second",
+    "trainer",
+    "logger",
+    "callback",
+    "metric",
+    "evaluation",
+)
 _PIECES = ("backbone", "diffusion")  # which the prior's node refers to
 # What a part is handed beside its config, by whoever builds it.
 _GIVEN = {"prior": ("latent_shape", "context"), "alignment": ("width", "grid")}
@@ -68,6 +80,22 @@ def check_stages(config: Config, pretrained: bool, autoencoder: nn.Module) -> No
             "stage@first=none: this autoencoder has weights that nothing trains; give autoencoder.checkpoint=DIR, or take "
             "autoencoder=identity or stage@first=first"
         )
+
+
+def check_train(config: Config, train: Any, checkpoint: str | None) -> bool:
+    """Whether a first stage that is given is trained on (`autoencoder.train`); ConfigError where nothing could be."""
+    if train is None:
+        return False
+    if checkpoint is None:
+        raise ConfigError(
+            "autoencoder.train says what becomes of the weights of autoencoder.checkpoint=, which is not given"
+        )
+    trains = plain(train, bool, "autoencoder.train")
+    if trains and not is_node(config.get("first")):
+        raise ConfigError(
+            "autoencoder.train=true trains the first stage on, and stage@first=none trains none: leave one out"
+        )
+    return trains
 
 
 def check_batch(config: Config, world: int) -> None:

@@ -43,10 +43,20 @@ SWEEP = {"-m", "--multirun"}
 
 def heard(arguments: Sequence[str], conf: Path, entry: str = "config") -> list[str]:
     """The arguments as Hydra is to be given them; ends the process where one is wrong."""
+    arguments = [undashed(argument) for argument in arguments]
     wrong = misspelt(arguments, conf, entry)
     if wrong:
         sys.exit(wrong)
     return [understood(argument, bool(SWEEP & set(arguments))) for argument in arguments]
+
+
+def undashed(argument: str) -> str:
+    """`--seed=1` as `seed=1`: so other programs have it, and so a W&B sweep's agent calls this one, null being None there."""
+    flag, equals, value = argument.partition("=")
+    if not (equals and flag.startswith("--")) or flag in _VALUED:
+        return argument
+    word = flag.removeprefix("--")
+    return f"{word}={'null' if value == 'None' and word not in TEXTS else value}"
 
 
 def understood(argument: str, sweep: bool = False) -> str:
@@ -189,11 +199,10 @@ def _wrong(argument: str, before: str, known: _Known) -> str | None:
 
 
 def _dashed(argument: str) -> str | None:
-    name, _, value = argument.lstrip("-").partition("=")
     flag = argument in _ALONE | _VALUED or argument.partition("=")[0] in _VALUED
-    if flag or not argument.startswith("--") or not name:
+    if flag or not argument.startswith("--") or argument == "--":
         return None  # of one dash argparse has its own forms, as -cjob
-    return f"{argument}: words have no dashes: {name}={value or 'VALUE'}"
+    return f"{argument}: a word is KEY=VALUE, as {argument[2:]}=..."
 
 
 def _alone(argument: str, before: str) -> str:

@@ -219,7 +219,12 @@ def test_the_resolved_class_counts_and_not_the_path(monkeypatch):
 
 def test_a_narrower_list_refuses_the_rest_of_ldm():
     assert resolve("ldm.prior.normal.Normal", allowed=MODEL_PACKAGES) is Normal
-    for path in ("ldm.data.folder.Folder", "ldm.callback.sink.WandB", "torch.optim.AdamW", "ldm.experiment.Experiment"):
+    for path in (
+        "ldm.data.folder.Folder",
+        "ldm.callback.wandb.WandB",
+        "torch.optim.AdamW",
+        "ldm.experiment.Experiment",
+    ):
         with pytest.raises(ConfigError, match="not allowed"):
             resolve(path, allowed=MODEL_PACKAGES)
 

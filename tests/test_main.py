@@ -161,7 +161,7 @@ def test_the_first_signal_is_noted_and_the_second_ends(monkeypatch):
     flag, ended = StopFlag(), []
     flag.install()
     monkeypatch.setattr("ldm.run.signals.os._exit", ended.append)
-    assert not flag.agreed()
+    assert not flag.agreed() and flag.agreed(True) and not flag.raised
     os.kill(os.getpid(), signal.SIGUSR1)
     assert flag.agreed() and not ended
     os.kill(os.getpid(), signal.SIGTERM)

@@ -202,8 +202,7 @@ def test_in_a_sweep_a_comma_separates_but_in_quotes(value, wanted):
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("--data.batch_size=8", "--data.batch_size=8: words have no dashes: data.batch_size=8"),
-        ("--seed", "--seed: words have no dashes: seed=VALUE"),
+        ("--seed", "--seed: a word is KEY=VALUE, as seed=..."),
         ("logger=null", "logger=null: say logger=none"),
         ("condition=null", "condition=null: say condition=none"),
         ("alignment=null", "alignment=null: say alignment=none"),
@@ -214,8 +213,11 @@ def test_in_a_sweep_a_comma_separates_but_in_quotes(value, wanted):
         ("second=none", "second=none: say stage@second=none"),
         ("stage=none", "stage=none: of which stage? Say stage@first=none or stage@second=none"),
         ("prior=null", "prior=null: there is no run without. There are diffusion, normal"),
-        ("logger=xx", "logger=xx: no such logger. There are none, tensorboard, wandb"),
-        ("logger=wandbb", "logger=wandbb: no such logger; did you mean wandb? There are none, tensorboard, wandb"),
+        ("logger=xx", "logger=xx: no such logger. There are none, tensorboard, trackio, wandb"),
+        (
+            "logger=wandbb",
+            "logger=wandbb: no such logger; did you mean wandb? There are none, tensorboard, trackio, wandb",
+        ),
         ("frist.steps=3", "frist.steps: no such word as frist; did you mean first? There are alignment, "),
         ("qqq=3", "qqq: no such word. There are alignment, "),
         ("first.steps", "first.steps: a word is KEY=VALUE, as first.steps=..."),
@@ -242,6 +244,37 @@ def test_a_wrong_word_says_what_to_type(argument, said):
 def test_words_of_measuring_again(arguments, said):
     found = misspelt(arguments, CONF, "evaluate")
     assert found == said or found.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("--data.batch_size=8", "++data.batch_size=8"),
+        ("--prior=diffusion", "prior=diffusion"),
+        ("--diffusion/sampler=ddim", "diffusion/sampler=ddim"),
+        ("--name=a=b", "name='a=b'"),
+        ("--data.val=None", "++data.val=null"),
+        ("--cfg=job", "--cfg=job"),
+        ("--config-name=config", "--config-name=config"),
+        ("seed=1", "seed=1"),
+    ],
+)
+def test_a_word_may_have_dashes(said, meant):
+    assert heard([said], CONF) == [meant]
+
+
+def test_the_words_of_a_wandb_sweeps_agent_are_those_of_a_shell():
+    """As W&B's own agent makes them: `${args}` and `${args_no_hyphens}`."""
+    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    chosen = {"first.optimizer.lr": 0.00025, "diffusion": "flow", "data.val": None, "backbone.multipliers": [1, 2]}
+    made = utils.create_sweep_command_args({"args": {key: {"value": value} for key, value in chosen.items()}})
+    assert made["args"][0] == "--first.optimizer.lr=0.00025" and made["args_no_hyphens"][1] == "diffusion=flow"
+    config = compose(*heard(made["args"], CONF))
+    assert config["first"]["optimizer"]["lr"] == 0.00025 and config["data"]["val"] is None
+    assert config["backbone"]["multipliers"] == [1, 2]
+    assert config["diffusion"] == compose("diffusion=flow")["diffusion"] != compose()["diffusion"]
+    plain = compose(*heard([word for word in made["args_no_hyphens"] if "None" not in word], CONF))
+    assert plain | {"data": None} == config | {"data": None}
 
 
 def test_left_open():

@@ -85,7 +85,7 @@ class Evaluation:
             "parameters": sum(p.numel() for p in model.parameters()),
             "split": "val",
             "model": model.weights_hash,
-            **{name: model.made_from.get(name) for name in ("config", "images_seen")},
+            **{name: model.made_from.get(name) for name in ("config", "images_seen", "begun_from")},
         }
         if samples is not None:
             facts |= _sampling(model, samples.evaluations())

@@ -47,6 +47,7 @@ class Record:
         seed: of the run.
         model: hash of the weights that were measured.
         config: hash of all that made them, history included, but for seeds (ldm.stage.provenance).
+        begun_from: the weights that training began from, by their hashes, where they were not drawn.
         asked: hash of what was asked for: metrics, samples and their seed, how samples are drawn, held-out images.
         weights: `raw`, or `averaged` with its profile, as `averaged:0.05`.
         sampler, grid, guided: how samples were drawn, each a word as `dpmpp(sde=true)`: class and what is not the default.
@@ -81,6 +82,7 @@ class Record:
     seed: int | None = None
     model: str | None = None
     config: str | None = None
+    begun_from: str | None = None
     asked: str | None = None
     weights: str | None = None
     sampler: str | None = None

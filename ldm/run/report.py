@@ -114,6 +114,7 @@ def _head(name: str, run: Mapping[str, Any]) -> str:
         "Device": run.get("device"),
         "Code": run.get("code_version"),
         "Seed": None if run.get("seed") is None else str(run["seed"]),
+        "Begun from": run.get("begun_from"),
         "Data": run.get("data"),
         "Parameters": parameters,
     }

@@ -40,12 +40,13 @@ class StopFlag:
         if self.agreed():
             raise Stopped
 
-    def agreed(self) -> bool:
-        """Whether any rank was asked to stop: the same answer on all ranks; a collective call."""
+    def agreed(self, asked: bool = False) -> bool:
+        """Whether any rank was asked to stop, by a signal or as `asked` says: the same answer on all ranks; a collective call."""
+        asked = asked or self.raised
         if not (dist.is_initialized() and dist.get_world_size() > 1):
-            return self.raised
+            return asked
         if self._group is None:
             self._group = dist.new_group(backend="gloo")
-        flag = torch.tensor([int(self.raised)])
+        flag = torch.tensor([int(asked)])
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
         return bool(flag.item())

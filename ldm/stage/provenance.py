@@ -34,10 +34,15 @@ from ldm.stage.recipe import WATCHING, same_course
 Settings = dict[str, Any]
 History = list[dict[str, Any]]
 
-_SAMPLING = ("sampler", "grid", "guidance", "steps", "sampling_schedule", "likelihood")  # a prior's, after training
+SAMPLING = ("sampler", "grid", "guidance", "steps", "sampling_schedule", "likelihood")  # a prior's, after training
 _FIRST = "first stage"
 _OTHER_DATA = "data.train: other images, labels or captions"
 _SHOWN = 5
+# Callbacks of Lightning that change nothing of what a stage computes; of others nobody can tell.
+_WATCHERS = {
+    *("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor", "Timer", "EarlyStopping", "ModelCheckpoint"),
+    *("OnExceptionCheckpoint", "ModelSummary", "RichModelSummary", "RichProgressBar", "TQDMProgressBar"),
+}
 
 
 # Settings
@@ -55,19 +60,28 @@ def of_data(data: DataModule) -> Settings:
     }
 
 
-def of_first(config: Config, data: DataModule) -> Settings:
-    """What the updates of a first stage depend on."""
+def of_first(config: Config, data: DataModule, begun_from: str | None = None) -> Settings:
+    """What the updates of a first stage depend on.
+
+    Arguments:
+        begun_from: hash of the weights that it begins from, None where they are drawn.
+    """
     parts = {part: config[part] for part in ("autoencoder", "loss", "seed")}
+    if begun_from is not None:
+        parts["autoencoder"] = parts["autoencoder"] | {"checkpoint": begun_from}
     return _plain(parts | _training(config, "first") | {"data": of_data(data)})
 
 
-def of_second(config: Config, data: DataModule, first: History, weights: str | None) -> Settings:
+def of_second(
+    config: Config, data: DataModule, first: History, weights: str | None, begun_from: Settings | None = None
+) -> Settings:
     """What the updates of a second stage depend on.
 
     Arguments:
         first: the history of the first stage; weights: its hash, None where it is not made yet.
+        begun_from: the weights that it begins from (ldm.stage.finetune), None where they are drawn.
     """
-    prior = {name: value for name, value in config["prior"].items() if name not in _SAMPLING}
+    prior = {name: value for name, value in config["prior"].items() if name not in SAMPLING} | (begun_from or {})
     parts = {part: config.get(part) for part in ("condition", "alignment", "seed", "cache_latents")}
     settings = parts | {"prior": prior, "data": of_data(data), _FIRST: {"history": first, "weights": weights}}
     return _plain(settings | _training(config, "second"))
@@ -75,7 +89,13 @@ def of_second(config: Config, data: DataModule, first: History, weights: str | N
 
 def _training(config: Config, stage: str) -> Settings:
     recipe = {name: value for name, value in (config.get(stage) or {}).items() if name not in WATCHING}
-    return {stage: recipe, "trainer": {"precision": config["trainer"].get("precision")}}
+    callback = {name: node for name, node in (config.get("callback") or {}).items() if not _watches(node["_target_"])}
+    along = {"callback": callback} if callback else {}
+    return {stage: recipe, "trainer": {"precision": config["trainer"].get("precision")}, **along}
+
+
+def _watches(target: str) -> bool:
+    return target.startswith("lightning.pytorch.callbacks.") and target.rpartition(".")[2] in _WATCHERS
 
 
 def _plain(value: Any) -> Any:
@@ -166,17 +186,17 @@ def plan(stage: str, there: Begun | None, settings: Settings) -> Plan:
     if there.updates > steps:
         return Plan(there.updates, history, refused=(f"{stage}.steps={steps} ({there.updates} updates are done)",))
     own = [] if len(history) == len(there.history) else list(_changed(before, settings))
-    refused = _said([each for each in own if not _may_change(each[0], stage)])
-    told = _said([each for each in own if _may_change(each[0], stage)])
+    refused = said([each for each in own if not _may_change(each[0], stage)])
+    told = said([each for each in own if _may_change(each[0], stage)])
     if told and there.updates == steps:
         refused, told = refused + told, ()
-    return Plan(there.updates, history, told, refused + _said(list(_changed_first(before, settings))))
+    return Plan(there.updates, history, told, refused + said(list(_changed_first(before, settings))))
 
 
 def _given_instead(stage: str, before: Settings, settings: Settings) -> tuple[str, ...]:
     """Why a stage that has been trained here is not put aside for settings that train none."""
     given = [each for each in _changed(before, settings) if each[2] is not None]
-    return _said(given) or (f"stage@{stage}=none",)
+    return said(given) or (f"stage@{stage}=none",)
 
 
 def going_on(history: History, updates: int, settings: Settings, stage: str) -> History:
@@ -218,17 +238,19 @@ def _changed_first(old: Settings, new: Settings) -> Iterator[tuple[str, Any, Any
 
 
 def _may_change(key: str, stage: str) -> bool:
-    return _below(key, {stage, "trainer", "cache_latents", "data.workers"})
+    return _below(key, {stage, "trainer", "cache_latents", "callback", "data.workers"})
 
 
 def _below(key: str, places: set[str]) -> bool:
     return any(key == place or key.startswith(f"{place}.") for place in places)
 
 
-def _said(changed: list[tuple[str, Any, Any]]) -> tuple[str, ...]:
+def said(changed: list[tuple[str, Any, Any]], below: str = "") -> tuple[str, ...]:
     """Each change in words; what a part no longer has is left out where there is more to say, as of another part."""
     there = [each for each in changed if each[2] is not None] or changed
-    return tuple(_OTHER_DATA if key == "data.train" else f"{key}={now} (was {before})" for key, before, now in there)
+    return tuple(
+        _OTHER_DATA if key == "data.train" else f"{below}{key}={now} (was {before})" for key, before, now in there
+    )
 
 
 def shown(reasons: tuple[str, ...]) -> str:

@@ -62,7 +62,7 @@ class Stage(L.LightningModule, ABC):
         self.recipe, self.seed = recipe, seed
         self.steps, self.accumulate = recipe.steps, recipe.accumulate
         self.updates = 0
-        self.stopped = False  # by a signal, before all updates were done
+        self.stopped = False  # by a signal or a callback, before all updates were done
         self.seconds = 0.0
         self._saved, self._whole = 0, False  # the update of the last checkpoint; between two updates
         self.latest: dict[str, float] = {}
@@ -142,6 +142,7 @@ class Stage(L.LightningModule, ABC):
             self._saved = step
             self.load_state(to_device(found[1], self.device))
             self.history = going_on(found[1]["history"], step, self.history[-1]["settings"], self.name)
+            self._count()
             log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
         if self.global_rank == 0:  # also of what was killed before its first checkpoint
             if self.journal is not None:
@@ -149,6 +150,10 @@ class Stage(L.LightningModule, ABC):
             if self.snapshots is not None and self.powers.averages:
                 self.snapshots.rewind(step)
                 self.snapshots.describe(self.history)
+
+    def _count(self) -> None:
+        """Let `trainer.global_step`, which callbacks read, be the number of updates."""
+        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = self.updates
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; raw weights and averages all."""
@@ -188,7 +193,8 @@ class Stage(L.LightningModule, ABC):
 
     # Training
 
-    def training_step(self, batch: dict[str, Any], index: int) -> None:
+    def training_step(self, batch: dict[str, Any], index: int) -> dict[str, Tensor]:
+        """One micro-batch of an update; what the players lost, for callbacks."""
         self._whole = False
         last = (index + 1) % self.accumulate == 0
         random = Random(self._key(), batch["step"], batch["row"], batch["total"])
@@ -199,7 +205,7 @@ class Stage(L.LightningModule, ABC):
         # For what draws from torch's own generator, as dropout does.
         torch.manual_seed(seed_of(self._key(), batch["step"], index % self.accumulate, self.global_rank))
         shared: dict[str, Any] = {}
-        moved = []
+        moved, told = [], {}  # players; their losses by name
         for player in self._players:
             with alone(player, self._players), contextlib.nullcontext() if last else self._unsynchronised():
                 terms, values = player.loss(batch, random, shared)
@@ -210,8 +216,10 @@ class Stage(L.LightningModule, ABC):
             name = "loss" if player is self._players[0] else f"{player.name} loss"
             self._means.add({**terms, **values, name: total}, 1 / self.accumulate)
             moved.append(player)
+            told[name] = total.detach()
         if last:
             self._update(moved)
+        return told
 
     def _unsynchronised(self) -> contextlib.AbstractContextManager:
         """Gradients of a micro-batch that is not the last stay on their rank."""
@@ -236,6 +244,7 @@ class Stage(L.LightningModule, ABC):
         bad = 1 - finite
         self._skipped = torch.stack([self._skipped[0] + bad, (self._skipped[1] + bad) * bad])
         self.updates += 1
+        self._count()
         self._means.end_update()
 
     def conclude(self) -> dict[str, Tensor]:
@@ -252,7 +261,8 @@ class Stage(L.LightningModule, ABC):
             self.validate(batch["total"], None if done else self.recipe.validate_images)
         if self.powers.due(self.updates):
             self._snapshot()  # before a checkpoint, so that none before it is missing
-        asked = self.stop is not None and self.stop.agreed()
+        ended = self.trainer.should_stop  # by a callback
+        asked = ended if self.stop is None else self.stop.agreed(ended)
         if asked or done or (self.recipe.save_every and self.updates % self.recipe.save_every == 0):
             self.save()
         self._whole = True
@@ -318,7 +328,8 @@ class Stage(L.LightningModule, ABC):
             )
 
     def publish(self, total: int, values: dict[str, float]) -> None:
-        """To the journal and every logger, against images seen."""
+        """To callbacks and, against images seen, to the journal and every logger."""
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
         if self.global_rank != 0:
             return
         images = self.updates * total
@@ -332,6 +343,8 @@ class Stage(L.LightningModule, ABC):
         """Means over so many held-out images, or all, with raw and with averaged weights, at fixed noise. Each batch is read
         once for both."""
         self.tick()
+        for callback in self.trainer.callbacks:
+            callback.on_validation_start(self.trainer, self)
         module = self.averaged()
         module.eval()
         raw, averaged = ExampleMeans(), ExampleMeans()
@@ -347,6 +360,8 @@ class Stage(L.LightningModule, ABC):
         results |= {f"val {name} (average)": value for name, value in averaged.take().items()}
         self.publish(total, results)
         self.latest |= results
+        for callback in self.trainer.callbacks:
+            callback.on_validation_end(self.trainer, self)
         self.pause()
         return results
 

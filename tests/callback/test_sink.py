@@ -1,5 +1,6 @@
 """Loggers: they log, and they can never end a run."""
 
+import json
 import logging
 import os
 import subprocess
@@ -8,19 +9,26 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import wandb
 from PIL import Image
 
-from ldm.callback.sink import Guarded, Sink, TensorBoard, WandB, _logged_in
+from ldm.callback.sink import Guarded, Sink
+from ldm.callback.tensorboard import TensorBoard
+from ldm.callback.trackio import Trackio
+from ldm.callback.wandb import WandB, _logged_in
+from ldm.run.record import Record
+from ldm.run.signals import FAILED, FINISHED, PREEMPTED
+from tests.callback.wandb_file import Written
 
 
 class Broken(Sink):
-    def __init__(self, breaks: str):
-        self.breaks, self.calls = breaks, []
+    def __init__(self, breaks: str, error: BaseException):
+        self.breaks, self.error, self.calls = breaks, error, []
 
     def _do(self, act: str) -> None:
         self.calls.append(act)
         if act == self.breaks:
-            raise OSError("the disk is full")
+            raise self.error
 
     def open(self, folder, name, config):
         self._do("open")
@@ -31,21 +39,60 @@ class Broken(Sink):
     def picture(self, stage, images, name, picture):
         self._do("picture")
 
-    def close(self):
+    def conclude(self, records, report):
+        self._do("conclude")
+
+    def close(self, code):
         self._do("close")
 
 
-def use(sink: Sink, folder) -> None:
-    sink.open(folder, "run", {"seed": 0})
+CONFIG = {"seed": 3, "name": None, "first": {"optimizer": {"lr": 1e-3, "betas": [0.9, 0.99]}}}
+RECORDS = [
+    Record(metric="fid", value=12.5, standard_error=0.25, n=8, sampler="ddim", images_seen=64),
+    Record(metric="psnr", value=30.75, n=8, images_seen=64),
+]
+# What runs are to be ranked by, and where among the curves.
+NUMBERS = {"evaluation/fid": 12.5, "evaluation/fid error": 0.25, "evaluation/psnr": 30.75}
+
+
+def use(sink: Sink, folder: Path, code: int = FINISHED) -> None:
+    report = folder / "report.html"
+    report.write_text("<html><body>the run on one page</body></html>")
+    sink.open(folder, "run", CONFIG)
     sink.scalars("first", 32, {"loss": 1.0})
     sink.scalars("second", 8, {"loss": 0.5})  # fewer images than before: another stage has its own axis
-    sink.picture("second", 8, "samples", Image.new("RGB", (8, 8)))
-    sink.close()
+    sink.picture("second", 8, "samples", Image.new("RGB", (8, 6)))
+    sink.conclude(RECORDS, report)
+    sink.close(code)
 
 
-@pytest.mark.parametrize("act", ["open", "scalars", "picture", "close"])
-def test_a_broken_logger_is_one_warning(act, tmp_path, caplog):
-    broken = Broken(act)
+def opened(folder: Path, identity: str | None = None, sink: WandB | None = None) -> Written:
+    """What W&B wrote of a run that ended as soon as it was begun, in a folder that has an id or none."""
+    folder.mkdir()
+    if identity is not None:
+        (folder / "wandb_id").write_text(identity)
+    sink = sink or WandB()
+    sink.open(folder, "run", {})
+    assert sink.run.settings.mode == "offline"
+    sink.close(FAILED)
+    return Written(folder)
+
+
+@pytest.fixture
+def service(monkeypatch):
+    """W&B as in a process that has not called it yet: what it read of the environment is kept for a process's life."""
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()
+    yield monkeypatch
+    wandb.teardown()
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is full"), SystemExit("the disk is full")])
+@pytest.mark.parametrize("act", ["open", "scalars", "picture", "conclude", "close"])
+def test_a_broken_logger_is_one_warning(act, error, tmp_path, caplog):
+    broken = Broken(act, error)
     with caplog.at_level(logging.WARNING):
         use(Guarded(broken), tmp_path)
     assert [r.message for r in caplog.records] == [
@@ -54,24 +101,64 @@ def test_a_broken_logger_is_one_warning(act, tmp_path, caplog):
     assert broken.calls[-1] == act  # and is left alone from then on
 
 
-def test_wandb_goes_offline_without_a_login_and_resumes_its_run(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    sink = WandB()
-    use(sink, tmp_path)
-    assert sink.run.settings.mode == "offline"
-    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    again = WandB()
-    again.open(tmp_path, "run", {})
-    assert again.run.id == sink.run.id
-    again.close()
+def test_wandb_is_told_all_of_a_run(tmp_path, service):
+    use(WandB(), tmp_path)
+    told = Written(tmp_path)
+    assert [(run.project, run.display_name, run.run_id) for run in told.runs] == [
+        ("ldm", "run", (tmp_path / "wandb_id").read_text())
+    ]
+    assert {key: told.config[key] for key in CONFIG} == CONFIG
+    assert told.axes == {f"{part}/*": f"{part}/images" for part in ("first", "second", "evaluation")}
+    assert told.history[:2] == [{"first/loss": 1, "first/images": 32}, {"second/loss": 0.5, "second/images": 8}]
+    picture, last = told.history[2:]
+    assert (picture["second/samples.width"], picture["second/samples.height"], picture["second/images"]) == (8, 6, 8)
+    assert last.items() >= {**NUMBERS, "evaluation/images": 64}.items()
+    assert told.summary.items() >= NUMBERS.items() and told.codes == [FINISHED] and not told.preempted
+    [files] = tmp_path.glob("wandb/offline-run-*/files")
+    table = json.loads((files / last["evaluation/records.path"]).read_text())
+    assert table["columns"] == ["metric", "value", "standard_error", "n", "sampler", "images_seen"]
+    assert table["data"] == [["fid", 12.5, 0.25, 8, "ddim", 64], ["psnr", 30.75, None, 8, None, 64]]
+    assert "the run on one page" in (files / last["report.path"]).read_text()
+
+
+def test_wandb_goes_offline_without_a_login_and_resumes_its_run(tmp_path, service, caplog):
+    service.delenv("WANDB_MODE")
+    service.setenv("NETRC", str(tmp_path / "no-netrc"))
+    first, again = opened(tmp_path / "first"), opened(tmp_path / "again", (tmp_path / "first" / "wandb_id").read_text())
+    assert "did not answer" not in caplog.text, "nobody was asked"
+    assert first.runs[0].run_id == again.runs[0].run_id and first.codes == again.codes == [FAILED]
+
+
+def test_a_run_of_a_wandb_sweep_is_the_agents(tmp_path, service):
+    """By an id of its own it would be another run, and the agent's would end without a number."""
+    chosen = tmp_path / "config.yaml"
+    chosen.write_text("wandb_version: 1\nfirst.optimizer.lr: {value: 0.001}\n")
+    agents = {"SWEEP_ID": "swept", "RUN_ID": "given", "PROJECT": "others", "ENTITY": "us"}
+    for name, value in (agents | {"SWEEP_PARAM_PATH": str(chosen)}).items():
+        service.setenv(f"WANDB_{name}", value)
+    use(WandB(project="mine"), tmp_path, PREEMPTED)
+    told = Written(tmp_path)
+    assert [(r.run_id, r.sweep_id, r.project, r.entity) for r in told.runs] == [("given", "swept", "others", "us")]
+    assert told.summary.items() >= NUMBERS.items()
+    assert told.config["first.optimizer.lr"] == 0.001 and told.config["first"] == CONFIG["first"]
+    assert told.preempted == 1 and told.codes == [PREEMPTED], "so that the agent's sweep starts it again"
+    for name in (*agents, "SWEEP_PARAM_PATH"):
+        service.delenv(f"WANDB_{name}")
+    wandb.teardown()
+    again = opened(tmp_path / "again", (tmp_path / "wandb_id").read_text())
+    assert again.runs[0].run_id == "given", "and without the agent it goes on as the same"
+
+
+def test_wandb_joins_the_run_and_project_of_the_environment(tmp_path, service):
+    service.setenv("WANDB_RUN_ID", "given")
+    service.setenv("WANDB_PROJECT", "others")
+    for project, wanted in ((None, "others"), ("mine", "mine")):
+        [run] = opened(tmp_path / wanted, "before", WandB(project)).runs
+        assert (run.run_id, run.project) == ("given", wanted)
 
 
 def test_wandb_waits_as_long_as_it_is_told(tmp_path, monkeypatch):
     """By itself it would wait 90 s for its service."""
-    import wandb
-
     waits = []
 
     def init(settings, **arguments):
@@ -106,34 +193,98 @@ def test_a_login_is_a_key_or_a_line_for_the_host(tmp_path, monkeypatch):
     assert _logged_in()
 
 
-def test_tensorboard_writes_events(tmp_path):
+def test_tensorboard_is_told_all_of_a_run(tmp_path):
     pytest.importorskip("tensorboard")
-    use(TensorBoard(), tmp_path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+    use(TensorBoard(), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("second/loss")] == [(8, 0.5)]
-    assert events.Tags()["images"] == ["second/samples"]
+    wanted = {"first/loss": (32, 1.0), "second/loss": (8, 0.5)} | {key: (64, value) for key, value in NUMBERS.items()}
+    for tag, (step, value) in wanted.items():
+        assert [(e.step, e.value) for e in events.Scalars(tag)] == [(step, value)]
+        stage = "first" if tag == "first/loss" else "second"
+        described = events.SummaryMetadata(tag).summary_description
+        assert described == f"x: images that the {stage} stage was trained on"
+    [picture] = events.Images("second/samples")
+    assert (picture.width, picture.height, picture.step) == (8, 6, 8)
+
+    def text(tag):
+        [event] = events.Tensors(f"{tag}/text_summary")
+        return event.tensor_proto.string_val[0].decode()
+
+    assert "    seed: 3\n" in text("config") and "      lr: 0.001\n" in text("config").replace("        lr", "      lr")
+    assert "| psnr | 30.75 |  | 8 |  | 64 |" in text("report") and str(tmp_path / "report.html") in text("report")
+    ranked, begun = (
+        HParamsPluginData.FromString(events.SummaryMetadata(f"_hparams_/{part}").plugin_data.content)
+        for part in ("experiment", "session_start_info")
+    )
+    assert [info.name.tag for info in ranked.experiment.metric_infos] == list(NUMBERS)
+    words = {key: value.number_value or value.string_value for key, value in begun.session_start_info.hparams.items()}
+    assert words == {
+        **{"seed": 3, "name": "None", "first.optimizer.lr": 1e-3, "first.optimizer.betas": "[0.9, 0.99]"},
+    }
+
+
+TRACKED = """
+import sys
+from pathlib import Path
+from tests.callback.test_sink import use
+from ldm.callback.trackio import Trackio
+from trackio.sqlite_storage import SQLiteStorage
+import json
+for turn in (1, 2):
+    use(Trackio(), Path(sys.argv[1]))
+print(json.dumps([SQLiteStorage.get_run_records("ldm"), SQLiteStorage.get_logs("ldm", "run")]))
+print(json.dumps(SQLiteStorage.get_run_config("ldm", "run")))
+"""
+
+
+def test_trackio_is_told_all_of_a_run_and_goes_on_with_it(tmp_path):
+    pytest.importorskip("trackio")
+    said = in_a_process(TRACKED, tmp_path, TRACKIO_DIR=str(tmp_path / "trackio_dir")).splitlines()
+    (runs, logs), config = map(json.loads, said[-2:])
+    assert [run["name"] for run in runs] == ["run"] and len(logs) == 8, "two times four lines of one run"
+    for first, second, picture, last in (logs[:4], logs[4:]):
+        assert first.items() >= {"first/loss": 1.0, "first/images": 32}.items()
+        assert second.items() >= {"second/loss": 0.5, "second/images": 8}.items()
+        assert picture["second/samples"]["_type"] == "trackio.image" and picture["second/images"] == 8
+        assert last.items() >= {**NUMBERS, "evaluation/images": 64}.items()
+        assert (
+            "the run on one page"
+            in next((tmp_path / "trackio_dir").rglob(Path(last["report"]["file_path"]).name)).read_text()
+        )
+        assert [row["value"] for row in last["evaluation/records"]["_value"]] == [12.5, 30.75]
+    assert config.items() >= CONFIG.items()
+
+
+def test_a_logger_that_is_not_installed_is_one_warning(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with caplog.at_level(logging.WARNING):
+        use(Guarded(Trackio()), tmp_path)
+    assert len(caplog.messages) == 1 and "pip install 'ldm[trackio]'" in caplog.text
 
 
 UNANSWERED = """
 import logging, sys
 from pathlib import Path
-from ldm.callback.sink import Guarded, WandB
+from ldm.callback.sink import Guarded
+from ldm.callback.wandb import WandB
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 sink = Guarded(WandB(timeout=3.0))
 sink.open(Path(sys.argv[1]), "run", {})
 for i in range(200):
     sink.scalars("first", i, {"loss": 1.0})
 print("alive", sink.alive)
-sink.close()
+sink.close(0)
 """
 
 KILLED = """
 import logging, os, signal, sys, time
 from pathlib import Path
-from ldm.callback.sink import Guarded, WandB
+from ldm.callback.sink import Guarded
+from ldm.callback.wandb import WandB
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
 
 def below(pid):
@@ -149,7 +300,7 @@ for pid in services:
 for i in range(100):
     sink.scalars("first", i + 2, {"loss": 1.0})
     time.sleep(0.01)
-sink.close()
+sink.close(0)
 print("services", len(services), "alive", sink.alive)
 """
 

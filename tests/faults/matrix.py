@@ -59,7 +59,7 @@ class Change:
     """Words that are given to a run on the way.
 
     Fields:
-        words: `CHECKPOINT` among them stands for another run.
+        words: `CHECKPOINT` and `PRIOR` among them stand for other runs, the second with a prior that has learnt.
         key: what a refusal or a warning has to name.
         outcomes: by moment, in their order.
         course: of the learning rate of the run.
@@ -108,8 +108,13 @@ CHANGES = [
     _change("data.val.count=5", "", "fffff"),
     _change("autoencoder.checkpoint=CHECKPOINT", r"autoencoder\.checkpoint", "rrrrr"),
     _change("autoencoder.checkpoint=CHECKPOINT first.again=true second.again=true", "", "fffff"),
+    _change("autoencoder.checkpoint=CHECKPOINT autoencoder.train=true", r"autoencoder\.checkpoint=", "rrrrr"),
+    _change("autoencoder.checkpoint=CHECKPOINT autoencoder.train=true first.again=true second.again=true", "", "fffff"),
+    _change("prior.checkpoint=PRIOR", r"prior\.checkpoint=", "ffrrr"),
+    _change("prior.checkpoint=PRIOR prior.weights=raw second.again=true", "", "fffff"),
     _change("prior=normal second.again=true", "", "fffff"),
     _change("backbone.width=4 second.again=true", "", "fffff"),
+    _change("callback=learning_rate", "", "fffff"),
     _change("evaluation.samples=3", "", "fffff"),
     _change("evaluation.seed=1", "", "fffff"),
     _change("prior.steps=3 diffusion/sampler=ddpm", "", "fffff"),
@@ -162,9 +167,10 @@ class Bench:
 
     def _words(self, change: Change) -> list[str]:
         words = [*COURSES[change.course], *change.words]
-        if any("CHECKPOINT" in word for word in words):
-            other = self._fresh_run("constant", ["prior=normal", "loss.kl_weight=1e-2"]) / "runs" / "run"
-            words = [word.replace("CHECKPOINT", str(other)) for word in words]
+        for mark, made in (("CHECKPOINT", ["prior=normal", "loss.kl_weight=1e-2"]), ("PRIOR", ["data.train.count=12"])):
+            if any(mark in word for word in words):
+                other = self._fresh_run("constant", made) / "runs" / "run"
+                words = [word.replace(mark, str(other)) for word in words]
         return words
 
     def _base(self, course: str, moment: str) -> Path:

@@ -22,7 +22,10 @@ class Sheet(Sink):
     def scalars(self, stage, images, values):
         pass
 
-    def close(self):
+    def conclude(self, records, report):
+        pass
+
+    def close(self, code):
         pass
 
     def picture(self, stage, images, name, picture):

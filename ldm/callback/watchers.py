@@ -1,0 +1,75 @@
+"""Callbacks of Lightning's kind that a config names, its own (`lightning.pytorch.callbacks`) or a user's.
+
+They are hung into the trainer of each stage, made anew for each. What they find there:
+
+    trainer.global_step             the number of updates
+    trainer.callback_metrics        the stage's newest numbers by their names, as `loss` and `val diffusion (average)`
+    trainer.logger                  what is logged there becomes numbers of the stage, in the journal and in every logger
+    on_validation_start, ..._end    around each validation
+    trainer.should_stop = True      saves and ends the stage as a signal would; the same command goes on
+
+There is one epoch, however many passes over the data. A callback's own state is not kept over a stop.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.loggers.logger import Logger
+
+from ldm.build import Config, ConfigError, build, resolve
+from ldm.stage.stage import Stage
+
+
+def check(nodes: Config) -> None:
+    """ConfigError where a node is no callback."""
+    for name, node in nodes.items():
+        if not issubclass(resolve(node["_target_"], f"callback.{name}"), L.Callback):
+            raise ConfigError(f"callback.{name}: wanted a lightning.pytorch.Callback, got {node['_target_']}")
+
+
+def watching(nodes: Config, stage: Stage, batch_size: int, folder: Path) -> tuple[list[L.Callback], dict[str, Any]]:
+    """The callbacks of a stage and, where there are some, what its trainer has to be given for them.
+
+    Arguments:
+        batch_size: of an update.
+        folder: where they may leave files.
+    """
+    callbacks = [build(node, f"callback.{name}") for name, node in nodes.items()]
+    if not callbacks:
+        return [], {}
+    return callbacks, {
+        "logger": StageLogger(stage, batch_size, folder),
+        "log_every_n_steps": min(stage.recipe.log_every, stage.steps) * stage.accumulate,
+        "enable_checkpointing": any(isinstance(each, Checkpoint) for each in callbacks),
+        "enable_progress_bar": any(isinstance(each, ProgressBar) for each in callbacks),
+    }
+
+
+class StageLogger(Logger):
+    """What callbacks log, as numbers of a stage."""
+
+    def __init__(self, stage: Stage, batch_size: int, folder: Path):
+        super().__init__()
+        self.stage, self.batch_size, self.folder = stage, batch_size, folder
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.folder)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.stage.publish(self.batch_size, {name: float(value) for name, value in metrics.items()})
+
+    def log_hyperparams(self, *_: Any) -> None:
+        """The config is in the run's directory and in every logger already."""
