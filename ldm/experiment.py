@@ -340,7 +340,7 @@ class Experiment:
         return Snapshots(self.place.snapshots / stage)
 
     def _trainer(self, *callbacks: L.Callback, players: int = 1) -> L.Trainer:
-        node = {"_target_": "lightning.pytorch.trainer.Trainer", **self.config["trainer"]}
+        node = dict(self.config["trainer"])
         if dist.is_initialized() and players > 1:
             # In a game each backward pass leaves the other side's parameters without a gradient.
             node.setdefault("strategy", "ddp_find_unused_parameters_true")

@@ -16,11 +16,11 @@ from torch import nn
 
 from ldm.build import Config, ConfigError, build, check, is_node, plain
 from ldm.data.batches import micro_batch
+from ldm.declared import PIECES
 from ldm.model import PARTS
 from ldm.words import nearest
 
 NODES = ("data", *PARTS, "loss", "alignment", "first", "second", "trainer", "logger", "metric", "evaluation")
-_PIECES = ("backbone", "diffusion")  # which the prior's node refers to
 # What a part is handed beside its config, by whoever builds it.
 _GIVEN = {"prior": ("latent_shape", "context"), "alignment": ("width", "grid")}
 _NAME = re.compile(r"(?!\.)[^/\\\x00]+(/(?!\.)[^/\\\x00]+)*")  # no way out of runs/
@@ -79,7 +79,7 @@ def check_batch(config: Config, world: int) -> None:
 
 def _settings(config: Config) -> Settings:
     fields = typing.get_type_hints(Settings, include_extras=True)
-    for key in config.keys() - fields.keys() - {*NODES, *_PIECES}:
+    for key in config.keys() - fields.keys() - {*NODES, *PIECES}:
         raise ConfigError(f"{key}: no such setting{nearest(key, [*fields, *NODES])}")
     settings = Settings(**{key: plain(config[key], hint, key) for key, hint in fields.items() if key in config})
     if settings.name is not None and not _NAME.fullmatch(settings.name):
