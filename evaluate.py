@@ -13,9 +13,9 @@ from ldm.command import begin, checked
 def main(config: DictConfig) -> None:
     words = checked(config)
 
+    from ldm.build import typed
     from ldm.main import guarded
     from ldm.measuring import measure_again
-    from ldm.settings import typed
 
     code = guarded(lambda: measure_again(**typed(measure_again, words)))
     if code:

@@ -13,9 +13,9 @@ from ldm.command import begin, checked
 def main(config: DictConfig) -> None:
     words = checked(config)
 
+    from ldm.build import typed
     from ldm.main import guarded
     from ldm.sampling import sample
-    from ldm.settings import typed
 
     code = guarded(lambda: sample(**typed(sample, words)))
     if code:

@@ -18,7 +18,7 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.machinery import PathFinder
 from typing import Any
 
@@ -142,6 +142,12 @@ def plain(value: Any, annotation: Any, where: str) -> Any:
         raise ConfigError(f"{spot}: {first['msg']}; got {value!r}{hint}") from None
 
 
+def typed(function: Callable[..., Any], words: Config) -> Config:
+    """The words, each of the kind that the function's annotation says; ConfigError names the first that is not."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {name: plain(value, hints[name], name) for name, value in words.items()}
+
+
 def check(config: Any, where: str = "config", given: tuple[str, ...] = (), allowed: tuple[str, ...] = ALLOWED) -> None:
     """Bind every node below `config` to its signature; raise ConfigError at the first that does not fit.
 
@@ -166,7 +172,7 @@ def arguments_of(node: Mapping) -> Config:
 def no_such_argument(spot: str, name: str, known: Iterable[str]) -> str:
     """What to say of an argument at `spot` that the class `name` has not."""
     near = difflib.get_close_matches(spot.rpartition(".")[2], known := list(known), 1)
-    hint = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(known)}"
+    hint = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(known) or 'none'}"
     return f"{spot}: {name} has no such argument{hint}"
 
 

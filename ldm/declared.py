@@ -88,12 +88,12 @@ def _check_node(node: Mapping, where: str, beside: tuple[str, ...]) -> None:
     if found is None:
         return
     for key, value in arguments_of(node).items():
-        argument = found.arguments.get(key)
+        argument, spot = found.arguments.get(key), f"{where}.{key}".lstrip(".")
         if argument is not None:
             if not holds_node(value):
-                plain(value, argument.kind(), f"{where}.{key}")
+                plain(value, argument.kind(), spot)
         elif not found.free and key not in beside:
-            raise ConfigError(no_such_argument(f"{where}.{key}", found.name, found.arguments))
+            raise ConfigError(no_such_argument(spot, found.name, found.arguments))
 
 
 @functools.cache

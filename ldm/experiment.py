@@ -41,17 +41,18 @@ from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation, asked_hash, code_version, device_name
-from ldm.run.signals import FINISHED, PREEMPTED, StopFlag
+from ldm.run.signals import FINISHED, PREEMPTED, Diverged, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
 from ldm.settings import check_batch, check_stages, checked
 from ldm.stage import provenance
+from ldm.stage.feed import Feed
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics, weights_key
 from ldm.stage.launch import agree, rank, ranks, turn
 from ldm.stage.provenance import History, Plan
 from ldm.stage.second import Second, aligned
-from ldm.stage.stage import Diverged, Stage
+from ldm.stage.stage import Stage
 
 log = logging.getLogger(__name__)
 
@@ -367,7 +368,7 @@ class Experiment:
         pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
         trainer = self._trainer(Bar(self.console), pictures, players=len(stage.players()))
         try:
-            trainer.fit(stage, datamodule=self.data)
+            trainer.fit(stage, datamodule=Feed(self.data))
         finally:
             stage.rescue()
         if stage.stopped:

@@ -161,7 +161,7 @@ def _shown(value: Any) -> str:
 def _declared(path: str) -> Declared | None:
     """What a class takes; of another package's, whose docstring need not stand in its source, with what the class itself says."""
     found = declared(path)
-    if found is None or path.startswith("ldm."):
+    if found is None or path.startswith("ldm.") or any(each.doc for each in found.arguments.values()):
         return found
     own = resolve(path)
     said = documented(inspect.getdoc(own) or "")

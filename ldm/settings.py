@@ -6,9 +6,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
@@ -53,12 +51,6 @@ def checked(config: Config) -> Config:
         if config.get(stage):
             _check_optimizer(config[stage], stage)
     return config | dataclasses.asdict(settings)
-
-
-def typed(function: Callable[..., Any], words: Config) -> Config:
-    """The words, each of the kind that the function's annotation says; ConfigError names the first that is not."""
-    hints = typing.get_type_hints(function, include_extras=True)
-    return {name: plain(value, hints[name], name) for name, value in words.items()}
 
 
 def check_stages(config: Config, pretrained: bool, autoencoder: nn.Module) -> None:

@@ -33,7 +33,7 @@ SIDEWAYS = {
     ("sampling", "main"): "the choice of a device",
 }
 
-LIGHTNING_ALLOWED = {"stage", "callback", "data", "experiment"}
+LIGHTNING_ALLOWED = {"stage", "callback", "experiment"}
 
 
 def imports(file: Path) -> set[str]:

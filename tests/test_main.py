@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 
 from ldm.experiment import Experiment
 from ldm.main import guarded
-from ldm.run.signals import DIVERGED, FAILED, FINISHED, PREEMPTED, StopFlag
-from ldm.stage.stage import Diverged
+from ldm.run.signals import DIVERGED, FAILED, FINISHED, PREEMPTED, Diverged, StopFlag
 from ldm.words import settable
 from tests.runs import compose, rows, tiny
 

@@ -37,6 +37,8 @@ class VectorQuantiser(Bottleneck):
         running_means: codes are running means of the vectors assigned to them; otherwise they follow gradients.
         decay: of the running means and of the count of usage.
         restart_below: share of an even usage (1 / codes) under which a code is dead; 0 restarts none.
+        codes: how many vectors there are in the codebook.
+        channels: of the latent, the numbers of a code.
 
     Before its first update all codes are dead, so the codebook begins as vectors of the first batch; where none restarts,
     a code is its random first place until it gets a vector.

@@ -110,6 +110,8 @@ class DiT(Backbone):
         checkpointing: recompute activations in the backward pass instead of keeping them.
         routing: in training, a share of the tokens goes around the middle blocks.
         time: makes the embedding of log-SNR, given its width.
+        depth: how many blocks.
+        heads: of attention in each block, which share out the width.
     """
 
     def __init__(

@@ -46,6 +46,7 @@ class WandB(Sink):
 
     Arguments:
         timeout: seconds to wait for the service before going on offline.
+        project, entity: where the run is shown; entity is a user or a team, None for the one that is logged in.
     """
 
     def __init__(self, project: str = "ldm", entity: str | None = None, timeout: PositiveFloat = 10.0):

@@ -137,6 +137,7 @@ class RandomMaps(Maps):
     Arguments:
         width: channels of the first layer; each further one halves the sides and doubles the channels.
         layers: how many.
+        seed: of the weights, which are never trained.
     """
 
     def __init__(self, width: PositiveInt = 32, layers: PositiveInt = 3, seed: NonNegativeInt = 0):

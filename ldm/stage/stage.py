@@ -26,7 +26,7 @@ from ldm.model import put_weights
 from ldm.random import Random, seed_of
 from ldm.run.checkpoint import Checkpoints, to_device
 from ldm.run.directory import Journal
-from ldm.run.signals import StopFlag
+from ldm.run.signals import Diverged, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.stage.average import Average, Powers, WarmUp
 from ldm.stage.launch import agree
@@ -39,10 +39,6 @@ log = logging.getLogger(__name__)
 
 
 _KEPT = "the last checkpoint is whole: lower the learning rate and start again, or look at the data"
-
-
-class Diverged(RuntimeError):
-    """Too many updates in a row had a gradient that is not finite, or a weight is not."""
 
 
 def _finite(weights: list[dict[str, Tensor]]) -> bool:
