@@ -23,14 +23,10 @@ def main(config: DictConfig) -> None:
 
 
 def train(config: dict) -> int:
+    from ldm.experiment import Experiment
     from ldm.main import guarded
 
-    def run() -> int:
-        from ldm.experiment import Experiment
-
-        return Experiment(config).run()
-
-    return guarded(run)
+    return guarded(lambda: Experiment(config).run())
 
 
 def train_all(words: list[str]) -> int:
