@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class VectorQuantiser(Bottleneck):
 
     def codes(self, h: Latent) -> Int[Tensor, "b lh lw"]:
         """The index of the nearest code of every latent pixel."""
-        rows = h.detach().float().movedim(1, -1)
+        rows = rearrange(h.detach().float(), "b c h w -> b h w c")
         book = self.codebook.detach().float()
         with torch.autocast(h.device.type, enabled=False):
             distance = book.square().sum(1) - 2 * (rows @ book.T)
@@ -73,7 +74,7 @@ class VectorQuantiser(Bottleneck):
 
     def lookup(self, codes: Int[Tensor, "b lh lw"]) -> Latent:
         """The latent that codes stand for."""
-        return F.embedding(codes, self.codebook).movedim(-1, 1)
+        return rearrange(F.embedding(codes, self.codebook), "b h w c -> b c h w")
 
     def posterior(self, h: Latent) -> Posterior:
         """The vectors before quantisation, which a prior of continuous latents models; `restore` quantises."""
@@ -167,7 +168,7 @@ def _from_all_ranks(x: Float[Tensor, "n *c"]) -> Float[Tensor, "m *c"]:
 
 
 def _rows(x: Latent) -> Float[Tensor, "n c"]:
-    return x.movedim(1, -1).flatten(0, -2)
+    return rearrange(x, "b c h w -> (b h w) c")
 
 
 def _per_image(difference: Latent) -> Float[Tensor, ""]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
@@ -197,4 +198,4 @@ class _Patches(nn.Module):
         height, width = (max(1, side // patch) for side in x.shape[2:])
         x = F.interpolate(x, size=(height * patch, width * patch), mode="bilinear", antialias=True)
         tokens = self.model(pixel_values=x).last_hidden_state[:, -height * width :]  # without class and registers
-        return {"patches": tokens.transpose(1, 2).unflatten(2, (height, width))}
+        return {"patches": rearrange(tokens, "b (h w) c -> b c h w", h=height)}

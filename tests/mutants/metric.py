@@ -204,7 +204,7 @@ FAULTS = [
         ("return height == width and height >= 16 and height % 4 == 0", "return height == width and height % 4 == 0"),
         ("torch.stack(list(right.values())).all(0)", "torch.stack(list(right.values())).any(0)"),
         ("math.sqrt(share * (1 - share) / n) if n", "share * (1 - share) / n if n"),
-        ("pixels.permute(0, 3, 1, 2).float() / 127.5 - 1", "pixels.permute(0, 3, 2, 1).float() / 127.5 - 1"),
+        ('"b h w c -> b c h w"', '"b h w c -> b c w h"'),
         ("with torch.random.fork_rng(devices=[]):", "if True:"),
     ),
     *of(
