@@ -4,22 +4,24 @@ import sys
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ldm.words import at_home, heard
+from ldm.command import begin, checked
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> None:
+    words = checked(config)
+
+    from ldm.build import typed
     from ldm.main import guarded
     from ldm.measuring import measure_again
-    from ldm.settings import typed
 
-    code = guarded(lambda: measure_again(**typed(measure_again, at_home(OmegaConf.to_container(config, resolve=True)))))
+    code = guarded(lambda: measure_again(**typed(measure_again, words)))
     if code:
         sys.exit(code)
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = heard(sys.argv[1:], Path(__file__).parent / "conf", "evaluate")
+    begin(Path(__file__).parent / "conf", "evaluate")
     main()

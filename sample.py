@@ -4,22 +4,24 @@ import sys
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ldm.words import at_home, heard
+from ldm.command import begin, checked
 
 
 @hydra.main(config_path="conf", config_name="sample", version_base="1.3")
 def main(config: DictConfig) -> None:
+    words = checked(config)
+
+    from ldm.build import typed
     from ldm.main import guarded
     from ldm.sampling import sample
-    from ldm.settings import typed
 
-    code = guarded(lambda: sample(**typed(sample, at_home(OmegaConf.to_container(config, resolve=True)))))
+    code = guarded(lambda: sample(**typed(sample, words)))
     if code:
         sys.exit(code)
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = heard(sys.argv[1:], Path(__file__).parent / "conf", "sample")
+    begin(Path(__file__).parent / "conf", "sample")
     main()

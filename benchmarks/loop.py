@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from ldm.build import build
 from ldm.model import LatentModel
 from ldm.random import Random
+from ldm.stage.feed import Feed
 from ldm.stage.second import Second
 from ldm.words import settable
 
@@ -52,7 +53,7 @@ def loop(config: dict, model: LatentModel, data, updates: int, warm: int) -> tup
         "logger": False,
     }
     trainer = L.Trainer(accelerator="cpu", max_epochs=1, use_distributed_sampler=False, callbacks=[clock], **quiet)
-    trainer.fit(stage, datamodule=data)
+    trainer.fit(stage, datamodule=Feed(data))
     return clock.seconds / updates, clock.wait / clock.seconds
 
 

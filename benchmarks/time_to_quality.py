@@ -14,7 +14,8 @@ stands still while samples are drawn with the averaged weights. What is there al
     OUT/table.md, OUT/NAME.png   the table, and 100 samples of the first seed at the last mark
 
 The evaluator is one for all: the Fréchet distance between samples and the 10,000 held-out images in the features of a classifier
-of Fashion-MNIST (trained here, kept in OUT). Real training images of the same number are in the table. diffusers is an extra of the tests; lucidrains': pip install denoising-diffusion-pytorch.
+of Fashion-MNIST (trained here, kept in OUT). Real training images of the same number are in the table. diffusers is an
+extra of the tests; the other: pip install denoising-diffusion-pytorch.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import os
 import pkgutil
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.machinery import PathFinder
 from typing import Any
 
@@ -44,7 +44,8 @@ def is_node(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
-def _within(name: str, allowed: tuple[str, ...]) -> bool:
+def within(name: str, allowed: tuple[str, ...]) -> bool:
+    """Whether a dotted name is of one of the packages."""
     return any(name == package or name.startswith(package + ".") for package in allowed)
 
 
@@ -57,7 +58,7 @@ def resolve(path: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED
     spot = f"{where}._target_"
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
         raise ConfigError(f"{spot}: wanted the dotted path of a class, got {path!r}")
-    if not _within(path, allowed):
+    if not within(path, allowed):
         raise ConfigError(f"{spot}: {path} is not allowed; a config may build only from {', '.join(allowed)}")
     *modules, name = path.split(".")
     module = importlib.import_module(modules[0])
@@ -66,7 +67,7 @@ def resolve(path: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED
     found = vars(module).get(name)
     if found is None:
         raise ConfigError(f"{spot}: no {name} in {module.__name__}{_nearest(name, module)}")
-    if not inspect.isclass(found) or not _within(found.__module__, allowed):
+    if not inspect.isclass(found) or not within(found.__module__, allowed):
         raise ConfigError(f"{spot}: {path} is not a class of {', '.join(allowed)}")
     return found
 
@@ -114,12 +115,13 @@ def _adapter(annotation: Any) -> TypeAdapter:
         return TypeAdapter(annotation)
 
 
-def _holds_node(value: Any) -> bool:
+def holds_node(value: Any) -> bool:
+    """Whether there is a node in a value."""
     if is_node(value):
         return True
     if isinstance(value, Mapping):
-        return any(map(_holds_node, value.values()))
-    return isinstance(value, list | tuple) and any(map(_holds_node, value))
+        return any(map(holds_node, value.values()))
+    return isinstance(value, list | tuple) and any(map(holds_node, value))
 
 
 def _classes(annotation: Any) -> list[type]:
@@ -144,6 +146,12 @@ def plain(value: Any, annotation: Any, where: str) -> Any:
         raise ConfigError(f"{spot}: {first['msg']}; got {value!r}{hint}") from None
 
 
+def typed(function: Callable[..., Any], words: Config) -> Config:
+    """The words, each of the kind that the function's annotation says; ConfigError names the first that is not."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {name: plain(value, hints[name], name) for name, value in words.items()}
+
+
 def check(config: Any, where: str = "config", given: tuple[str, ...] = (), allowed: tuple[str, ...] = ALLOWED) -> None:
     """Bind every node below `config` to its signature; raise ConfigError at the first that does not fit.
 
@@ -160,6 +168,18 @@ def check(config: Any, where: str = "config", given: tuple[str, ...] = (), allow
             check(value, f"{where}[{i}]", allowed=allowed)
 
 
+def arguments_of(node: Mapping) -> Config:
+    """What a node gives to its class."""
+    return {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+
+
+def no_such_argument(spot: str, name: str, known: Iterable[str]) -> str:
+    """What to say of an argument at `spot` that the class `name` has not."""
+    near = difflib.get_close_matches(spot.rpartition(".")[2], known := list(known), 1)
+    hint = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(known) or 'none'}"
+    return f"{spot}: {name} has no such argument{hint}"
+
+
 def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[type, Config]:
     """The node's class and its arguments, plain values converted and nodes left as they are."""
     target = resolve(node["_target_"], where, allowed)
@@ -171,20 +191,17 @@ def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: tuple[str,
     }
     free = any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values())
     partial = plain(node.get("_partial_", False), bool, f"{where}._partial_")
-    arguments = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+    arguments = arguments_of(node)
     for key in arguments:
-        if key in named or free:
-            continue
-        near = difflib.get_close_matches(str(key), named, 1)
-        hint = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(named)}"
-        raise ConfigError(f"{where}.{key}: {target.__name__} has no such argument{hint}")
+        if key not in named and not free:
+            raise ConfigError(no_such_argument(f"{where}.{key}", target.__name__, named))
     for name, parameter in named.items():
         missing = parameter.default is parameter.empty and name not in arguments and name not in given
         if missing and not partial:
             raise ConfigError(f"{where}.{name}: {target.__name__} needs this argument and it is not given")
     for key, value in arguments.items():
         spot, annotation = f"{where}.{key}", hints.get(key, Any)
-        if not _holds_node(value):
+        if not holds_node(value):
             arguments[key] = plain(value, annotation, spot)
             continue
         check(value, spot, allowed=allowed)
@@ -212,7 +229,7 @@ def build(config: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED
     if is_node(config):
         check(config, where, tuple(given), allowed)
         target, arguments = _bind(config, where, tuple(given), allowed)
-        arguments = {k: build(v, f"{where}.{k}", allowed) if _holds_node(v) else v for k, v in arguments.items()}
+        arguments = {k: build(v, f"{where}.{k}", allowed) if holds_node(v) else v for k, v in arguments.items()}
         arguments |= given
         return functools.partial(target, **arguments) if config.get("_partial_") else target(**arguments)
     if isinstance(config, Mapping):

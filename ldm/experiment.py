@@ -43,17 +43,18 @@ from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation, asked_hash, code_version, device_name
-from ldm.run.signals import FAILED, FINISHED, PREEMPTED, StopFlag, Stopped
+from ldm.run.signals import FAILED, FINISHED, PREEMPTED, Diverged, StopFlag, Stopped
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
 from ldm.settings import check_batch, check_stages, check_train, checked
 from ldm.stage import finetune, provenance
+from ldm.stage.feed import Feed
 from ldm.stage.first import First
 from ldm.stage.latents import cached, pays, statistics, weights_key
 from ldm.stage.launch import agree, rank, ranks, turn
 from ldm.stage.provenance import History, Plan
 from ldm.stage.second import Second, aligned
-from ldm.stage.stage import Diverged, Stage
+from ldm.stage.stage import Stage
 
 log = logging.getLogger(__name__)
 
@@ -387,7 +388,7 @@ class Experiment:
         return Snapshots(self.place.snapshots / stage)
 
     def _trainer(self, *callbacks: L.Callback, players: int = 1, given: Config | None = None) -> L.Trainer:
-        node = {"_target_": "lightning.pytorch.trainer.Trainer", **self.config["trainer"]}
+        node = dict(self.config["trainer"])
         if dist.is_initialized() and players > 1:
             # In a game each backward pass leaves the other side's parameters without a gradient.
             node.setdefault("strategy", "ddp_find_unused_parameters_true")
@@ -415,7 +416,7 @@ class Experiment:
         )
         trainer = self._trainer(Bar(self.console), pictures, *own, players=len(stage.players()), given=given)
         try:
-            trainer.fit(stage, datamodule=self.data)
+            trainer.fit(stage, datamodule=Feed(self.data))
         finally:
             stage.rescue()
         if stage.updates < stage.steps:

@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from ldm.run.signals import DIVERGED, FAILED, FINISHED
-from ldm.stage.stage import Diverged
+from ldm.run.signals import DIVERGED, FAILED, FINISHED, Diverged
 
 log = logging.getLogger("ldm")
 

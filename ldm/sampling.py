@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy
 import torch
+from einops import rearrange
 from PIL import Image
 
 from ldm.callback.grid import image_grid, save
@@ -179,11 +180,11 @@ def _draw(
 
 def _write(picture: torch.Tensor, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(temporary, "PNG")
+    Image.fromarray(rearrange(picture, "c h w -> h w c").cpu().numpy()).save(temporary, "PNG")
     temporary.replace(path)
 
 
 def _read(path: Path) -> torch.Tensor:
     """(c, h, w) in [-1, 1]."""
     pixels = torch.from_numpy(numpy.array(Image.open(path).convert("RGB")))
-    return pixels.permute(2, 0, 1) / 127.5 - 1
+    return rearrange(pixels, "h w c -> c h w") / 127.5 - 1

@@ -6,9 +6,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
@@ -16,6 +15,7 @@ from torch import nn
 
 from ldm.build import Config, ConfigError, build, check, is_node, plain
 from ldm.data.batches import micro_batch
+from ldm.declared import PIECES
 from ldm.model import PARTS
 from ldm.words import nearest
 
@@ -32,7 +32,6 @@ NODES = (
     "metric",
     "evaluation",
 )
-_PIECES = ("backbone", "diffusion")  # which the prior's node refers to
 # What a part is handed beside its config, by whoever builds it.
 _GIVEN = {"prior": ("latent_shape", "context"), "alignment": ("width", "grid")}
 _NAME = re.compile(r"(?!\.)[^/\\\x00]+(/(?!\.)[^/\\\x00]+)*")  # no way out of runs/
@@ -65,12 +64,6 @@ def checked(config: Config) -> Config:
         if config.get(stage):
             _check_optimizer(config[stage], stage)
     return config | dataclasses.asdict(settings)
-
-
-def typed(function: Callable[..., Any], words: Config) -> Config:
-    """The words, each of the kind that the function's annotation says; ConfigError names the first that is not."""
-    hints = typing.get_type_hints(function, include_extras=True)
-    return {name: plain(value, hints[name], name) for name, value in words.items()}
 
 
 def check_stages(config: Config, pretrained: bool, autoencoder: nn.Module) -> None:
@@ -107,7 +100,7 @@ def check_batch(config: Config, world: int) -> None:
 
 def _settings(config: Config) -> Settings:
     fields = typing.get_type_hints(Settings, include_extras=True)
-    for key in config.keys() - fields.keys() - {*NODES, *_PIECES}:
+    for key in config.keys() - fields.keys() - {*NODES, *PIECES}:
         raise ConfigError(f"{key}: no such setting{nearest(key, [*fields, *NODES])}")
     settings = Settings(**{key: plain(config[key], hint, key) for key, hint in fields.items() if key in config})
     if settings.name is not None and not _NAME.fullmatch(settings.name):

@@ -39,6 +39,7 @@ _VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-n
 _VALUED |= {"--experimental-rerun", "--info", "-i"}
 _ASIDE = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}  # after which nothing is run
 SWEEP = {"-m", "--multirun"}
+HELP = {"--help", "-h"}
 
 
 def heard(arguments: Sequence[str], conf: Path, entry: str = "config") -> list[str]:
@@ -136,10 +137,10 @@ def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str
     """What is wrong with the first argument that cannot be right, and what to type; None if all is well, as far as can be
     seen from conf/. Training takes every group, the other entry points (`entry` is their file in conf/) those that they
     name."""
-    known = _Known(conf, entry)
-    before = ""
+    known = Known(conf, entry)
+    asked, before = bool(HELP & set(arguments)), ""
     for argument in arguments:
-        wrong = None if before in _VALUED else _wrong(argument, before, known)
+        wrong = None if before in _VALUED else _wrong(argument, before, known, asked)
         if wrong:
             return wrong
         before = argument
@@ -148,11 +149,11 @@ def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str
     return f"{missing[0]}= is missing; {known.required[missing[0]]}" if missing else None
 
 
-class _Known:
+class Known:
     """The words of an entry point, read off its file in conf/ and the names of the others."""
 
     def __init__(self, conf: Path, entry: str):
-        text = (conf / f"{entry}.yaml").read_text(encoding="utf-8")
+        self.text = text = (conf / f"{entry}.yaml").read_text(encoding="utf-8")
         defaults = re.findall(r"^  - (?!override )([\w/]+)(?:@([\w.]+))?: (\w+)", text, re.MULTILINE)
         self.conf, self.training = conf, entry == "config"
         self.groups = {folder.relative_to(conf).as_posix() for folder in conf.rglob("*") if folder.is_dir()}
@@ -162,6 +163,7 @@ class _Known:
         self.places = {place: group for group, place, _ in defaults if place}  # of a group that stands at several
         mappings = set(re.findall(r"^(\w+): \{", text, re.MULTILINE))  # of which only the arguments are words
         self.words = self.groups | set(re.findall(r"^(\w+):", text, re.MULTILINE)) - mappings - {"defaults", "hydra"}
+        self.plain = _plain(text)
         self.required = dict(re.findall(r"^(\w+): \?\?\? +# (.*)", text, re.MULTILINE))
         self.heads = {word.partition("/")[0] for word in self.words} | mappings - {"hydra"} | self.places.keys()
 
@@ -169,14 +171,32 @@ class _Known:
         return {file.stem for file in (self.conf / group).glob("*.yaml")}
 
 
-def _wrong(argument: str, before: str, known: _Known) -> str | None:
+def _plain(text: str) -> dict[str, tuple[str, str]]:
+    """The settings at the top of an entry point's file: name -> (value, what its comment says)."""
+    found: dict[str, tuple[str, str]] = {}
+    name = ""
+    for line in text.splitlines():
+        setting = re.fullmatch(r"(\w+): ([^#\s][^#]*?)(?:\s+# (.*))?", line)
+        more = re.fullmatch(r"\s+# (.*)", line)
+        if setting:
+            name = setting[1]
+            found[name] = (setting[2], setting[3] or "")
+        elif more and name:
+            found[name] = (found[name][0], f"{found[name][1]} {more[1]}")
+        else:
+            name = ""
+    return found
+
+
+def _wrong(argument: str, before: str, known: Known, asked: bool) -> str | None:
+    """What is wrong with one argument; where help is `asked` for, a key may stand alone."""
     if argument.startswith("-"):
         return _dashed(argument)
     if argument.startswith("~"):
         return None
     key, equals, value = argument.partition("=")
     if not equals:
-        return _alone(argument, before)
+        return _unasked(key, known) if asked else _alone(argument, before)
     key, _, place = key.lstrip("+").partition("@")
     if key.partition(".")[0] == "hydra":
         return None
@@ -198,6 +218,13 @@ def _wrong(argument: str, before: str, known: _Known) -> str | None:
     return _choice(f"{key}@{place}" if place else key, key, value, known) if key in known.groups else None
 
 
+def _unasked(key: str, known: Known) -> str | None:
+    """What is wrong with a key that help is asked for."""
+    there = known.words | known.heads
+    head = re.split(r"[.@]", key)[0]
+    return None if head in there else f"{key}: no such word{nearest(head, there)}"
+
+
 def _dashed(argument: str) -> str | None:
     flag = argument in _ALONE | _VALUED or argument.partition("=")[0] in _VALUED
     if flag or not argument.startswith("--") or argument == "--":
@@ -212,7 +239,7 @@ def _alone(argument: str, before: str) -> str:
     return f"{argument}: a word is KEY=VALUE, as {argument}=..."
 
 
-def _choice(said: str, group: str, value: str, known: _Known) -> str | None:
+def _choice(said: str, group: str, value: str, known: Known) -> str | None:
     """What is wrong with the words chosen of a group."""
     choices = known.choices(group)
     if value == "null" and "none" in choices:

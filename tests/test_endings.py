@@ -10,8 +10,8 @@ from ldm.experiment import Experiment
 from ldm.metric.reconstruction import ReconstructionQuality
 from ldm.model import LatentModel
 from ldm.run import record
-from ldm.run.signals import FINISHED, PREEMPTED
-from ldm.stage.stage import Diverged, Stage
+from ldm.run.signals import FINISHED, PREEMPTED, Diverged
+from ldm.stage.stage import Stage
 from tests.runs import tiny
 
 

@@ -11,13 +11,14 @@ ENTRIES = [ROOT / name for name in ("train.py", "sample.py", "evaluate.py")]
 
 ROWS = [
     ("types", "random", "build", "files", "tensors", "nn", "words"),
-    ("autoencoder", "condition", "bijection", "diffusion", "loss", "backbone"),
+    ("autoencoder", "condition", "bijection", "diffusion", "loss", "backbone", "declared"),
     ("prior",),
     ("model",),
     ("task", "metric", "data"),
     ("run", "interop", "settings", "fitting"),
     ("stage", "callback"),
-    ("experiment", "measuring", "sampling", "sweep", "main"),
+    ("experiment", "measuring", "sampling", "sweep", "main", "help"),
+    ("command",),
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 
@@ -32,7 +33,7 @@ SIDEWAYS = {
     ("sampling", "main"): "the choice of a device",
 }
 
-LIGHTNING_ALLOWED = {"stage", "callback", "data", "experiment"}
+LIGHTNING_ALLOWED = {"stage", "callback", "experiment"}
 
 
 def imports(file: Path) -> set[str]:
@@ -90,11 +91,11 @@ def test_diffusion_and_backbone_do_not_know_each_other():
 @pytest.mark.parametrize("file", FILES, ids=name)
 def test_frameworks_stay_where_they_belong(file):
     packages = {imported.split(".")[0] for imported in imports(file)}
-    assert not packages & {"hydra", "omegaconf"}, f"{name(file)}: configs are plain here"
+    assert part(file) == "command" or not packages & {"hydra", "omegaconf"}, f"{name(file)}: configs are plain here"
     assert part(file) in LIGHTNING_ALLOWED or not packages & {"lightning", "pytorch_lightning"}, name(file)
 
 
-def test_entry_points_are_short_and_the_only_ones_with_hydra():
+def test_entry_points_are_short_and_begin_with_hydra():
     for file in ENTRIES:
         assert len(file.read_text(encoding="utf-8").splitlines()) < 60
         assert "hydra" in {imported.split(".")[0] for imported in imports(file)}

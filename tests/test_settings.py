@@ -3,10 +3,10 @@
 import pytest
 from torch import nn
 
-from ldm.build import ConfigError
+from ldm.build import ConfigError, typed
 from ldm.experiment import Experiment
 from ldm.sampling import sample
-from ldm.settings import check_stages, typed
+from ldm.settings import check_stages
 from tests.runs import tiny
 
 

@@ -44,6 +44,7 @@ class Autoencoder(nn.Module):
         image_shape: (c, h, w) of the images. Other sizes work too where they are multiples of `factor`.
         encoder: makes (b, c, h, w) -> (b, latent, h / f, w / f) when called with (channels, latent).
         decoder: makes the way back when called with (channels, latent).
+        bottleneck: what becomes of the encoder's output: the latent, or a distribution of it.
 
     Attributes:
         latent_shape: (c, h, w), the single source of every shape downstream.

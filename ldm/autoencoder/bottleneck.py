@@ -82,7 +82,11 @@ class Bottleneck(nn.Module, ABC):
 
 
 class Identity(Bottleneck):
-    """The encoder's output is the latent."""
+    """The encoder's output is the latent.
+
+    Arguments:
+        channels: of the latent; None for as many as the image has.
+    """
 
     def __init__(self, channels: PositiveInt | None = None):
         super().__init__()
@@ -99,7 +103,11 @@ class Identity(Bottleneck):
 
 
 class Gaussian(Bottleneck):
-    """A diagonal Gaussian posterior; log-variance clamped to [-30, 20] so that no std under- or overflows."""
+    """A diagonal Gaussian posterior; log-variance clamped to [-30, 20] so that no std under- or overflows.
+
+    Arguments:
+        channels: of the latent.
+    """
 
     moments = 2
 

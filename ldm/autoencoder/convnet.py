@@ -62,7 +62,8 @@ class Encoder(nn.Module):
     """Image (b, channels, h, w) -> (b, latent, h / factor, w / factor).
 
     Arguments:
-        width: channels of the first level; `multipliers` give those of every level, as multiples of it.
+        width: channels of the first level.
+        multipliers: channels of each level, as multiples of `width`, the highest resolution first.
         blocks: residual blocks of each level, one number or one a level.
             The lowest resolution has two more, the middle.
         middle_attention: self-attention between those two.
@@ -70,6 +71,9 @@ class Encoder(nn.Module):
         patch: pixels are folded by patch x patch into channels before the first convolution.
         mix: a last 1x1 convolution, as in published checkpoints ("quant_conv").
         checkpointing: recompute activations in the backward pass instead of keeping them.
+        channels, latent: of the image and of what is made of it, the moments of a latent; the autoencoder says them.
+        norm: the normalisation in every block, by its number of channels.
+        dropout: the share of activations that each block leaves out in training.
     """
 
     def __init__(
@@ -115,9 +119,21 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent (b, latent, h, w) -> image (b, channels, h * factor, w * factor).
 
-    Arguments as for `Encoder`, in the same order of levels: multipliers and blocks name the highest resolution first.
-    `up` doubles the resolution: `Upsample` or `Shuffle`. Patch and levels may differ from the encoder's where the
-    factor is the same. Published decoders have one block a level more than their encoders.
+    Patch and levels may differ from the encoder's where the factor is the same. Published decoders have one block a level
+    more than their encoders.
+
+    Arguments:
+        channels, latent: of the image and of the latent; the autoencoder says them.
+        width: channels of the level of the highest resolution.
+        multipliers: channels of each level, as multiples of `width`, the highest resolution first.
+        blocks: residual blocks of each level, one number or one a level; the lowest resolution has two more, the middle.
+        middle_attention: self-attention between those two.
+        up: doubles the resolution, `Upsample` or `Shuffle`.
+        norm: the normalisation in every block, by its number of channels.
+        patch: channels are unfolded to patch x patch pixels after the last convolution.
+        mix: a first 1x1 convolution, as in published checkpoints ("post_quant_conv").
+        dropout: the share of activations that each block leaves out in training.
+        checkpointing: recompute activations in the backward pass instead of keeping them.
     """
 
     def __init__(
@@ -167,7 +183,11 @@ class Decoder(nn.Module):
 
 
 class Pixels(nn.Module):
-    """The encoder and the decoder of an autoencoder without networks: the latent is the image."""
+    """The encoder and the decoder of an autoencoder without networks: the latent is the image.
+
+    Arguments:
+        channels, latent: of the image and of the latent, which have to be as many; the autoencoder says them.
+    """
 
     factor = 1
 

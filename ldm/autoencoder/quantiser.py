@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ class VectorQuantiser(Bottleneck):
         running_means: codes are running means of the vectors assigned to them; otherwise they follow gradients.
         decay: of the running means and of the count of usage.
         restart_below: share of an even usage (1 / codes) under which a code is dead; 0 restarts none.
+        codes: how many vectors there are in the codebook.
+        channels: of the latent, the numbers of a code.
 
     Before its first update all codes are dead, so the codebook begins as vectors of the first batch; where none restarts,
     a code is its random first place until it gets a vector.
@@ -63,7 +66,7 @@ class VectorQuantiser(Bottleneck):
 
     def codes(self, h: Latent) -> Int[Tensor, "b lh lw"]:
         """The index of the nearest code of every latent pixel."""
-        rows = h.detach().float().movedim(1, -1)
+        rows = rearrange(h.detach().float(), "b c h w -> b h w c")
         book = self.codebook.detach().float()
         with torch.autocast(h.device.type, enabled=False):
             distance = book.square().sum(1) - 2 * (rows @ book.T)
@@ -71,7 +74,7 @@ class VectorQuantiser(Bottleneck):
 
     def lookup(self, codes: Int[Tensor, "b lh lw"]) -> Latent:
         """The latent that codes stand for."""
-        return F.embedding(codes, self.codebook).movedim(-1, 1)
+        return rearrange(F.embedding(codes, self.codebook), "b h w c -> b c h w")
 
     def posterior(self, h: Latent) -> Posterior:
         """The vectors before quantisation, which a prior of continuous latents models; `restore` quantises."""
@@ -165,7 +168,7 @@ def _from_all_ranks(x: Float[Tensor, "n *c"]) -> Float[Tensor, "m *c"]:
 
 
 def _rows(x: Latent) -> Float[Tensor, "n c"]:
-    return x.movedim(1, -1).flatten(0, -2)
+    return rearrange(x, "b c h w -> (b h w) c")
 
 
 def _per_image(difference: Latent) -> Float[Tensor, ""]:

@@ -13,6 +13,7 @@ four to cost about the same. Where a token stands is told by `position` (ldm.nn.
 from __future__ import annotations
 
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -99,7 +100,9 @@ class DiT(Backbone):
     Arguments:
         channels: of z; the output has as many.
         context: what the context holds. With tokens, every block attends to them if `cross_attention`.
-        width: of a token; depth: blocks; heads: of every attention.
+        width: of a token.
+        depth: how many blocks.
+        heads: of every attention; they share out the width.
         patch: side of the square of pixels that is one token. The height and width of z must be multiples of it.
         position: how a token is told where it stands.
         cross_attention, pooled_context: the ways in which the context's tokens enter, one of them at least: attended to,
@@ -161,7 +164,7 @@ class DiT(Backbone):
         """F(z, log_snr, c), of z's shape; log_snr is (b,)."""
         self.check(z, c, self.patch, "patch")
         height, width = (side // self.patch for side in z.shape[2:])
-        x = self.stem(F.pixel_unshuffle(self.joined(z, c), self.patch).flatten(2).transpose(1, 2))
+        x = self.stem(rearrange(self.joined(z, c), "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch))
         added = self.places.added(height, width, z.device)
         if added is not None:
             x = x + added.to(x.dtype)
@@ -169,7 +172,7 @@ class DiT(Backbone):
         told = F.silu(self.tell(log_snr, c))
         x = self._routed(x, rotation, (told, c.tokens, c.mask))
         x = self.head(self.before_head(x, told)[0])
-        return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (height, width)), self.patch)
+        return rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=height, p=self.patch, q=self.patch)
 
     @property
     def inner(self) -> Inner:

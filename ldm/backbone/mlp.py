@@ -39,7 +39,9 @@ class MLP(Backbone):
         channels: of z.
         context: what the context holds; tokens are pooled.
         sides: height and width of z, for an MLP takes one size only.
-        width: of the hidden vector; depth: blocks; expansion: of each block inside.
+        width: of the hidden vector.
+        depth: how many residual blocks.
+        expansion: hidden numbers of a block, as a multiple of the width.
         dropout: inside each block.
         time: makes the embedding of log-SNR, given its width.
     """

@@ -73,13 +73,17 @@ class UNet(Backbone):
     Arguments:
         channels: of z; the output has as many.
         context: what the context holds. Without tokens, transformers attend to pixels only.
-        width: channels of the first level; `multipliers` give those of every level, as multiples of it.
+        width: channels of the first level.
+        multipliers: channels of every level, as multiples of `width`, the highest resolution first.
         blocks: residual blocks of each level on the way down, one number or one a level; the way up has one more.
-        attention: per level, whether a transformer follows each block; `middle_attention` likewise in the middle.
+        attention: per level, whether a transformer follows each block.
+        middle_attention: whether one stands in the middle.
         heads: of every attention, or `None` for channels / head_width.
+        head_width: channels of one head where `heads` is not given.
         depth: transformer blocks in each transformer.
         down, up: halve and double the resolution: `Downsample` or `Unshuffle`, `Upsample` or `Shuffle`.
-        norm: of residual blocks; `attention_norm` of transformers, the same unless given.
+        norm: of residual blocks.
+        attention_norm: of transformers, the same as `norm` unless given.
         scale_shift: how blocks are told the noise level: scaled and shifted, or added.
         pooled_context: whether the mean of the context's tokens, where there are some, is added to the noise embedding.
         drawn_context: channels of smooth maps that this mean, where there is one, draws for the input (`ldm.nn.drawing`); with
@@ -87,6 +91,7 @@ class UNet(Backbone):
         patch: z is folded by patch x patch pixels into channels before the first convolution.
         checkpointing: recompute activations in the backward pass instead of keeping them.
         time: makes the embedding of log-SNR, given its width.
+        dropout: the share of activations that each block leaves out in training.
 
     The height and width of z must be multiples of `factor` = patch * 2^(levels - 1).
     """

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import PIL.Image
+from einops import rearrange
 from PIL import ImageDraw, ImageFont
 
 from ldm.files import write_json
@@ -137,7 +138,7 @@ def beside(
     Arguments:
         rows: (title, images (n, 1 | 3 | 4, h, w) in [-1, 1]) of one n, h and w.
     """
-    pixels = [eight_bits(images).permute(0, 2, 3, 1).cpu().numpy() for _, images in rows]
+    pixels = [rearrange(eight_bits(images), "b c h w -> b h w c").cpu().numpy() for _, images in rows]
     if not pixels or not len(pixels[0]) or any(p.shape != pixels[0].shape for p in pixels):
         raise ValueError(f"wanted rows of equally many images of one size, got {[p.shape for p in pixels]}")
     n, height, width = pixels[0].shape[:3]

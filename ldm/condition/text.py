@@ -41,6 +41,7 @@ class Text(Conditioner):
         vocabulary: tokens at most, two of them ours.
         length: tokens of a caption at most, the start included; the rest of a longer one is cut off, and counted.
         expansion: how much wider a feed-forward layer is inside.
+        dropout: the share of activations that the transformer leaves out in training.
 
     Attributes:
         truncated: captions that were cut; of one that comes back often, perhaps more than once.

@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
@@ -239,4 +240,4 @@ class Transform:
 
 def to_float(pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
     """0 .. 255 to [-1, 1]."""
-    return pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(127.5).sub_(1)
+    return rearrange(pixels, "b h w c -> b c h w").contiguous().to(torch.float32).div_(127.5).sub_(1)

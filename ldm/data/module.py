@@ -1,8 +1,7 @@
 """The one data module: two sources, one policy for pixels and captions, batches by position.
 
-A training batch is a function of (seed, update): `loader(start, stop, ...)` begins anywhere. Under a trainer, `start`
-and `stop` are read from the stage, whose count of updates is the only position of a run. Validation is in order, each
-row once.
+A training batch is a function of (seed, update): `loader(start, stop, ...)` begins anywhere (under a trainer where the
+stage stands, `ldm.stage.feed`). Validation is in order, each row once.
 
 A batch is a dict: image (b, c, h, w) in [-1, 1], or `mean` and `std` (b, c, h, w) where latents are cached, in training
 perhaps with `feature` (b, d, h, w), what a frozen network sees in the image; caption,
@@ -19,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
@@ -35,7 +33,6 @@ from ldm.data.pixels import Pixels
 from ldm.data.source import Source, digest, shown
 from ldm.data.split import both
 from ldm.data.tally import Tally
-from ldm.data.waiting import Waiting
 from ldm.types import Probability
 
 _log = logging.getLogger(__name__)
@@ -44,7 +41,7 @@ Split = Literal["train", "val"]
 _RECENT = 2**20  # of a stream, the rows by which the share of bad ones is judged
 
 
-class DataModule(L.LightningDataModule):
+class DataModule:
     """Training and validation batches.
 
     Arguments:
@@ -86,7 +83,6 @@ class DataModule(L.LightningDataModule):
         root: Path | None = None,
         hold_out: Probability = 0.0,
     ):
-        super().__init__()
         if root is not None and not Path(root).expanduser().is_dir():
             raise FileNotFoundError(f"data.root: no folder {root}; give the one that holds the data set")
         train, val = both(train, val, hold_out)
@@ -253,26 +249,6 @@ class DataModule(L.LightningDataModule):
         # Reading a latent takes less than starting a process that reads it.
         processes = self._processes(self.workers if self.latents is None else 0)
         return DataLoader(items, batch_sampler=batches, collate_fn=Collate(len(source)), **processes)
-
-    def train_dataloader(self) -> Waiting:
-        """The loader from the stage's `updates` to its `steps`; the stage is told how long it waits for batches.
-
-        Raises:
-            ValueError: validation, which shares out the held-out set, would leave a rank without an image.
-        """
-        stage = self.trainer.lightning_module
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        if len(self.sources["val"]) < world:
-            raise ValueError(
-                f"data.val: {len(self.sources['val'])} held-out images cannot be shared by {world} ranks, of which each "
-                "wants one; hold out more, or take fewer devices"
-            )
-        return Waiting(self.loader(stage.updates, stage.steps, rank, world, stage.accumulate), stage.waited)
-
-    def val_dataloader(self) -> DataLoader:
-        """All of the validation set, for a trainer's own loop; a stage asks `val_loader` for a share of it."""
-        accumulate = self.trainer.lightning_module.accumulate
-        return self.val_loader(self.trainer.global_rank, self.trainer.world_size, accumulate)
 
     def _source(self, split: Split) -> Source:
         return self.sources[split] if self.latents is None else self.latents[split]

@@ -45,7 +45,11 @@ class Grid(ABC):
 
 
 class Uniform(Grid):
-    """Equal steps of t from `start` to 0."""
+    """Equal steps of t from `start` to 0.
+
+    Arguments:
+        start: the first time; 1 is pure noise.
+    """
 
     def __init__(self, start: PositiveFloat = 1.0):
         self.start = start
@@ -71,7 +75,12 @@ class Tabular(Grid, ABC):
 
 class Leading(Tabular):
     """0, r, 2r, ... + `offset` with r = table // steps, the offset as far as the table has room (Stable Diffusion, with
-    offset 1). It begins below t = 1, where x_t holds some signal: for comparison with what was published."""
+    offset 1). It begins below t = 1, where x_t holds some signal: for comparison with what was published.
+
+    Arguments:
+        offset: of every step, in steps of the table (Stable Diffusion takes 1).
+        table: steps of the table that is thinned out.
+    """
 
     def __init__(self, offset: NonNegativeInt = 1, table: PositiveInt = 1000):
         self.offset, self.table = offset, table
@@ -82,7 +91,11 @@ class Leading(Tabular):
 
 
 class Trailing(Tabular):
-    """N - 1, N - 1 - r, ... with r = N / steps, rounded."""
+    """N - 1, N - 1 - r, ... with r = N / steps, rounded.
+
+    Arguments:
+        table: steps of the table that is thinned out.
+    """
 
     def __init__(self, table: PositiveInt = 1000):
         self.table = table
@@ -92,7 +105,11 @@ class Trailing(Tabular):
 
 
 class Linspace(Tabular):
-    """From N - 1 to 0, both included, rounded."""
+    """From N - 1 to 0, both included, rounded.
+
+    Arguments:
+        table: steps of the table that is thinned out.
+    """
 
     def __init__(self, table: PositiveInt = 1000):
         self.table = table
@@ -125,7 +142,12 @@ class Levels(Grid, ABC):
 
 
 class Karras(Levels):
-    """r^(1 / rho) in equal steps (arXiv 2206.00364, equation 5)."""
+    """r^(1 / rho) in equal steps (arXiv 2206.00364, equation 5).
+
+    Arguments:
+        rho: how much closer steps are at low noise; 1 is even in sigma.
+        sigma_min, sigma_max: the ends, of sigma / alpha.
+    """
 
     def __init__(self, rho: PositiveFloat = 7.0, sigma_min: PositiveFloat = 0.002, sigma_max: PositiveFloat = 80.0):
         self.rho, self.sigma_min, self.sigma_max = rho, sigma_min, sigma_max
@@ -136,7 +158,11 @@ class Karras(Levels):
 
 
 class LogSNR(Levels):
-    """log-SNR in equal steps (DPM-Solver, arXiv 2206.00927, section 3.4): karras with infinite rho."""
+    """log-SNR in equal steps (DPM-Solver, arXiv 2206.00927, section 3.4): karras with infinite rho.
+
+    Arguments:
+        sigma_min, sigma_max: the ends, of sigma / alpha.
+    """
 
     def __init__(self, sigma_min: PositiveFloat = 0.002, sigma_max: PositiveFloat = 80.0):
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
@@ -147,7 +173,12 @@ class LogSNR(Levels):
 
 class Shifted(Grid):
     """t -> s t / (1 + (s - 1) t) on another grid (arXiv 2403.03206, section 5.3.2): more steps where there is much
-    noise. Under `rectified` it samples as the schedule `shifted` on that grid does."""
+    noise. Under `rectified` it samples as the schedule `shifted` on that grid does.
+
+    Arguments:
+        grid: whose times are shifted.
+        shift: s above; 1 changes nothing.
+    """
 
     def __init__(self, grid: Grid, shift: PositiveFloat = 3.0):
         self.grid, self.shift = grid, shift
@@ -159,7 +190,11 @@ class Shifted(Grid):
 
 class Custom(Grid):
     """The given decreasing times, the last one 0. With steps = len(times) - 1 they are taken as they stand; for any
-    other number the list is a curve, linear between its points, of which as many equal parts are taken."""
+    other number the list is a curve, linear between its points, of which as many equal parts are taken.
+
+    Arguments:
+        times: in [0, 1], strictly decreasing to 0.
+    """
 
     def __init__(self, times: tuple[Probability, ...]):
         if len(times) < 2 or times[-1] != 0 or any(t <= s for t, s in itertools.pairwise(times)):

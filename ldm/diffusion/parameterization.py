@@ -72,7 +72,11 @@ class Velocity(Parameterization):
 class Karras(Parameterization):
     """F = (sigma x - alpha s^2 eps) / (s sqrt(alpha^2 s^2 + sigma^2)), s = `sigma_data` the deviation of the data: the
     preconditioning of EDM (arXiv 2206.00364, table 1) on any schedule. F is of unit variance and the least that has to
-    be learnt, c_out, is smallest; with s = 1 and variance preserved it is -v. Latents have s = 1."""
+    be learnt, c_out, is smallest; with s = 1 and variance preserved it is -v. Latents have s = 1.
+
+    Arguments:
+        sigma_data: deviation of the data; whitened latents have 1.
+    """
 
     def __init__(self, sigma_data: PositiveFloat = 1.0):
         self.sigma_data = sigma_data

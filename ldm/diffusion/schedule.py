@@ -111,14 +111,24 @@ class Table(Schedule, ABC):
 
 
 class Linear(Table):
-    """betas linear from `start` to `end` (DDPM, arXiv 2006.11239, section 4)."""
+    """betas linear from `start` to `end` (DDPM, arXiv 2006.11239, section 4).
+
+    Arguments:
+        start, end: the first and the last beta.
+        steps: of the table.
+    """
 
     def __init__(self, start: PositiveFloat = 1e-4, end: PositiveFloat = 0.02, steps: PositiveInt = 1000):
         super().__init__(torch.linspace(start, end, steps, dtype=torch.float64))
 
 
 class ScaledLinear(Table):
-    """square roots of betas linear (latent diffusion, arXiv 2112.10752; Stable Diffusion's constants)."""
+    """square roots of betas linear (latent diffusion, arXiv 2112.10752; Stable Diffusion's constants).
+
+    Arguments:
+        start, end: the first and the last beta.
+        steps: of the table.
+    """
 
     def __init__(self, start: PositiveFloat = 0.00085, end: PositiveFloat = 0.012, steps: PositiveInt = 1000):
         super().__init__(torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2)
@@ -147,7 +157,11 @@ class Bounded(Schedule, ABC):
 
 
 class Cosine(Bounded):
-    """alpha = cos(pi t / 2), sigma = sin(pi t / 2) (arXiv 2102.09672, without its offset)."""
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2) (arXiv 2102.09672, without its offset).
+
+    Arguments:
+        bound: of |log-SNR|, which t = 0 and t = 1 reach.
+    """
 
     def __init__(self, bound: PositiveFloat = 15.0):
         super().__init__(circle)
@@ -163,7 +177,13 @@ class Cosine(Bounded):
 
 class Sigmoid(Bounded):
     """alpha^2 = (h(end) - h(u)) / (h(end) - h(start)), h(u) = sigmoid(u / tau), with u from `start` to `end` as t from
-    0 to 1 (arXiv 2212.11972, algorithm 1)."""
+    0 to 1 (arXiv 2212.11972, algorithm 1).
+
+    Arguments:
+        start, end: of u.
+        tau: how soft the sigmoid is.
+        bound: of |log-SNR|, which t = 0 and t = 1 reach.
+    """
 
     def __init__(self, start: float = -3.0, end: float = 3.0, tau: PositiveFloat = 1.0, bound: PositiveFloat = 15.0):
         super().__init__(circle)
@@ -184,7 +204,11 @@ class Sigmoid(Bounded):
 
 class Preserving(Schedule):
     """alpha^2 = exp(-I), I = int_0^t beta = beta_min t + (beta_max - beta_min) t^2 / 2: the linear table's limit of many
-    steps (arXiv 2011.13456, appendix C)."""
+    steps (arXiv 2011.13456, appendix C).
+
+    Arguments:
+        beta_min, beta_max: beta at t = 0 and at t = 1.
+    """
 
     def __init__(self, beta_min: PositiveFloat = 0.1, beta_max: PositiveFloat = 20.0):
         super().__init__(circle)
@@ -204,7 +228,11 @@ class Preserving(Schedule):
 
 class Exploding(Schedule):
     """alpha = 1, sigma geometric from `sigma_min` to `sigma_max` (arXiv 2011.13456, appendix C; the constants are those
-    of arXiv 2206.00364, table 1, which are meant for data of deviation 0.5)."""
+    of arXiv 2206.00364, table 1, which are meant for data of deviation 0.5).
+
+    Arguments:
+        sigma_min, sigma_max: sigma at t = 0 and at t = 1.
+    """
 
     def __init__(self, sigma_min: PositiveFloat = 0.002, sigma_max: PositiveFloat = 80.0):
         super().__init__(upright)
@@ -234,7 +262,12 @@ class Rectified(Schedule):
 
 class ZeroTerminalSNR(Schedule):
     """alpha(t) becomes (alpha(t) - alpha(1)) k, with k such that alpha stays what it was at t = `kept`: so x_1 is pure
-    noise (arXiv 2305.08891, algorithm 1, which keeps the first of 1000 steps). Before `kept` nothing changes."""
+    noise (arXiv 2305.08891, algorithm 1, which keeps the first of 1000 steps). Before `kept` nothing changes.
+
+    Arguments:
+        schedule: one that preserves variance, whose end is stretched.
+        kept: the time at which alpha stays as it is.
+    """
 
     def __init__(self, schedule: Schedule, kept: PositiveFloat = 1e-3):
         super().__init__(schedule.path)
@@ -263,7 +296,12 @@ class ZeroTerminalSNR(Schedule):
 class Shifted(Schedule):
     """log-SNR less 2 log(shift): the same image at `shift` times the resolution keeps its SNR of what one sees
     (arXiv 2301.11093, section 3.2). Under `rectified` that is the time shift t -> s t / (1 + (s - 1) t) of Stable
-    Diffusion 3 (arXiv 2403.03206, section 5.3.2), since sigma / alpha = t / (1 - t) is multiplied by s."""
+    Diffusion 3 (arXiv 2403.03206, section 5.3.2), since sigma / alpha = t / (1 - t) is multiplied by s.
+
+    Arguments:
+        schedule: whose log-SNR is shifted.
+        shift: how many times the noise, in sigma / alpha; 1 changes nothing.
+    """
 
     def __init__(self, schedule: Schedule, shift: PositiveFloat = 3.0):
         super().__init__(schedule.path)

@@ -51,7 +51,11 @@ FOUR_DEVIATIONS = 0.5 * math.erfc(4 / math.sqrt(2))
 
 
 class Uniform(TimeLaw):
-    """t uniform in [minimum, 1]; the minimum keeps log-SNR finite (a table of 1000 steps begins at 1/1000)."""
+    """t uniform in [minimum, 1]; the minimum keeps log-SNR finite (a table of 1000 steps begins at 1/1000).
+
+    Arguments:
+        minimum: the lowest time.
+    """
 
     def __init__(self, minimum: Probability = 1e-3):
         self.minimum = minimum
@@ -61,7 +65,11 @@ class Uniform(TimeLaw):
 
 
 class LogitNormal(TimeLaw):
-    """logit t normal (Stable Diffusion 3, arXiv 2403.03206, section 3.1)."""
+    """logit t normal (Stable Diffusion 3, arXiv 2403.03206, section 3.1).
+
+    Arguments:
+        mean, std: of logit t.
+    """
 
     tail = FOUR_DEVIATIONS
 
@@ -74,7 +82,11 @@ class LogitNormal(TimeLaw):
 
 class LogNormal(TimeLaw):
     """log(sigma / alpha) normal (EDM, arXiv 2206.00364, table 1), whatever the schedule: draws beyond its ends fall on
-    them. The paper's mean is for data of deviation 0.5; for latents, of deviation 1, it is -1.2 + log 2."""
+    them. The paper's mean is for data of deviation 0.5; for latents, of deviation 1, it is -1.2 + log 2.
+
+    Arguments:
+        mean, std: of log(sigma / alpha).
+    """
 
     tail = FOUR_DEVIATIONS
 
@@ -87,7 +99,11 @@ class LogNormal(TimeLaw):
 
 class ModeShifted(TimeLaw):
     """t = 1 - v - s (cos(pi v / 2)^2 - 1 + v), v = 1 - u (Stable Diffusion 3, arXiv 2403.03206, equation 20): the middle
-    times more often for s = `scale` > 0, the ends for s < 0; 0 is uniform."""
+    times more often for s = `scale` > 0, the ends for s < 0; 0 is uniform.
+
+    Arguments:
+        scale: s, how much the middle times are preferred.
+    """
 
     def __init__(self, scale: Annotated[float, Field(ge=-1, le=1.75)] = 1.29):
         self.scale = scale

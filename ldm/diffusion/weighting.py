@@ -49,7 +49,11 @@ class Prediction(Weighting):
 
 class SNR(Weighting):
     """SNR^power on the error of x: power 1 is the 'SNR weighting' of arXiv 2303.09556, which is `uniform` on
-    eps; 0 is the plain error of x; between, less is left to details."""
+    eps; 0 is the plain error of x; between, less is left to details.
+
+    Arguments:
+        power: of the SNR on the error of x.
+    """
 
     def __init__(self, power: float = 1.0):
         super().__init__()
@@ -60,7 +64,11 @@ class SNR(Weighting):
 
 
 class MinSNR(Weighting):
-    """w = min(SNR, gamma) / SNR (arXiv 2303.09556, section 3.4)."""
+    """w = min(SNR, gamma) / SNR (arXiv 2303.09556, section 3.4).
+
+    Arguments:
+        gamma: the SNR above which the weight on x grows no more.
+    """
 
     def __init__(self, gamma: PositiveFloat = 5.0):
         super().__init__()
@@ -71,7 +79,11 @@ class MinSNR(Weighting):
 
 
 class SoftMinSNR(Weighting):
-    """w = gamma / (SNR + gamma), min-SNR without its kink (arXiv 2401.11605, with gamma = 4)."""
+    """w = gamma / (SNR + gamma), min-SNR without its kink (arXiv 2401.11605, with gamma = 4).
+
+    Arguments:
+        gamma: the SNR around which the weight on x stops growing.
+    """
 
     def __init__(self, gamma: PositiveFloat = 4.0):
         super().__init__()
@@ -83,7 +95,11 @@ class SoftMinSNR(Weighting):
 
 class Karras(Weighting):
     """(r^2 + s^2) / (r s)^2 on the error of x, r = sigma / alpha and s = `sigma_data` (arXiv 2206.00364, table 1): the
-    plain error of what the karras parameterization predicts, for every parameterization."""
+    plain error of what the karras parameterization predicts, for every parameterization.
+
+    Arguments:
+        sigma_data: deviation of the data; whitened latents have 1.
+    """
 
     def __init__(self, sigma_data: PositiveFloat = 1.0):
         super().__init__()
@@ -103,7 +119,11 @@ class ELBO(Weighting):
 
 class Sigmoid(Weighting):
     """w = sigmoid(bias - log-SNR) / (2 p(log-SNR)) (arXiv 2303.00848; 2410.19324): the bound of
-    noisy data, since it falls with log-SNR. A greater bias hears more of fine detail."""
+    noisy data, since it falls with log-SNR. A greater bias hears more of fine detail.
+
+    Arguments:
+        bias: the log-SNR around which the weight falls.
+    """
 
     def __init__(self, bias: float = 2.0):
         super().__init__()
@@ -116,7 +136,12 @@ class Sigmoid(Weighting):
 class Learned(Weighting):
     """L exp(-u) + u around another weighting's L, with u(log-SNR) learnt: then u is log E[L] at each noise level, and all
     levels count alike (arXiv 2312.02696, equations 14 to 21; 1705.07115). u is a cosine series over [-20, 20] that
-    begins at 0; the paper's random features do the same with more of them."""
+    begins at 0; the paper's random features do the same with more of them.
+
+    Arguments:
+        weighting: whose L is learnt around.
+        terms: of the cosine series.
+    """
 
     def __init__(self, weighting: Weighting, terms: PositiveInt = 32):
         super().__init__()

@@ -28,6 +28,7 @@ class Adversarial(nn.Module):
         critic: images (b, c, h, w) -> logits of any shape.
         weight: of the generator's term, on top of the adaptive weight.
         start: update of the model from which the critic is heard; `critic_start` from which it learns, not later.
+        critic_start: the update from which the critic learns.
     """
 
     def __init__(

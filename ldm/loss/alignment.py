@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Float16
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
@@ -72,4 +73,4 @@ class Alignment(nn.Module):
 
 def _tokens(x: Tensor) -> Float[Tensor, "b n d"]:
     """A map's pixels row by row, tokens as they are, one vector as one token."""
-    return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x.view(len(x), -1, x.shape[-1])
+    return rearrange(x, "b c h w -> b (h w) c") if x.ndim == 4 else x.view(len(x), -1, x.shape[-1])

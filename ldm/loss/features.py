@@ -72,7 +72,15 @@ def _unit(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 
 
 class FeatureDistance(_Compared):
-    """Features of several layers of a torchvision network with local weights; see `TorchvisionMaps`."""
+    """Features of several layers of a torchvision network with local weights; see `TorchvisionMaps`.
+
+    Arguments:
+        architecture: torchvision's name, as `squeezenet1_1`.
+        weights: safetensors or a state dict; the classifier may be missing.
+        layers: names, as `torchvision.models.feature_extraction.get_graph_node_names` lists.
+        flip180: turn images by 180 degrees first, as weights brought from TensorFlow can need.
+        smallest: smaller images are enlarged to this side.
+    """
 
     def __init__(
         self,

@@ -44,6 +44,8 @@ class FirstStageLoss(nn.Module):
     Arguments:
         likelihood: of the image given its reconstruction.
         perceptual, adversarial: further terms; None leaves them out.
+        kl_weight: of the KL divergence of the posterior from the standard normal, summed over the latent.
+        perceptual_weight: of the perceptual distance.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
@@ -137,6 +138,7 @@ class RandomMaps(Maps):
     Arguments:
         width: channels of the first layer; each further one halves the sides and doubles the channels.
         layers: how many.
+        seed: of the weights, which are never trained.
     """
 
     def __init__(self, width: PositiveInt = 32, layers: PositiveInt = 3, seed: NonNegativeInt = 0):
@@ -196,4 +198,4 @@ class _Patches(nn.Module):
         height, width = (max(1, side // patch) for side in x.shape[2:])
         x = F.interpolate(x, size=(height * patch, width * patch), mode="bilinear", antialias=True)
         tokens = self.model(pixel_values=x).last_hidden_state[:, -height * width :]  # without class and registers
-        return {"patches": tokens.transpose(1, 2).unflatten(2, (height, width))}
+        return {"patches": rearrange(tokens, "b (h w) c -> b c h w", h=height)}

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class LaplacianPyramid(Perceptual):
 
     def forward(self, x: Image, y: Image) -> Float[Tensor, " b"]:
         # Bands are linear in the image: those of the difference are the differences of the bands.
-        rest = (x.float() - y.float()).flatten(0, 1)[:, None]
+        rest = rearrange(x.float() - y.float(), "b c h w -> (b c) 1 h w")
         total = rest.new_zeros(len(x))
         for _ in range(self.bands):
             if min(rest.shape[-2:]) < 4:
@@ -61,4 +62,4 @@ class LaplacianPyramid(Perceptual):
     @staticmethod
     def _size(band: Float[Tensor, "n 1 h w"], examples: int) -> Float[Tensor, " b"]:
         # A mean is the sum times 4^j / pixels.
-        return band.abs().view(examples, -1).mean(1)
+        return rearrange(band.abs(), "(b c) 1 h w -> b (c h w)", b=examples).mean(1)

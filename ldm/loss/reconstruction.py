@@ -30,7 +30,8 @@ class Likelihood(nn.Module, ABC):
     """-log p(x | y) per image.
 
     Arguments:
-        log_variance: v at first; learnt with the decoder, or kept if `learnt` is false.
+        log_variance: v at first.
+        learnt: learn v with the decoder, or keep it.
         speed: how many times as fast as a weight it moves.
     """
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ class AttributeChecker(nn.Module):
 
 def to_image(pixels: UInt8[Tensor, "b h w 3"]) -> Image:
     """Bytes to [-1, 1], channels first."""
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return rearrange(pixels, "b h w c -> b c h w").float() / 127.5 - 1
 
 
 def augment(x: Image, random: Random) -> Image:

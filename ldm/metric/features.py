@@ -22,7 +22,7 @@ import hashlib
 import itertools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Protocol
 
 import torch
@@ -105,13 +105,19 @@ class FeatureNetwork(nn.Module, ABC):
         self.eval().requires_grad_(False)
 
 
-def standardized(pixels: UInt8[Tensor, "b 3 h w"], size: int | None) -> Float[Tensor, "b 3 H W"]:
-    """8-bit images with ImageNet's mean and deviation, resized with antialiasing to a square of side `size`, if any."""
+def standardized(
+    pixels: UInt8[Tensor, "b 3 h w"],
+    size: int | None,
+    mean: Sequence[float] = _IMAGENET_MEAN,
+    std: Sequence[float] = _IMAGENET_STD,
+) -> Float[Tensor, "b 3 H W"]:
+    """8-bit images less `mean` over `std`, of numbers in [0, 1] and by default ImageNet's; resized with antialiasing to a
+    square of side `size`, if any."""
     x = pixels.float() / 255
     if size is not None and x.shape[-2:] != (size, size):
         x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (_IMAGENET_MEAN, _IMAGENET_STD))
-    return (x - mean) / std
+    centre, spread = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (mean, std))
+    return (x - centre) / spread
 
 
 _SMALLEST = 16  # of the images of RandomConv: its last layer then has 2 x 2 pixels, of which there is a deviation

@@ -40,7 +40,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {key: v.float() if v.is_floating_point() else v for key, v in tensors.items()}
 
 
-def _load(network: nn.Module, path: Path, name: str, optional: tuple[str, ...] = ()) -> None:
+def load_weights(network: nn.Module, path: Path, name: str, optional: tuple[str, ...] = ()) -> None:
     """Weights from a file; FeaturesUnavailable where they are another network's. Names that begin with `optional` may be
     missing."""
     found = read_weights(path)
@@ -153,7 +153,7 @@ class TorchvisionFeatures(FeatureNetwork):
             raise ValueError(f"torchvision has no classifier {architecture!r}; see torchvision.models.list_models()")
         self.size, self.flip180 = size, flip180
         network = torchvision.models.get_model(architecture, weights=None)
-        _load(network, weights, architecture, optional=("classifier.", "fc.", "head", "heads."))
+        load_weights(network, weights, architecture, optional=("classifier.", "fc.", "head", "heads."))
         self.network = network
         self._drop_classifier()
         with torch.no_grad():
@@ -204,7 +204,7 @@ class CifarResNet(FeatureNetwork):
         self.layer2 = nn.Sequential(_Block(16, 32, 2), *(_Block(32, 32, 1) for _ in range(n - 1)))
         self.layer3 = nn.Sequential(_Block(32, 64, 2), *(_Block(64, 64, 1) for _ in range(n - 1)))
         self.linear = nn.Linear(64, 10)
-        _load(self, weights, f"cifar10_resnet{depth}")
+        load_weights(self, weights, f"cifar10_resnet{depth}")
         self._settle(f"cifar10_resnet{depth}", 64)
 
     def embed(self, pixels: Tensor) -> Tensor:

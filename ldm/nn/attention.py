@@ -10,6 +10,7 @@ arXiv 2403.03206, section 5.3.2).
 from __future__ import annotations
 
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -62,14 +63,14 @@ class Attention(nn.Module):
             q, k, v = self.to_qkv(x).chunk(3, dim=-1)
         else:
             q, (k, v) = self.to_q(x), self.to_kv(tokens).chunk(2, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        q, k, v = (rearrange(part, "b n (h d) -> b h n d", h=self.heads) for part in (q, k, v))
         if self.norm_q is not None:
             q, k = self.norm_q(q.float()).to(v.dtype), self.norm_k(k.float()).to(v.dtype)
         if rotation is not None:
             q, k = rotated(q, rotation), rotated(k, rotation)
         bias = None if mask is None else mask[:, None, None, :]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.to_out(y.transpose(1, 2).flatten(2))
+        return self.to_out(rearrange(y, "b h n d -> b n (h d)"))
 
 
 class FeedForward(nn.Module):
@@ -150,10 +151,10 @@ class SpatialTransformer(nn.Module):
         tokens: Float[Tensor, "b m k"] | None = None,
         mask: Bool[Tensor, "b m"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        y = self.to_tokens(self.norm(x).flatten(2).transpose(1, 2))
+        y = self.to_tokens(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         for block in self.blocks:
             y = block(y, tokens, mask)
-        return x + self.to_pixels(y).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + rearrange(self.to_pixels(y), "b (h w) c -> b c h w", h=x.shape[2])
 
 
 class SpatialAttention(nn.Module):
@@ -165,8 +166,8 @@ class SpatialAttention(nn.Module):
         self.attention = Attention(channels, heads, bias=True)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        y = self.attention(self.norm(x).flatten(2).transpose(1, 2))
-        return x + y.transpose(1, 2).unflatten(2, x.shape[2:])
+        y = self.attention(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        return x + rearrange(y, "b (h w) c -> b c h w", h=x.shape[2])
 
 
 def masked_mean(tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b d"]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class Drawing(nn.Module):
         self.coefficients = nn.Linear(width, channels * basis**2)
 
     def forward(self, v: Float[Tensor, "b width"], height: int, width: int) -> Float[Tensor, "b k {height} {width}"]:
-        coefficients = self.coefficients(v).unflatten(1, (self.channels, self.basis, self.basis))
+        coefficients = rearrange(self.coefficients(v), "b (k i j) -> b k i j", i=self.basis, j=self.basis)
         rows, columns = (_cosines(self.basis, n, coefficients) for n in (height, width))
         return torch.einsum("bkij,iy,jx->bkyx", coefficients, rows, columns)
 

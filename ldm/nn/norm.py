@@ -29,6 +29,8 @@ class Group(nn.Module):
         groups: the greatest common divisor of it and the channels is taken. Left open, it is 32, or half the channels
             where that would leave one channel a group: moments of a lone channel erase whatever was added to all its
             pixels, as a residual block adds its embedding.
+        channels: of the map.
+        eps: added to the variance.
     """
 
     def __init__(self, channels: PositiveInt, groups: PositiveInt | None = None, eps: PositiveFloat = 1e-5):
@@ -45,7 +47,12 @@ class Group(nn.Module):
 
 
 class Rms(nn.Module):
-    """Root-mean-square normalisation over the channels of each pixel of (b, c, ...)."""
+    """Root-mean-square normalisation over the channels of each pixel of (b, c, ...).
+
+    Arguments:
+        channels: of the map.
+        eps: added to the mean square.
+    """
 
     def __init__(self, channels: PositiveInt, eps: PositiveFloat = 1e-5):
         super().__init__()

@@ -25,6 +25,8 @@ class PatchGAN(nn.Module):
     Arguments:
         width: channels of the first layer, doubled by each of `layers` further ones up to 8 times as many.
         layers: strided convolutions; 3 see patches of 70 pixels, 2 of 34, 1 of 16: small images want few.
+        channels: of the images.
+        norm: the normalisation after every further convolution, by its number of channels.
     """
 
     def __init__(

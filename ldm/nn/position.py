@@ -38,6 +38,11 @@ Position: TypeAlias = Callable[[int, int], Places]
 
 
 class SinCos(Places):
+    """
+    Arguments:
+        width, heads: of the tokens and of attention; the transformer says them.
+    """
+
     def __init__(self, width: PositiveInt, heads: PositiveInt):
         self.width = _fourfold(width, "tokens of width")
 
@@ -53,6 +58,7 @@ class Rotary(Places):
     """
     Arguments:
         base: the slowest pair turns by about 1 / base a pixel; a canvas has fewer places than a text (arXiv 2403.13298).
+        width, heads: of the tokens and of attention; the transformer says them.
     """
 
     def __init__(self, width: PositiveInt, heads: PositiveInt, base: PositiveFloat = 100.0):
@@ -68,6 +74,11 @@ class Rotary(Places):
 
 
 class Nowhere(Places):
+    """
+    Arguments:
+        width, heads: of the tokens and of attention; the transformer says them.
+    """
+
     def __init__(self, width: PositiveInt, heads: PositiveInt):
         pass
 

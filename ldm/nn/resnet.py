@@ -92,7 +92,11 @@ class Downsample(nn.Module):
 
 
 class Unshuffle(nn.Module):
-    """Half the resolution: each 2x2 pixels become channels, mixed to the number wanted. Cheaper than `Downsample`."""
+    """Half the resolution: each 2x2 pixels become channels, mixed to the number wanted. Cheaper than `Downsample`.
+
+    Arguments:
+        inputs, wanted: channels of this level and of the next; the network says them.
+    """
 
     def __init__(self, inputs: PositiveInt, wanted: PositiveInt):
         super().__init__()
@@ -133,7 +137,11 @@ def start_as_repetition(conv: nn.Conv2d, factor: int) -> None:
 
 
 class Shuffle(nn.Module):
-    """Twice the resolution: each pixel is mixed to 2x2 pixels of the channels wanted. Cheaper than `Upsample`."""
+    """Twice the resolution: each pixel is mixed to 2x2 pixels of the channels wanted. Cheaper than `Upsample`.
+
+    Arguments:
+        inputs, wanted: channels of this level and of the next; the network says them.
+    """
 
     def __init__(self, inputs: PositiveInt, wanted: PositiveInt):
         super().__init__()

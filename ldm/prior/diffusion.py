@@ -50,6 +50,12 @@ class Diffusion(Prior, Likelihood):
             image is learnt at high noise, too (Guttenberg 2023, "Diffusion with offset noise", where it is 0.1).
         sampling_schedule: that samples follow, where it is not the one of training.
         likelihood: how log_prob is found; by default Hutchinson's estimate with one probe, to a tolerance of 1e-5.
+        schedule: alpha and sigma at each time.
+        parameterization: what the network predicts of x and eps.
+        weighting: how much an error counts at each noise level.
+        time: which noise levels are trained how often.
+        sampler: one step from a time to the next.
+        grid: the times of the steps.
     """
 
     def __init__(

@@ -14,6 +14,11 @@ from ldm.types import Context, ContextShape, Latent
 
 
 class Normal(Prior, Likelihood):
+    """
+    Arguments:
+        latent_shape, context: what is modelled and what it is given; known when the first stage and the conditioner are.
+    """
+
     kind: Literal["exact"] = "exact"
 
     def __init__(self, latent_shape: tuple[int, int, int], context: ContextShape):

@@ -1,4 +1,5 @@
-"""Signals as a flag: the handler notes that the run is to stop and returns; the step in work ends first.
+"""How a run ends: its exit codes, and signals as a flag. The handler notes that the run is to stop and returns; the step in
+work ends first.
 
 The first SIGTERM, SIGINT or SIGUSR1 asks for a stop, the second one ends the process at once. Ranks agree on the stop,
 at the end of a step, over a gloo group of their own: no device is synchronised and no rank is left in a collective.
@@ -18,6 +19,10 @@ FINISHED, FAILED, DIVERGED, PREEMPTED = 0, 1, 3, 75
 
 class Stopped(Exception):
     """The run was asked to stop; its state is saved."""
+
+
+class Diverged(RuntimeError):
+    """Too many updates in a row had a gradient that is not finite, or a weight is not."""
 
 
 class StopFlag:

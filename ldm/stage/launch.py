@@ -24,20 +24,12 @@ import torch
 import torch.distributed as dist
 
 from ldm.run.store import Lock
+from ldm.stage.handover import CONFIG, handed_down
 from ldm.stage.pulse import GRACE, Pulse
 
-CONFIG = "LDM_CONFIG"  # where a rank that rank 0 started finds its config
 _OWN = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", CONFIG)
 
 T = TypeVar("T")
-
-
-def handed_down() -> dict[str, Any] | None:
-    """The config of a rank that rank 0 started; None in any other process."""
-    path = os.environ.get(CONFIG)
-    if path is None or os.environ.get("LOCAL_RANK", "0") == "0":
-        return None
-    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

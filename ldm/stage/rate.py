@@ -11,7 +11,12 @@ from ldm.types import Probability
 
 
 class Rate(ABC):
-    """Linear warm-up over `warmup` updates, then `shape` of the share that is done of the rest, down to `final`."""
+    """Linear warm-up over `warmup` updates, then `shape` of the share that is done of the rest, down to `final`.
+
+    Arguments:
+        warmup: updates in which the factor rises to 1.
+        final: the factor at the end.
+    """
 
     def __init__(self, warmup: NonNegativeInt = 0, final: Probability = 0.0):
         self.warmup, self.final = warmup, final

@@ -36,6 +36,7 @@ class Recipe:
         patience: updates in a row without a finite gradient that end the run.
         compile: compile the networks (torch.compile).
         again: make the stage anew where what is there of it was not made wholly under these settings.
+        rate: the factor of the learning rate at each update.
     """
 
     steps: PositiveInt

@@ -26,7 +26,7 @@ from ldm.model import put_weights
 from ldm.random import Random, seed_of
 from ldm.run.checkpoint import Checkpoints, to_device
 from ldm.run.directory import Journal
-from ldm.run.signals import StopFlag
+from ldm.run.signals import Diverged, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.stage.average import Average, Powers, WarmUp
 from ldm.stage.launch import agree
@@ -39,10 +39,6 @@ log = logging.getLogger(__name__)
 
 
 _KEPT = "the last checkpoint is whole: lower the learning rate and start again, or look at the data"
-
-
-class Diverged(RuntimeError):
-    """Too many updates in a row had a gradient that is not finite, or a weight is not."""
 
 
 def _finite(weights: list[dict[str, Tensor]]) -> bool:
@@ -348,7 +344,7 @@ class Stage(L.LightningModule, ABC):
         module = self.averaged()
         module.eval()
         raw, averaged = ExampleMeans(), ExampleMeans()
-        for batch in self.trainer.datamodule.val_loader(
+        for batch in self.trainer.datamodule.data.val_loader(
             self.trainer.global_rank, self.trainer.world_size, self.accumulate, images
         ):
             batch = self.trainer.strategy.batch_to_device(batch)

@@ -376,9 +376,4 @@ FAULTS = [
         ("1 + PROBLEMS.index(problem)", "PROBLEMS.index(problem)"),
         ("slot = index % len(self.state)\n        if problem", "slot = 0\n        if problem"),
     ),
-    *of(
-        "ldm/data/waiting.py",
-        "tests/data/test_module.py",
-        ("if not first:", "if True:"),
-    ),
 ]

@@ -70,7 +70,7 @@ FAULTS = [
         "tests/loss/test_alignment.py",
         ("return self.weight * (1 - cosine).mean()", "return (1 - cosine).mean()"),
         ("(1 - cosine).mean()", "(1 - cosine).sum()"),
-        ("x.flatten(2).transpose(1, 2) if", "x.transpose(2, 3).flatten(2).transpose(1, 2) if"),
+        ('"b c h w -> b (h w) c"', '"b c h w -> b (w h) c"'),
         ('f"{self.network.key} {self.grid}"', 'f"{self.network.key}"'),
     ),
     *of(

@@ -204,7 +204,7 @@ FAULTS = [
         ("return height == width and height >= 16 and height % 4 == 0", "return height == width and height % 4 == 0"),
         ("torch.stack(list(right.values())).all(0)", "torch.stack(list(right.values())).any(0)"),
         ("math.sqrt(share * (1 - share) / n) if n", "share * (1 - share) / n if n"),
-        ("pixels.permute(0, 3, 1, 2).float() / 127.5 - 1", "pixels.permute(0, 3, 2, 1).float() / 127.5 - 1"),
+        ('"b h w c -> b c h w"', '"b h w c -> b c w h"'),
         ("with torch.random.fork_rng(devices=[]):", "if True:"),
     ),
     *of(
@@ -230,7 +230,15 @@ FAULTS = [
         ("x[:, :3] * alpha + (1 - alpha)", "x[:, :3] * alpha"),
         ("((x + 1) * 127.5).round()", "((x + 1) * 127.5)"),
         (".nan_to_num(0.0).clamp(-1, 1)", ".nan_to_num(1.0).clamp(-1, 1)"),
-        ("(x - mean) / std", "x / std"),
+        ("(x - centre) / spread", "x / spread"),
+    ),
+    *of(
+        "ldm/metric/efficientnet.py",
+        "tests/metric/test_efficientnet.py",
+        ("top, left = (each // 2 for each in missing)", "top, left = missing"),
+        ("self.size, _MEAN, _STD)", "self.size)"),
+        ("(2, 5, 2, 6, 40)", "(2, 3, 2, 6, 40)"),
+        ('_settle("efficientnet_lite0", _HEAD, size)', '_settle("efficientnet_lite0", _HEAD)'),
     ),
     *of(
         "ldm/metric/pretrained.py",

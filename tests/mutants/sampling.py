@@ -41,7 +41,7 @@ FAULTS = [
         ("_check_trained(model, run)\n    if", "if"),
         ("words and words[:256]", "words and words[::-1]"),
         ("missing[start : start + batch]", "missing[: start + batch]"),
-        ("picture.permute(1, 2, 0)", "picture.flip(0).permute(1, 2, 0)"),
+        ('rearrange(picture, "c h w -> h w c")', 'rearrange(picture.flip(0), "c h w -> h w c")'),
         ("line.strip() for line in", "line for line in"),
     ),
     *of(

@@ -21,6 +21,7 @@ from ldm.loss.first_stage import FirstStageLoss
 from ldm.loss.reconstruction import Gaussian as GaussianLikelihood
 from ldm.nn.patchgan import PatchGAN
 from ldm.run.directory import Journal
+from ldm.stage.feed import Feed
 from ldm.stage.first import First
 from tests.runs import rows
 from tests.stage.tiny import autoencoder, data, first, fit, recipe
@@ -58,7 +59,7 @@ def trained(kind: str, accumulate: int, folder: Path, **ranks: Any) -> dict[str,
         limit_val_batches=0,
         **({"devices": 1} | ranks),
     )
-    trainer.fit(made, datamodule=data())
+    trainer.fit(made, datamodule=Feed(data()))
     assert made.updates == 6
     return {name: value.detach().clone() for name, value in made.trained().state_dict().items()}
 

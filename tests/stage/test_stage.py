@@ -8,8 +8,8 @@ import torch
 
 from ldm.data.module import DataModule
 from ldm.run.checkpoint import Checkpoints
+from ldm.run.signals import Diverged
 from ldm.stage.rate import Constant, Cosine, Linear
-from ldm.stage.stage import Diverged
 from tests.runs import equal, rows
 from tests.stage.tiny import At, first, fit, recipe, result, second
 

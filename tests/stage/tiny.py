@@ -44,6 +44,7 @@ from ldm.run.directory import Journal
 from ldm.run.signals import StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store
+from ldm.stage.feed import Feed
 from ldm.stage.first import First
 from ldm.stage.latents import cached as cache
 from ldm.stage.rate import Cosine
@@ -200,7 +201,7 @@ def fit(
         callbacks=list(callbacks),
         plugins=[MixedPrecision("16-mixed", "cpu", GradScaler("cpu", 2.0**22, growth_interval=3))] if half else [],
     )
-    trainer.fit(stage, datamodule=stage.reads(batch_size))
+    trainer.fit(stage, datamodule=Feed(stage.reads(batch_size)))
     return stage
 
 

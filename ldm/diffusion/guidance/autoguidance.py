@@ -22,6 +22,13 @@ from ldm.types import Context, Latent, Time
 
 
 class Autoguidance(Guidance):
+    """
+    Arguments:
+        denoiser: of the model that is guided; the prior gives it.
+        guide: of the worse model; guide=DIR gives it.
+        scale: how far beyond the guide's answer; 1 is the plain model.
+    """
+
     neutral: ClassVar = {"scale": 1.0}
 
     def __init__(self, denoiser: Denoiser, guide: Denoiser, scale: NonNegativeFloat = 1.0):

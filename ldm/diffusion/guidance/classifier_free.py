@@ -17,6 +17,12 @@ from ldm.types import Context, Latent, Time
 
 
 class ClassifierFree(Guidance):
+    """
+    Arguments:
+        denoiser: what is guided; the prior gives it.
+        scale: 1 is the plain conditional model, 0 the unconditional one, more obeys the condition more.
+    """
+
     neutral: ClassVar = {"scale": 1.0}
 
     def __init__(self, denoiser: Denoiser, scale: NonNegativeFloat = 1.0):

@@ -23,8 +23,10 @@ from ldm.types import Context, Latent, Time
 
 class Interval(Guidance):
     """
-    guidance: waits for the denoiser, as those of conf/diffusion/guidance.
-    low, high: of sigma / alpha, where latents have unit variance.
+    Arguments:
+        denoiser: what is guided; the prior gives it.
+        guidance: waits for the denoiser, as those of conf/diffusion/guidance.
+        low, high: of sigma / alpha, where latents have unit variance.
     """
 
     neutral: ClassVar = {"low": 0.0, "high": math.inf}

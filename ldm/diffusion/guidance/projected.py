@@ -21,6 +21,14 @@ from ldm.types import Context, Latent, Probability, Time
 
 
 class Projected(Guidance):
+    """
+    Arguments:
+        denoiser: what is guided; the prior gives it.
+        guidance: whose update is projected; waits for the denoiser.
+        eta: the share of the part along the plain answer that is kept; 1 keeps all.
+        norm: the greatest length of an image's update.
+    """
+
     neutral: ClassVar = {"eta": 1.0, "norm": math.inf}
 
     def __init__(

@@ -14,6 +14,13 @@ from ldm.types import Context, Latent, Probability, Time
 
 
 class Rescaled(Guidance):
+    """
+    Arguments:
+        denoiser: what is guided; the prior gives it.
+        guidance: whose answer is rescaled; waits for the denoiser.
+        phi: how much of the deviation is given back; 0 changes nothing.
+    """
+
     neutral: ClassVar = {"phi": 0.0}
 
     def __init__(self, denoiser: Denoiser, guidance: Callable[[Denoiser], Guidance], phi: Probability = 0.7):

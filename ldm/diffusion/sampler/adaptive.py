@@ -32,6 +32,11 @@ class Progress:
 
 
 class Adaptive(Sampler):
+    """
+    Arguments:
+        tolerance: of a step's error, absolute and relative.
+    """
+
     order = 1  # of the step to the data, which every sampler makes; elsewhere its error is the tolerance's
 
     def __init__(self, tolerance: PositiveFloat = 1e-4):

@@ -19,6 +19,11 @@ from ldm.types import Context, Latent, Probability, Time
 
 
 class DDIM(Sampler):
+    """
+    Arguments:
+        eta: share of the noise of ancestral sampling that is added on the way; 0 is the ODE.
+    """
+
     order = 1
 
     def __init__(self, eta: Probability = 0.0):

@@ -16,6 +16,11 @@ from ldm.types import Context, Latent, Time
 
 
 class DDPM(Sampler):
+    """
+    Arguments:
+        large: take the larger of the two variances.
+    """
+
     order, stochastic = 1, True
 
     def __init__(self, large: bool = False):

@@ -23,8 +23,9 @@ from ldm.types import Context, Latent, Time
 
 class DPMpp(Sampler):
     """
-    points: how many evaluations the polynomial goes through.
-    sde: solve the reverse SDE.
+    Arguments:
+        points: how many evaluations the polynomial goes through.
+        sde: solve the reverse SDE.
     """
 
     order = 2

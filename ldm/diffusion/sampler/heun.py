@@ -34,6 +34,14 @@ from ldm.types import Context, Latent, Time
 
 
 class Heun(Sampler):
+    """
+    Arguments:
+        s_churn: how much noise is added over all steps; 0 is the ODE.
+        s_min, s_max: of sigma / alpha, between which noise is added.
+        s_noise: deviation of the noise that is added, in its place.
+        limit: of the weight w of the answer at the step's end; inf is EDM's.
+    """
+
     order = 2
 
     def __init__(

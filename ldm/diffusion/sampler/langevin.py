@@ -23,6 +23,12 @@ from ldm.types import Context, Latent, Time
 
 
 class Langevin(Sampler):
+    """
+    Arguments:
+        snr: of a step's signal to its noise, which says how long it is.
+        corrections: steps at each level.
+    """
+
     order, stochastic = 1, True
 
     def __init__(self, snr: PositiveFloat = 0.16, corrections: PositiveInt = 1):

@@ -15,6 +15,12 @@ from ldm.types import Context, Latent, Time
 
 
 class PredictorCorrector(Sampler):
+    """
+    Arguments:
+        predictor: goes from level to level.
+        corrector: stays at the level that was reached, as langevin does.
+    """
+
     def __init__(self, predictor: Sampler, corrector: Sampler):
         self.predictor, self.corrector = predictor, corrector
         self.order = min(

@@ -1,0 +1,277 @@
+"""What a class takes, read off its source: a wrong argument is told, and help given, before anything heavy is imported.
+
+A config names classes of modules that import torch, and torch takes seconds. But which arguments a constructor has, of which
+kind, with which defaults, and what its docstring says of each stands in its file, and reading a file takes milliseconds. What
+cannot be told from there (a class of another package whose name is computed, an annotation of tensors) is left to
+`ldm.build`, which checks everything again on the classes themselves.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from ldm.build import ALLOWED, ConfigError, arguments_of, holds_node, is_node, no_such_argument, plain, within
+
+PIECES = ("backbone", "diffusion")
+"""Nodes of a run's config that are there to be referred to, by the prior's node."""
+BESIDE = {"autoencoder": ("checkpoint", "train"), "prior": ("checkpoint", "weights", "statistics")}
+"""Words of a part that are no arguments of its class."""
+
+_LIGHT = ("builtins", "collections.abc", "pathlib", "pydantic", "typing")  # whose names an annotation may be read by
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a constructor.
+
+    Fields:
+        annotation, default: as they stand in the source; a default of None is none, so that the argument has to be given.
+        module: the name of the module in which they stand.
+        doc: what the docstring says of it, in one line.
+    """
+
+    name: str
+    annotation: ast.expr | None
+    default: ast.expr | None
+    module: str
+    doc: str = ""
+
+    def kind(self) -> Any:
+        """The annotation itself; `Any` where it names what only its package's import can tell."""
+        return Any if self.annotation is None else _evaluated(self.annotation, self.module, Any)
+
+    def value(self) -> Any:
+        """The default itself where it is a plain one, else its source."""
+        return _evaluated(self.default, self.module, ast.unparse(self.default))
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a class takes.
+
+    Fields:
+        free: whether it takes any further argument by its name.
+        doc: the class's docstring, or its module's where it has none.
+    """
+
+    name: str
+    arguments: Mapping[str, Argument]
+    free: bool
+    doc: str
+
+
+def check(config: Any, where: str = "", beside: tuple[str, ...] = ()) -> None:
+    """ConfigError at the first node below a plain config with an argument that its class has not, or a plain value that is
+    not of its argument's kind, as far as sources tell.
+
+    Arguments:
+        beside: names that are left alone in this node.
+    """
+    if is_node(config):
+        _check_node(config, where, beside)
+    pairs = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in pairs:
+        spot = f"{where}[{key}]" if isinstance(config, list) else f"{where}.{key}".lstrip(".")
+        check(value, spot, () if where else BESIDE.get(key, ()))
+
+
+def _check_node(node: Mapping, where: str, beside: tuple[str, ...]) -> None:
+    found = declared(node["_target_"])
+    if found is None:
+        return
+    for key, value in arguments_of(node).items():
+        argument, spot = found.arguments.get(key), f"{where}.{key}".lstrip(".")
+        if argument is not None:
+            if not holds_node(value):
+                plain(value, argument.kind(), spot)
+        elif not found.free and key not in beside:
+            raise ConfigError(no_such_argument(spot, found.name, found.arguments))
+
+
+@functools.cache
+def declared(path: Any) -> Declared | None:
+    """What the class at a dotted path takes; None where its source does not tell, or a config may not name it."""
+    if not isinstance(path, str) or not within(path, ALLOWED):
+        return None
+    module, _, name = path.rpartition(".")
+    found = _find(module, name)
+    return _read(*found) if found is not None and isinstance(found[1], ast.ClassDef) else None
+
+
+# Classes
+
+
+def _read(module: str, node: ast.ClassDef) -> Declared:
+    bases = [base for base in (_base(module, each) for each in node.bases) if base is not None]
+    doc = ast.get_docstring(node) or ""
+    constructor = next((each for each in node.body if getattr(each, "name", None) == "__init__"), None)
+    free = False
+    if isinstance(constructor, ast.FunctionDef):
+        arguments = {each.name: each for each in _parameters(constructor, module)}
+        free = constructor.args.kwarg is not None
+        doc = "\n\n".join(filter(None, [doc, ast.get_docstring(constructor)]))
+    elif any(_called(each) == "dataclass" for each in node.decorator_list):
+        arguments = {name: each for base in reversed(bases) for name, each in base.arguments.items()}
+        arguments |= {each.name: each for each in _fields(node, module)}
+    else:
+        first = next((base for base in bases if base.arguments or base.free), None)
+        arguments, free = (first.arguments, first.free) if first else ({}, False)
+    said = documented(doc)
+    doc = doc if summary(doc) else _syntax(module)["__doc__"]
+    inherited = {name: each.doc for base in reversed(bases) for name, each in base.arguments.items()}
+    told = {
+        name: Argument(name, each.annotation, each.default, each.module, said.get(name) or inherited.get(name, ""))
+        for name, each in arguments.items()
+    }
+    return Declared(node.name, told, free, doc)
+
+
+def _base(module: str, node: ast.expr) -> Declared | None:
+    """What a base class of our own takes."""
+    found = _find(module, node.id) if isinstance(node, ast.Name) else None
+    own = found is not None and within(found[0], ALLOWED) and isinstance(found[1], ast.ClassDef)
+    return _read(*found) if own else None
+
+
+def _parameters(constructor: ast.FunctionDef, module: str) -> Iterator[Argument]:
+    every = constructor.args
+    placed = [*every.posonlyargs, *every.args]
+    defaults = [None] * (len(placed) - len(every.defaults)) + every.defaults
+    for each, default in [
+        *zip(placed[1:], defaults[1:], strict=True),
+        *zip(every.kwonlyargs, every.kw_defaults, strict=True),
+    ]:
+        yield Argument(each.arg, each.annotation, default, module)
+
+
+def _fields(node: ast.ClassDef, module: str) -> Iterator[Argument]:
+    for each in node.body:
+        if not isinstance(each, ast.AnnAssign) or "ClassVar" in ast.unparse(each.annotation):
+            continue
+        default = each.value
+        if _called(default) == "field":
+            words = {word.arg: word.value for word in default.keywords}
+            default = words.get("default") or words.get("default_factory")
+        yield Argument(each.target.id, each.annotation, default, module)
+
+
+def _called(node: ast.expr | None) -> str:
+    """The name of what a decorator or a default calls."""
+    node = node.func if isinstance(node, ast.Call) else node
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def summary(doc: str) -> str:
+    """The first paragraph of a docstring, before its arguments."""
+    return " ".join(re.split(r"\n\s*\n|\n\s*\w+:\n", f"\n{doc}\n")[0].split())
+
+
+def documented(doc: str) -> dict[str, str]:
+    """What a docstring says of each argument, in one line each."""
+    found, names, depth = {}, [], 0
+    for line in doc.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if re.fullmatch(r"\s*(Args|Arguments|Fields|Parameters):\s*", line):
+            names, depth = [], indent + 1
+        elif depth and line.strip() and indent < depth:
+            depth = 0
+        elif depth and line.strip():
+            depth = indent if depth == 1 or not found else depth
+            entry = re.fullmatch(r"\s*((?:\w+, )*\w+)(?: \([^)]*\))?:\s*(.*)", line) if indent <= depth else None
+            if entry:
+                names = entry[1].split(", ")
+                found |= dict.fromkeys(names, entry[2].strip())
+            else:
+                found |= {name: f"{found[name]} {line.strip()}".strip() for name in names}
+    return found
+
+
+# Names
+
+
+@functools.cache
+def _syntax(module: str) -> dict[str, Any]:
+    """The top-level names of a module: a class's or a value's syntax, or (module, name) that it is imported from, and
+    `__doc__`. Without any name where there is no source."""
+    file = _file(module)
+    tree = ast.parse("" if file is None else file.read_text(encoding="utf-8"))
+    names: dict[str, Any] = {"__doc__": ast.get_docstring(tree) or ""}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            names[node.name] = node
+        elif isinstance(node, ast.AnnAssign | ast.Assign) and node.value is not None:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name):
+                    names[target.id] = node.value
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            for alias in node.names:
+                names[alias.asname or alias.name] = (node.module, alias.name)
+    return names
+
+
+def _file(module: str) -> Path | None:
+    """The source of a module, found without importing the packages that it is in."""
+    parts, folders, spec = module.split("."), None, None
+    for i in range(len(parts)):
+        spec = PathFinder.find_spec(".".join(parts[: i + 1]), folders)
+        if spec is None:
+            return None
+        folders = spec.submodule_search_locations
+    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+
+
+def _find(module: str, name: str) -> tuple[str, ast.AST] | None:
+    """The module where a name is defined and its syntax, through the imports that lead there."""
+    found = _syntax(module).get(name)
+    if isinstance(found, tuple):
+        return _find(*found) if found != (module, name) else None
+    return None if found is None or name == "__doc__" else (module, found)
+
+
+class _Unknown(Exception):
+    """A name that only an import tells."""
+
+
+class _Names(dict):
+    """The values of a module's names, as far as sources tell."""
+
+    def __init__(self, module: str):
+        super().__init__()
+        self.module = module
+
+    def __missing__(self, name: str) -> Any:
+        here = _syntax(self.module).get(name)
+        origin, source = here if isinstance(here, tuple) else ("builtins", name)
+        if here is None or (isinstance(here, tuple) and origin in _LIGHT):
+            found = getattr(importlib.import_module(origin), source, _Unknown)
+        elif isinstance(here, tuple):
+            found = _value_of(origin, source)
+        else:
+            found = _value_of(self.module, name)
+        if found is _Unknown:
+            raise _Unknown(name)
+        return found
+
+
+def _value_of(module: str, name: str) -> Any:
+    found = _find(module, name)
+    if found is None or not isinstance(found[1], ast.expr):
+        return _Unknown
+    return _evaluated(found[1], found[0], _Unknown)
+
+
+def _evaluated(source: ast.expr, module: str, otherwise: Any) -> Any:
+    """The value of an expression of names, numbers and what pydantic and typing make of them; `otherwise` where one of its
+    names is neither."""
+    try:
+        return eval(compile(ast.Expression(source), module, "eval"), {"__builtins__": {}}, _Names(module))
+    except _Unknown:
+        return otherwise
