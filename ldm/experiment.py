@@ -125,7 +125,7 @@ class Experiment:
             self._build_model(whole)
         self.metrics = build(self.config["metric"] or {}, "metric")
         check_data(self.model.condition, self.metrics, self.data)
-        watchers.check(self.config.get("callback") or {})
+        watchers.check(self.config["callback"])
         if self.pretrained is not None:
             self.pretrained.load_into(self.model.autoencoder)
         self.given = weights_key(self.model.autoencoder) if self.pretrained is not None else None
@@ -155,7 +155,7 @@ class Experiment:
         self.first, self.second = agree(self._plans)
         self._begun = True
         self.data.bad_samples = self.place.path / "bad_samples.jsonl"
-        loggers = self.config.get("logger") or {}
+        loggers = self.config["logger"]
         self.sinks = [Guarded(build(node, f"logger.{name}")) for name, node in loggers.items() if rank() == 0]
         agree(self._describe)
         for sink in self.sinks:
@@ -412,7 +412,7 @@ class Experiment:
         stage.attach(checkpoints, snapshots, journal, self.stop, self.sinks, settings)
         pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
         own, given = watchers.watching(
-            self.config.get("callback") or {}, stage, self.data.batch_size, self.place.path / "lightning"
+            self.config["callback"], stage, self.data.batch_size, self.place.path / "lightning"
         )
         trainer = self._trainer(Bar(self.console), pictures, *own, players=len(stage.players()), given=given)
         try:

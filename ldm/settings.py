@@ -55,8 +55,8 @@ def checked(config: Config) -> Config:
     settings = _settings(config)
     # An experiment's words for a stage that is then not trained (stage@second=none) are of nothing.
     config = config | {stage: config[stage] if is_node(config.get(stage)) else {} for stage in ("first", "second")}
-    metrics = {name: node for name, node in (config.get("metric") or {}).items() if node is not None}
-    config = config | {"metric": metrics}  # without one that is left out, as metric.distances=null
+    for group in ("metric", "logger", "callback"):  # without one that is left out, as metric.distances=null
+        config = config | {group: {name: node for name, node in (config.get(group) or {}).items() if node is not None}}
     for part in NODES:
         if config.get(part) is not None:
             check(config[part], part, _GIVEN.get(part, ()))

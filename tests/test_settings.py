@@ -28,6 +28,11 @@ def test_a_metric_that_is_left_out_is_out(tmp_path):
     assert list(config["metric"]) == ["reconstruction"]
 
 
+@pytest.mark.parametrize("group", ["logger", "callback"])
+def test_a_logger_or_a_callback_that_is_left_out_is_out(group, tmp_path):
+    assert Experiment(tiny(tmp_path) | {group: {"one": None}}).config[group] == {}
+
+
 def test_a_first_stage_that_nothing_makes_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="stage@first=none: this autoencoder has weights that nothing trains; give"):
         Experiment(tiny(tmp_path) | {"first": {}}).run()

@@ -91,7 +91,7 @@ class Origin:
         if first_stage != self.first_stage:
             log.warning(
                 "the prior of %s knows the latents of its own first stage alone, and here they are of another; "
-                "autoencoder.checkpoint=%s takes its own",
+                "its own is autoencoder.checkpoint=%s, left as it is",
                 *(self.wanted.checkpoint, self.wanted.checkpoint),
             )
 

@@ -160,7 +160,7 @@ def test_whitening_is_the_checkpoints_on_its_own_first_stage_alone(run, tmp_path
     assert not caplog.messages
     for other in ("another", None):
         origin.check(other)
-    assert caplog.text.count(f"autoencoder.checkpoint={run} takes its own") == 2
+    assert caplog.text.count(f"its own is autoencoder.checkpoint={run}, left as it is") == 2
     assert begin(fresh(tmp_path), Wanted(str(run), statistics="data")).whitening(origin.first_stage) is None
 
 
