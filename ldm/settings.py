@@ -8,7 +8,7 @@ import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
@@ -37,6 +37,7 @@ class Settings:
     store: str
     cache_latents: bool
     rank_timeout: PositiveFloat = 120.0
+    keep: Literal["all", "model"] = "all"
 
 
 def checked(config: Config) -> Config:

@@ -17,7 +17,8 @@ ROWS = [
     ("task", "metric", "data"),
     ("run", "interop", "settings", "fitting"),
     ("stage", "callback"),
-    ("experiment", "measuring", "sampling", "sweep", "main"),
+    ("experiment", "measuring", "sampling", "sweep", "main", "command"),
+    ("__main__",),
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 
