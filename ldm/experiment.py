@@ -478,10 +478,11 @@ class Experiment:
     def _prune(self) -> None:
         """Remove what a finished run no longer needs, where this was asked for."""
         if self.config["keep"] == "model":
-            trained = {"first": self.pretrained is None and self._trains_first(), "second": self._trains_second()}
-            for stage in (name for name, is_trained in trained.items() if is_trained):
-                self._checkpoints(stage).prune(self.config[stage]["steps"], self.model.made_from[stage])
-                self._snapshots(stage).clear()
+            has_first = "first" in self.first.history[-1]["settings"]  # its weights are frozen by now
+            for stage, trained in (("first", has_first), ("second", self._trains_second())):
+                if trained:
+                    self._checkpoints(stage).prune(self.config[stage]["steps"], self.model.made_from[stage])
+                    self._snapshots(stage).clear()
         self.store.needs.settle(goes_on=self.config["keep"] == "all")
 
 
