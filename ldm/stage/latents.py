@@ -38,7 +38,7 @@ def weights_key(autoencoder: Autoencoder) -> str:
 def cached(autoencoder: Autoencoder, data: DataModule, store: Store, alignment: Alignment | None = None) -> DataModule:
     """`data` with latents in place of images, and features of the training images where there is an alignment, encoded now
     where the store does not have them. All ranks call it."""
-    if data.transform.crop == "random" or data.sources["train"].stream is not None:
+    if not _can_be_cached(data):
         log.info("latents are not cached: training images are cropped anew, or streamed")
         return data
     weights, device = weights_key(autoencoder), next(autoencoder.parameters(), torch.zeros(())).device
@@ -66,7 +66,7 @@ def cache_size(
     Arguments:
         weights: the encoder's `weights_key`; None where it is not trained yet, so that nothing can be there.
     """
-    if data.transform.crop == "random" or data.sources["train"].stream is not None:
+    if not _can_be_cached(data):
         return 0
     latent_size, total = math.prod(autoencoder.latent_shape), 0
     for split in ("train", "val"):
@@ -76,6 +76,10 @@ def cache_size(
         feature = alignment.features(torch.zeros(1, *data.image_shape))
         total += _encoded_size(data, "train", feature.numel())
     return total
+
+
+def _can_be_cached(data: DataModule) -> bool:
+    return data.transform.crop != "random" and data.sources["train"].stream is None
 
 
 def _encoded_size(data: DataModule, split: Split, numbers: int) -> int:
