@@ -31,7 +31,7 @@ def _bytes(text: str) -> float:
     "words",
     [
         (),
-        ("+data.flip=true", "second.snapshots=0", "first.save_every=0"),
+        ("+data.flip=true", "second.snapshots=0"),
         ("autoencoder=vq_f4", "loss=kl_gan", "alignment=random", "second.snapshots=3"),
         ("second.optimizer._target_=torch.optim.SGD", "~second.optimizer.betas", "+second.optimizer.momentum=0.9"),
     ],
