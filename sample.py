@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from ldm.command import begin, checked
+from ldm.entry import begin, checked
 
 
 @hydra.main(config_path="conf", config_name="sample", version_base="1.3")

@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from ldm.command import begin, checked, composed
+from ldm.entry import begin, checked, composed
 from ldm.stage.handover import handed_down
 from ldm.words import SWEEP
 

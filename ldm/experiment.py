@@ -43,6 +43,8 @@ from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.evaluation import Evaluation, asked_hash, code_version, device_name
+from ldm.run.footprint import Footprint
+from ldm.run.needs import Needs
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED, Diverged, StopFlag, Stopped
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
@@ -50,11 +52,13 @@ from ldm.settings import check_batch, check_stages, check_train, checked
 from ldm.stage import finetune, provenance
 from ldm.stage.feed import Feed
 from ldm.stage.first import First
-from ldm.stage.latents import cached, pays, statistics, weights_key
+from ldm.stage.footprint import of_stage
+from ldm.stage.latents import cache_size, cached, pays, statistics, weights_key
 from ldm.stage.launch import agree, rank, ranks, turn
 from ldm.stage.provenance import History, Plan
 from ldm.stage.second import Second, aligned
 from ldm.stage.stage import Stage
+from ldm.tensors import size_of
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +85,7 @@ class Experiment:
         if self.pretrained is not None:
             self.config["autoencoder"] = self.pretrained.config(tuple(config["data"]["image_shape"]))
         self.config = checked(self.config)
-        self.seed, self.store = self.config["seed"], Store(Path(self.config["store"]))
+        self.seed = self.config["seed"]
         self.console = Console()
         self.place: RunDirectory | None = None
         self._begun = False  # whether this call has changed anything in the run's directory
@@ -100,6 +104,7 @@ class Experiment:
             logging.getLogger().removeHandler(self._early)
         with ranks(trainer, self.asked):
             self.place = RunDirectory(Path(agree(self._claim)))
+            self.store = Store(Path(self.config["store"]), Needs(self.place.path))
             try:
                 self._steps()
             except Stopped:
@@ -238,6 +243,10 @@ class Experiment:
             )
         return plan
 
+    def _pruned(self, stage: str) -> bool:
+        """Whether of a stage that was trained here the weights alone are left, in `model/`."""
+        return self._checkpoints(stage).pruned()
+
     # What is said of a run
 
     def _whole_config(self) -> Config:
@@ -259,6 +268,7 @@ class Experiment:
     def _describe(self) -> None:
         text = yaml.safe_dump(self._whole_config(), sort_keys=False, allow_unicode=True)
         write_text(self.place.path / "config.yaml", text)
+        self.store.needs.begin()
         log.info("run %s: experiment %s, seed %d", self.place.path, self.config["experiment"], self.seed)
         for part in PARTS:
             log.info("%-11s %8.3f M parameters", part, _parameters(getattr(self.model, part)) / 1e6)
@@ -272,6 +282,47 @@ class Experiment:
         overlap = self.data.overlap()
         if overlap:
             log.warning("%s", overlap)
+        if self._is_left("first") or self._is_left("second"):
+            footprint = self._footprint()
+            log.info("%s", footprint.said(self.config["keep"]))
+            footprint.check_room(self.place.path, self.store.root)
+
+    def _is_left(self, stage: str) -> bool:
+        """Whether updates of a stage are to be made here; the store may still have the first."""
+        plan, trains = {"first": (self.first, self._trains_first()), "second": (self.second, self._trains_second())}[
+            stage
+        ]
+        return trains and plan.updates < self.config[stage]["steps"]
+
+    def _footprint(self) -> Footprint:
+        """What will lie on disk when both stages have been trained."""
+        model, stages, shared = self.model, [], {"first stage": 0, "latents": 0}
+        weights = None
+        if not self._trains_first():
+            weights = weights_key(model.autoencoder)
+        else:
+            found = self.store.find("autoencoder", key_of(self.first.history))
+            if found is None:
+                shared["first stage"] = size_of(model.autoencoder.state_dict())
+            else:
+                weights = self.store.description(found)["weights"]
+            if found is None or self.first.updates:
+                first = self._new_first()
+                trained = {"autoencoder": first.autoencoder, "loss": first.loss}
+                stages.append(of_stage(trained, {"autoencoder": first.autoencoder}, first.recipe, self.first.history))
+        if self._trains_second():
+            networks = {"condition": model.condition, "prior": model.prior}
+            along = {} if self.alignment is None else {"alignment": self.alignment}
+            recipe = build(self.config["second"], "second")
+            stages.append(of_stage(networks | along, networks, recipe, self.second.history))
+            if self._caches():
+                shared["latents"] = cache_size(model.autoencoder, self.data, self.store, weights, self.alignment)
+        own = {
+            "checkpoints": sum(each.checkpoints for each in stages),
+            "snapshots": sum(each.snapshots for each in stages),
+            "model": size_of(model.state_dict()) * (2 if self._trains_second() else 1),
+        }
+        return Footprint(own, shared, max(each.checkpoint for each in stages) if stages else 0)
 
     def _tell(self, status: str, error: Exception | None = None) -> None:
         """`run.json`: the facts that the report begins with."""
@@ -304,7 +355,9 @@ class Experiment:
 
     def _first_stage(self) -> None:
         autoencoder = self.model.autoencoder
-        if self._trains_first():
+        if self._pruned("first"):
+            load_weights(autoencoder, self.place.model / "model.safetensors", "autoencoder.")
+        elif self._trains_first():
             found = self._stored_first()
             load_weights(autoencoder, found / "model.safetensors")
             if weights_key(autoencoder) != self.store.description(found)["weights"]:
@@ -321,13 +374,16 @@ class Experiment:
             if found is not None:
                 log.info("first stage found in the store: %s", found)
                 return found
-            torch.manual_seed(seed_of(self.seed, "loss"))  # a critic's first weights
-            loss = build(self.config["loss"], "loss")
-            stage = First(self.model.autoencoder, loss, build(self.config["first"], "first"), self.seed)
+            stage = self._new_first()
             self._fit(stage, self.first)
 
             self.first = Plan(stage.updates, stage.history)  # as planned, unless a damaged checkpoint was passed over
             return agree(lambda: self._publish(stage))
+
+    def _new_first(self) -> First:
+        torch.manual_seed(seed_of(self.seed, "loss"))  # a critic's first weights
+        loss = build(self.config["loss"], "loss")
+        return First(self.model.autoencoder, loss, build(self.config["first"], "first"), self.seed)
 
     def _publish(self, stage: First) -> Path:
         key = key_of(stage.history)
@@ -343,6 +399,9 @@ class Experiment:
         autoencoder = self.model.autoencoder.to(self._trainer().strategy.root_device)
         weights = weights_key(autoencoder)
         self.second = agree(lambda: self._decided("second", self._second_plan(self.first.history, weights)))
+        if self._pruned("second"):
+            self._take_finished()
+            return
         if self._caches():
             self.data = cached(autoencoder, self.data, self.store, self.alignment, self.stop)
         kept = None if self.origin is None else self.origin.whitening(weights)
@@ -365,10 +424,13 @@ class Experiment:
         if not self._trains_second():
             return False
         asked = self.config["cache_latents"]
-        found = pays(self.data, self.config["second"]["steps"]) if asked == "auto" else asked
-        if not found and asked == "auto":
-            log.info("latents are encoded as they are read, which is less than all there are once")
-        return found
+        return pays(self.data, self.config["second"]["steps"]) if asked == "auto" else asked
+
+    def _take_finished(self) -> None:
+        """The model of a run of which nothing else is left; how it samples may be said anew."""
+        load_weights(self.model, self.place.model / "model.safetensors")
+        self.model.made_from = self._made_from(self.second.history)
+        agree(lambda: self.model.save(self.place.model, self.config))
 
     def _made_from(self, second: History) -> dict[str, Any]:
         return {
@@ -455,12 +517,23 @@ class Experiment:
         return record.read(self.place.records)
 
     def _conclude(self) -> None:
+        self._prune()
         self._tell("finished")
         report.write(self.place.path)
         for sink in self.sinks:
             sink.conclude(self.measured, self.place.report)
         say(self.measured)
         log.info("everything is in %s; look at %s", self.place.path, self.place.report)
+
+    def _prune(self) -> None:
+        """Remove what a finished run no longer needs, where this was asked for."""
+        if self.config["keep"] == "model":
+            has_first = "first" in self.first.history[-1]["settings"]  # its weights are frozen by now
+            for stage, trained in (("first", has_first), ("second", self._trains_second())):
+                if trained:
+                    self._checkpoints(stage).prune(self.config[stage]["steps"], self.model.made_from[stage])
+                    self._snapshots(stage).clear()
+        self.store.needs.settle(goes_on=self.config["keep"] == "all")
 
 
 def _number(source: Source) -> str:

@@ -114,6 +114,14 @@ def whole_directory(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+def in_units(count: int) -> str:
+    """A number of bytes for people, in the largest unit of which there is one: 1,234,567 is 1.2 MB."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"
+
+
 def checksum(path: Path) -> str:
     """xxh3-128 of a file, about 10 GB/s: guards against damage, not against malice."""
     digest = xxhash.xxh3_128()

@@ -7,7 +7,7 @@ import dataclasses
 import re
 import typing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
@@ -48,6 +48,7 @@ class Settings:
     store: str
     cache_latents: bool | Literal["auto"]
     rank_timeout: PositiveFloat = 120.0
+    keep: Literal["all", "model"] = "all"
 
 
 def checked(config: Config) -> Config:

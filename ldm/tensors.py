@@ -47,10 +47,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
         OSError: there is no room for it, or it cannot be written; names the file and its size.
         TypeError: a tensor of a type that the format does not know.
     """
-    # Wide types first, so that every tensor begins at a multiple of its element's size.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header = _header(ordered)
-    size = len(header) + sum(tensor.nbytes for _, tensor in ordered)
+    ordered = _ordered(tensors)
+    header, size = _header(ordered), size_of(tensors)
     digest = xxhash.xxh3_128()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
@@ -73,6 +71,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
     finally:
         os.close(descriptor)
     return size, digest.hexdigest()
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the file that `write_tensors` would write, from shapes and types; the tensors may be on `meta`."""
+    return len(_header(_ordered(tensors))) + sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _ordered(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Wide types first, so that every tensor begins at a multiple of its element's size."""
+    return sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
 
 
 def _header(tensors: list[tuple[str, Tensor]]) -> bytes:

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from ldm.command import composed
 from ldm.declared import declared
+from ldm.entry import composed
 from ldm.help import told, wrapped
 from ldm.words import misspelt
 from tests.pieces import CONF

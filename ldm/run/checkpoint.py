@@ -3,6 +3,8 @@
 `checkpoints/step-N/` holds `tensors.safetensors` and `manifest.json` with the nested state, where tensors stand by name,
 and size and checksum of the tensor file. It is written under a temporary name, flushed and renamed; then the small file
 `latest` is replaced; only then the oldest goes. Loading verifies; a damaged one is named and the one before is taken.
+
+Of a finished stage that is not to go on a manifest without tensors stays (`prune`), which says what was done.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ import xxhash
 from torch import Tensor
 
 from ldm.files import checksum, whole_directory, write_json, write_text
-from ldm.tensors import read_tensors, write_tensors
+from ldm.tensors import read_tensors, size_of, write_tensors
 
 log = logging.getLogger(__name__)
 
 FORMAT = 3  # of the files and of what a stage puts into them
 _TENSOR = "__tensor__"
+_TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
 
 
 class DamagedCheckpoint(RuntimeError):
@@ -73,17 +76,21 @@ def write(path: Path, state: dict[str, Any]) -> None:
     skeleton = _split(state, "", tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_directory(path) as folder:
-        size, digest = write_tensors(folder / "tensors.safetensors", tensors)
-        manifest = {"format": FORMAT, "bytes": size, "xxh3": digest, "state": skeleton}
-        manifest["self"] = _digest(manifest)
-        write_json(folder / "manifest.json", manifest)
+        size, digest = write_tensors(folder / _TENSORS, tensors)
+        _write_manifest(folder, size, digest, skeleton)
+
+
+def _write_manifest(folder: Path, size: int, digest: str, skeleton: Any) -> None:
+    manifest = {"format": FORMAT, "bytes": size, "xxh3": digest, "state": skeleton}
+    manifest["self"] = _digest(manifest)
+    write_json(folder / _MANIFEST, manifest)
 
 
 def bytes_of(state: Any) -> int:
-    """What the tensors of a nested state take on disk."""
+    """What a nested state takes on disk; of its tensors only the shapes and types are looked at."""
     tensors: dict[str, Tensor] = {}
-    _split(state, "", tensors)
-    return sum(tensor.nbytes for tensor in tensors.values())
+    manifest = {"state": _split(state, "", tensors)}
+    return size_of(tensors) + len(json.dumps(manifest, indent=1))
 
 
 def _digest(manifest: dict[str, Any]) -> str:
@@ -93,7 +100,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 def _manifest(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint directory, verified; DamagedCheckpoint where it is not what was written."""
-    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
     if manifest["format"] > FORMAT:
         raise DamagedCheckpoint(f"{path}: format {manifest['format']} is newer than this ldm's {FORMAT}; update ldm")
     if manifest["format"] < FORMAT:
@@ -110,7 +117,7 @@ def read(path: Path) -> dict[str, Any]:
     """The state of one checkpoint directory, verified; DamagedCheckpoint where it is not what was written."""
     try:
         manifest = _manifest(path)
-        file = path / "tensors.safetensors"
+        file = path / _TENSORS
         if file.stat().st_size != manifest["bytes"]:
             raise DamagedCheckpoint(f"{file}: {file.stat().st_size} bytes, {manifest['bytes']} were written")
         if checksum(file) != manifest["xxh3"]:
@@ -164,6 +171,25 @@ class Checkpoints:
             except (DamagedCheckpoint, OSError, ValueError, KeyError, TypeError) as error:
                 log.info("passed over: %s", error)
         return None
+
+    def prune(self, updates: int, history: Any) -> None:
+        """Keep of a finished stage what was done, and nothing to go on from."""
+        path = self.folder / f"step-{updates}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with whole_directory(path) as folder:
+            _write_manifest(folder, 0, "", {"__dict__": [["updates", updates], ["history", _split(history, "", {})]]})
+        write_text(self.folder / "latest", f"{path.name}\n")
+        for other in self.steps():
+            if other != updates:
+                shutil.rmtree(self.folder / f"step-{other}")
+
+    def pruned(self) -> bool:
+        """Whether the newest one was left without tensors by `prune`."""
+        steps = self.steps()
+        try:
+            return bool(steps) and _manifest(self.folder / f"step-{steps[-1]}")["bytes"] == 0
+        except (DamagedCheckpoint, OSError, ValueError, KeyError, TypeError):
+            return False
 
     def clear(self) -> None:
         """Remove them all."""

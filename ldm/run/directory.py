@@ -8,6 +8,7 @@
     metrics.jsonl    the curves
     records.jsonl    the measured numbers
     report.html      all of it to look at
+    needs.json       what it needs of the store
     log.txt          what was said
 
 With a name, the directory is that name's and the same command goes on where it stopped; without, the name is

@@ -38,7 +38,7 @@ def load(run: str | Path, weights: Weights, ema: float | None, device: torch.dev
     if weights != "average":
         raise ValueError(f"ema={ema:g} is of averaged weights and weights={weights}; leave one of the two out")
     snapshots = Snapshots(RunDirectory(Path(run)).snapshots / "second")
-    if snapshots.history() != model.made_from.get("second"):
+    if snapshots.files() and snapshots.history() != model.made_from.get("second"):
         raise ValueError(
             f"the snapshots of {run} are not of the training that made its model/: that command goes on with a longer or a "
             "new one. Finish it, by the words that it was begun with"

@@ -2,6 +2,7 @@
 
 First stages and latent caches live here. An artifact is a directory that appears whole (a rename) under its key; a
 lock per key lets one process make it while others wait; the lock is the kernel's, so a dead maker's is free at once.
+What a run looks up it needs from then on, and says so before it looks (ldm.run.needs).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ldm.files import write_json
+from ldm.run.needs import Needs
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +50,23 @@ class Lock:
 
 
 class Store:
-    def __init__(self, root: Path):
-        self.root = root
+    """
+    Arguments:
+        needs: of the run that looks things up here; None where nobody is to be told.
+    """
+
+    def __init__(self, root: Path, needs: Needs | None = None):
+        self.root, self.needs = root, needs
 
     def path(self, kind: str, key: str) -> Path:
         return self.root / kind / key
 
     def find(self, kind: str, key: str) -> Path | None:
-        """The artifact, or None; it is there as a whole or not at all."""
+        """The artifact, or None; it is there as a whole or not at all. To be asked under the artifact's lock, so that it is
+        not removed on the way from the question to the use."""
         path = self.path(kind, key)
+        if self.needs is not None:
+            self.needs.add(self.root, f"{kind}/{key}")
         return path if (path / "artifact.json").exists() else None
 
     def description(self, artifact: Path) -> Any:

@@ -7,8 +7,8 @@ sqrt(E[mean^2 + std^2] - E[mean]^2), the deviation of a draw from q(z|x) over im
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.data import latent
-from ldm.data.module import DataModule
+from ldm.data.module import DataModule, Split
 from ldm.loss.alignment import Alignment
 from ldm.run.signals import StopFlag
 from ldm.run.store import Store
@@ -27,6 +27,7 @@ from ldm.tensors import hash_of
 log = logging.getLogger(__name__)
 
 ENOUGH = 10_000  # images for the moments
+_AROUND = 800  # bytes of a shard's header and of what the manifest says of it
 
 
 def weights_key(autoencoder: Autoencoder) -> str:
@@ -51,7 +52,7 @@ def cached(
 ) -> DataModule:
     """`data` with latents in place of images, and features of the training images where there is an alignment, encoded now
     where the store does not have them. All ranks call it. Stopped where a signal came first; the next time goes on."""
-    if data.transform.crop == "random" or data.sources["train"].stream is not None:
+    if not _can_be_cached(data):
         log.info("latents are not cached: training images are cropped anew, or streamed")
         return data
     stop = stop or StopFlag()
@@ -72,18 +73,51 @@ def cached(
     return data.with_latents(train, val, weights, features, alignment.key)
 
 
+def cache_size(
+    autoencoder: Autoencoder, data: DataModule, store: Store, weights: str | None, alignment: Alignment | None = None
+) -> int:
+    """Bytes that `cached` will add to the store, to a few per cent.
+
+    Arguments:
+        weights: the encoder's `weights_key`; None where it is not trained yet, so that nothing can be there.
+    """
+    if not _can_be_cached(data):
+        return 0
+    latent_size, total = math.prod(autoencoder.latent_shape), 0
+    for split in ("train", "val"):
+        if weights is None or store.find("latents", _name(data, split, weights)) is None:
+            total += _encoded_size(data, split, 2 * latent_size)
+    if alignment is not None and store.find("features", _name(data, "train", alignment.key)) is None:
+        feature = alignment.features(torch.zeros(1, *data.image_shape))
+        total += _encoded_size(data, "train", feature.numel())
+    return total
+
+
+def _can_be_cached(data: DataModule) -> bool:
+    return data.transform.crop != "random" and data.sources["train"].stream is None
+
+
+def _encoded_size(data: DataModule, split: Split, numbers: int) -> int:
+    """Of so many numbers an item in float16, of the mirrored item too where it is encoded, and the item's index."""
+    count = len(data.sources[split])
+    return count * (2 * numbers * (2 if _flips(data, split) else 1) + 8) + -(-count // 1024) * _AROUND
+
+
+def _flips(data: DataModule, split: Split) -> bool:
+    return data.transform.flip and split == "train"
+
+
+def _name(data: DataModule, split: Split, weights: str) -> str:
+    """Of an artifact: what it is made from, and whether of mirrored images too."""
+    key = data.latent_key(split, weights)
+    return f"{key}-mirrored" if _flips(data, split) else key
+
+
 def _stored(
-    kind: str,
-    encode: latent.Encode,
-    data: DataModule,
-    split: Literal["train", "val"],
-    weights: str,
-    store: Store,
-    stop: StopFlag,
+    kind: str, encode: latent.Encode, data: DataModule, split: Split, weights: str, store: Store, stop: StopFlag
 ) -> Path:
     key = data.latent_key(split, weights)
-    flips = data.transform.flip and split == "train"
-    name = f"{key}-mirrored" if flips else key
+    name, flips = _name(data, split, weights), _flips(data, split)
     with turn(store.lock(kind, name)):
         found = agree(lambda: store.find(kind, name))
         if found is not None:

@@ -138,16 +138,17 @@ def _seedless(history: History) -> History:
 
 @dataclass(frozen=True)
 class Begun:
-    """What the newest checkpoint of a stage holds."""
+    """What the newest checkpoint of a stage holds; `pruned` where its weights and its optimiser's state were removed."""
 
     updates: int
     history: History
+    pruned: bool = False
 
 
 def begun(checkpoints: Checkpoints) -> Begun | None:
     """None where a stage has no checkpoint that can be read; its tensors are not read here."""
     state = checkpoints.peek()
-    return None if state is None else Begun(state["updates"], state["history"])
+    return None if state is None else Begun(state["updates"], state["history"], checkpoints.pruned())
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,9 @@ def plan(stage: str, there: Begun | None, settings: Settings) -> Plan:
     told = said([each for each in own if _may_change(each[0], stage)])
     if told and there.updates == steps:
         refused, told = refused + told, ()
+    if there.pruned and there.updates < steps:
+        kept = f"{stage}.steps={steps} (finished with {there.updates} and keep=model, which left no checkpoint to go on from)"
+        refused, told = (kept, *refused), ()
     return Plan(there.updates, history, told, refused + said(list(_changed_first(before, settings))))
 
 

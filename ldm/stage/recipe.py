@@ -32,7 +32,7 @@ class Recipe:
         log_every, validate_every, picture_every, save_every: in updates, 0 is never; the end is always saved.
         validate_images: held-out images, spread over their set, that a validation looks at; that of the end looks at all.
         snapshots: how many, over the run, of power-function averages, from which an average of any width can be rebuilt
-            (ldm.run.snapshots); with 0, none are kept. They take twice the weights in memory and 2 x snapshots on disk.
+            (ldm.run.snapshots); with 0, none are kept. They take twice the weights in memory and snapshots + 1 times on disk.
         patience: updates in a row without a finite gradient that end the run.
         compile: compile the networks (torch.compile).
         again: make the stage anew where what is there of it was not made wholly under these settings.

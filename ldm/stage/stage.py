@@ -287,7 +287,7 @@ class Stage(L.LightningModule, ABC):
         self.tick()
         if self.snapshots is not None and self.global_rank == 0:
             for width, average in self.powers.averages.items():
-                self.snapshots.save(self.updates, width, average.named())
+                self.snapshots.save(self.updates, width, average.named(), last=self.updates == self.steps)
         self.pause()
 
     # Logging

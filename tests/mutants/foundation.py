@@ -79,7 +79,7 @@ FAULTS = [
         ("data = data[os.write(descriptor, data) :]", "data = data[os.write(descriptor, data[:7]) + 1 :]"),
         ("weights_only=True", "weights_only=False"),
         ("os.posix_fallocate(descriptor, 0, size)", "pass"),
-        ("size = len(header) + sum", "size = sum"),
+        ("return len(_header(_ordered(tensors))) + sum", "return sum"),
     ),
     *of(
         "ldm/files.py",

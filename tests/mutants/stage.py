@@ -82,10 +82,10 @@ FAULTS = [
         ('if name not in ("latent_mean", "latent_std")', 'if name not in ("latent_mean",)'),
         ('{"mean": found.mean, "std": found.std}', '{"mean": found.mean, "std": found.std * 0}'),
         ("found = autoencoder.posterior(images.to(device))", "found = autoencoder.encode(images.to(device))"),
-        ('flips = data.transform.flip and split == "train"', "flips = data.transform.flip"),
+        ('return data.transform.flip and split == "train"', "return data.transform.flip"),
         ('for split in ("train", "val"))', 'for split in ("train", "train"))'),
         ("hash_of({name: state[name] for name in state", "hash_of({name: state[name] * 0 for name in state"),
-        ('if data.transform.crop == "random" or', "if"),
+        ('return data.transform.crop != "random" and', "return"),
     ),
     *of(
         "ldm/stage/stage.py",

@@ -90,7 +90,7 @@ def walk(folder, steps: int = 400, count: int = 8, widths=(0.03, 0.05, 0.07, 0.1
             average.update()
         if powers.due(t):
             for width, average in powers.averages.items():
-                Snapshots(folder).save(t, width, average.named())
+                Snapshots(folder).save(t, width, average.named(), last=t == steps)
     return {width: average.named()["weight"] for width, average in direct.items()}, Snapshots(folder).files()
 
 
