@@ -78,6 +78,7 @@ def test_a_wrong_argument(config, said):
     [
         {"autoencoder": {"_target_": "ldm.autoencoder.autoencoder.Autoencoder", "checkpoint": "x"}},
         {"a": {"_target_": "os.system", "command": "x"}},
+        {"a": {"_target_": "logging.Handler", "levl": 1}},
         {"a": {"_target_": "ldm.nowhere.Nothing", "x": 1}},
         {"a": {"_target_": "ldm.stage.rate.Nothing", "x": 1}},
         {"a": {"_target_": 3}},
@@ -101,6 +102,7 @@ def test_nothing_is_imported_to_be_read(tmp_path, monkeypatch):
     declared.cache_clear()
     found = declared("lightning.pytorch.profilers.mine.Mine")
     assert list(found.arguments) == ["a", "b"] and found.free and found.arguments["a"].kind() is int
+    check({"_target_": "lightning.pytorch.profilers.mine.Mine", "a": 2, "whatever": 3})
     declared.cache_clear()
 
 
