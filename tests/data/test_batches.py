@@ -39,6 +39,8 @@ def test_ranks_and_accumulation_share_the_same_global_batch(world, accumulate):
 def test_iterating_twice_gives_the_same():
     batches = Batches(10, 4, stop=5)
     assert list(batches) == list(batches) and len(batches) == len(list(batches)) == 5
+    accumulated = Batches(10, 4, start=2, stop=5, accumulate=2)
+    assert len(accumulated) == len(list(accumulated)) == 6
 
 
 def test_seeds_and_epochs_differ():

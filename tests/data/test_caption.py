@@ -35,6 +35,7 @@ def test_clean(value, text, problem):
 def test_long_caption_is_cut():
     text, problem = clean("word " * 20_000)
     assert len(text) <= LONGEST and text.startswith("word word") and problem == "too long"
+    assert clean(["", "x" * (LONGEST + 5)]) == ("x" * LONGEST, "too long")
 
 
 def test_each_of_five_is_drawn():

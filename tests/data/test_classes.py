@@ -6,6 +6,7 @@ from ldm.data.module import DataModule
 from ldm.data.source import Source, Subset, digest, shown
 from ldm.data.split import Renumbered
 from tests.data.sources import png
+from tests.data.test_module import Streamed
 
 
 class Animals(Source):
@@ -81,6 +82,15 @@ def test_labels_without_names_are_counted_over_both_sets():
     assert module(Animals("a b", numbers=(0, 3)), Animals("a", numbers=(5,))).label_count == 6
     assert module(Animals("a b", numbers=(None, 2)), Animals("a", numbers=(-1,))).label_count == 3
     assert module(Animals("a", numbers=(None,)), Animals("a", numbers=(None,))).label_count == 0
+
+
+def test_labels_of_a_stream_cannot_be_counted_where_it_has_some():
+    class Unlabelled(Streamed):
+        columns = frozenset({"caption"})
+
+    assert module(Unlabelled(9), Animals("a", numbers=(5,))).label_count == 6
+    with pytest.raises(ValueError, match=r"data\.train: the labels of a stream .*condition\.classes"):
+        _ = module(Streamed(9), Animals("a", numbers=(5,))).label_count
 
 
 def test_an_item_without_a_label_has_none():

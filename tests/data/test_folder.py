@@ -55,7 +55,7 @@ def test_columns_are_what_there_is(root):
     assert Folder(root, "none").columns == Folder(root / "dog").columns | {"label"} == {"label"}
     assert Folder(root / "dog", "class").columns == Folder(root / "dog").columns == frozenset()
     (root / "dog/b.txt").write_text(" \n")
-    assert Folder(root / "dog").columns == frozenset()
+    assert Folder(root / "dog").columns == frozenset() and Folder(root / "dog")[0]["caption"] is None
 
 
 def test_flat_folder_has_no_classes(root):
@@ -168,6 +168,13 @@ def test_links_are_followed(tmp_path):
     assert labels(Folder(tmp_path / "link")) == labels(Folder(root))
 
 
+def test_a_link_to_the_folder_it_lies_in_ends(tmp_path):
+    """Alone, so that even where it is followed the system ends it, after 40 links or so."""
+    picture(tmp_path / "dog/b.png")
+    (tmp_path / "dog/self").symlink_to(tmp_path / "dog")
+    assert set(labels(Folder(tmp_path))) == {"dog/b.png"}
+
+
 def test_loops_of_links_end_and_are_told(tmp_path, caplog):
     picture(tmp_path / "cat/a.png")
     picture(tmp_path / "dog/b.png")
@@ -269,6 +276,27 @@ def test_metadata_as_a_table_of_its_own_folder(root):
     (root / "cat/metadata.csv").write_bytes('file_name,caption\ndeep/c.png,"a cat, deep"\r\n'.encode("utf-16"))
     source = Folder(root)
     assert source[1]["caption"] == ["a cat, deep"] and source[2]["caption"] is None
+
+
+def test_metadata_of_several_folders_is_put_together(root):
+    (root / "metadata.csv").write_text("file_name,text\ndog/b.PNG,a dog\n")
+    (root / "cat/metadata.csv").write_text("file_name,text\ndeep/c.png,a deep cat\n")
+    assert [Folder(root)[i]["caption"] for i in (1, 2)] == [["a deep cat"], ["a dog"]]
+
+
+def test_metadata_names_images_in_any_spelling(root):
+    """By a detour, and with the accent as a letter of its own."""
+    picture(root / "dog" / unicodedata.normalize("NFC", "é.png"))
+    names = ("cat/../dog/b.PNG", unicodedata.normalize("NFD", "dog/é.png"))
+    rows = "".join(f"{name},caption {i}\n" for i, name in enumerate(names))
+    (root / "metadata.csv").write_text(f"file_name,text\n{rows}", encoding="utf-8")
+    assert [Folder(root)[i]["caption"] for i in (2, 3)] == [["caption 0"], ["caption 1"]]
+
+
+def test_empty_captions_of_metadata_are_none(root):
+    rows = [{"file_name": "cat/deep/c.png", "text": ""}, {"file_name": "dog/b.PNG", "text": [None, "a dog", ""]}]
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [Folder(root)[i]["caption"] for i in (1, 2)] == [None, ["a dog"]]
 
 
 def test_metadata_without_captions_is_told_and_points_to_the_hub(root, caplog):

@@ -173,6 +173,21 @@ def test_fingerprint_of_a_stream_is_of_its_files(tmp_path, monkeypatch):
     assert len({first, named("c", 0), named("d", 0, 51)}) == 3
 
 
+def test_a_stream_is_known_by_the_size_and_the_end_of_its_files(tmp_path, monkeypatch):
+    """Tables that share their name, their first row and their first eight bytes."""
+
+    def named(folder, *letters):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.csv").write_text("image\n" + "".join(f"/gone/{letter}.png\n" for letter in letters))
+        return Hub(root=tmp_path / folder, files="x.csv", streaming=True).fingerprint
+
+    monkeypatch.setattr("ldm.data.table._FIRST", 1)
+    monkeypatch.setattr("ldm.data.hub._END", 8)
+    first = named("one", *"ab")
+    assert first == named("copy", *"ab")
+    assert len({first, named("end", *"ac"), named("longer", *"aab")}) == 3
+
+
 def test_no_network_is_said_clearly(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(

@@ -89,6 +89,17 @@ def test_icc_profile_is_applied():
     assert all(abs(v - 127.5) < 2.5 for v in pixel(saved(image, "TIFF", icc_profile=profile)))
 
 
+def test_a_profile_of_other_primaries_is_converted():
+    """sRGB with its red and blue primaries exchanged: what is stored as (200, 100, 50) is sRGB's (50, 100, 200)."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+    at, to = profile.index(b"rXYZ"), profile.index(b"bXYZ")
+    profile = bytearray(profile)
+    profile[at : at + 4], profile[to : to + 4] = b"bXYZ", b"rXYZ"
+    found = pixel(saved(rgb((200, 100, 50)), icc_profile=bytes(profile)))
+    assert found == pytest.approx((50, 100, 200), abs=2)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(orientation):
     """A picture whose upright form has red, green, blue, white corners, stored turned or mirrored as EXIF says."""
@@ -199,8 +210,10 @@ def test_bomb_is_rejected_from_its_header(monkeypatch):
 def test_bytes_limit(tmp_path):
     file = tmp_path / "large.png"
     file.write_bytes(saved(rgb("red")))
-    with pytest.raises(BadImageError, match="more than the limit of 10"):
-        decode(file, max_bytes=10)
+    size = file.stat().st_size
+    assert decode(file, max_bytes=size).size == (8, 8)
+    with pytest.raises(BadImageError, match=f"{size} bytes, more than the limit of {size - 1}"):
+        decode(file, max_bytes=size - 1)
 
 
 @pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (5, 3), (640, 480), (33, 31)])
@@ -253,6 +266,11 @@ def test_grey_of_a_colour_is_its_luma():
 def test_impossible_shape(shape):
     with pytest.raises(ValueError, match="image_shape: wanted"):
         Transform(shape)
+
+
+def test_everything_that_decides_the_pixels_is_in_the_key():
+    ways = [Transform((3, 8, 8)), Transform((3, 8, 8), "random"), Transform((3, 8, 8), flip=True), Transform((1, 8, 8))]
+    assert len({way.key for way in ways}) == 4 and Transform((3, 8, 8)).key == ways[0].key
 
 
 def test_float_range():

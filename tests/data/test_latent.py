@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ldm.data.image import Transform
+from ldm.data.items import Items, Maker
 from ldm.data.latent import BadLatentsError, LatentSource, build, finish
 from ldm.data.module import DataModule
+from ldm.data.tally import Tally
 from tests.data.sources import Halves, Numbers
 
 
@@ -186,6 +189,34 @@ def test_latents_that_are_not_finite(tmp_path, value, dtype):
     data = module()
     with pytest.raises(BadLatentsError, match=r"mean of items \[0, 1, 2\] is not finite"):
         build(lambda x: {"mean": x * 0 + value}, data.latent_items("train"), tmp_path, "k", dtype=dtype, batch_size=3)
+
+
+def test_one_latent_that_is_not_finite_is_named(tmp_path):
+    def broken(x):
+        mean = x.clone()
+        mean[1, 0, 0, 0] = float("nan")
+        return {"mean": mean}
+
+    with pytest.raises(BadLatentsError, match=r"mean of items \[1\] is not finite"):
+        build(broken, module().latent_items("train"), tmp_path, "k", batch_size=3)
+
+
+def test_what_is_encoded_is_not_mirrored_at_random(tmp_path):
+    """Whatever the items are made by: the left half is black in all."""
+    seen = []
+    maker = Maker(Transform((3, 8, 8), flip=True), 0, Tally(32, "train", 0.0, None))
+    build(
+        lambda x: seen.append(x) or encode(x), Items(Halves(32), maker, "raise"), tmp_path, "k", shard=32, batch_size=32
+    )
+    assert (seen[0][..., :4] == -1).all() and (seen[0][..., 4:] == 1).all()
+
+
+def test_the_key_says_what_the_latents_depend_on():
+    """Not whether training mirrors, since the latents of both sides are kept."""
+    key = module().latent_key("train", "w")
+    assert key == module(flip=True).latent_key("train", "w")
+    others = [module().latent_key("val", "w"), module(on_error="replace").latent_key("train", "w")]
+    assert len({key, *others, module(image_shape=(3, 8, 4)).latent_key("train", "w")}) == 4
 
 
 def test_random_crops_have_no_latents():

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from ldm.build import build
+from ldm.data.batches import Batches
 from ldm.data.module import DataModule
-from ldm.data.source import Stream, Subset
+from ldm.data.shapes import Shapes
+from ldm.data.source import Stream, Subset, digest, digest_files
 from ldm.data.tally import TooManyBadError
 from tests.data.sources import Halves, Numbers, png
 
@@ -66,6 +68,26 @@ def test_each_epoch_draws_one_of_the_captions():
     assert min(drawn.values()) > 40 and max(drawn.values()) < 120
 
 
+def test_the_seed_decides_the_order_and_the_captions():
+    (first,), (other,) = (module(seed=seed, batch_size=33).loader(0, 1) for seed in (0, 1))
+    (positions,) = Batches(33, 33, seed=1, stop=1)
+    assert other["index"].tolist() == [position.index for position in positions] != first["index"].tolist()
+    assert set(other["caption"]) != set(first["caption"])
+
+
+def test_random_crops_lie_anywhere():
+    """A picture whose column k has the value k: of 400 crops 100 are expected in each quarter, with a deviation of 9."""
+
+    class Wide(Numbers):
+        def __getitem__(self, index):
+            return {"image": torch.arange(256, dtype=torch.uint8).repeat(8, 1).numpy()}
+
+    crops = module(Wide(1), image_shape=(1, 8, 8), crop="random").loader(0, 100)
+    left = torch.cat([(batch["image"][:, 0, 0, 0] + 1) * 127.5 for batch in crops])
+    quarters = Counter((left / 62).long().clamp(0, 3).tolist())
+    assert quarters.keys() == {0, 1, 2, 3} and all(60 < count < 140 for count in quarters.values())
+
+
 def test_flips_are_half_and_off_by_default():
     left = [float(x[0, 0, 0]) for batch in module(Halves(8), flip=True).loader(0, 100) for x in batch["image"]]
     assert 140 < sum(v == 1 for v in left) < 260
@@ -94,6 +116,16 @@ def test_a_share_of_the_validation_set_is_spread_over_it(world, images, rows):
 def test_validation_is_the_same_each_time():
     data = module(flip=True, crop="random")
     assert all(map(same, data.val_loader(), data.val_loader()))
+
+
+def test_validation_takes_the_first_caption_in_batches_of_a_micro_batch():
+    batches = list(module().val_loader(accumulate=2))
+    assert [batch["caption"] for batch in batches] == [["0 a", "1 a"], ["2 a", "3 a"], ["4 a", "5 a"], ["6 a"]]
+
+
+def test_the_fingerprint_names_both_sets():
+    found = {module(Numbers(train), Numbers(val)).fingerprint for train, val in ((33, 7), (34, 7), (33, 8))}
+    assert len(found) == 3 and module().fingerprint in found
 
 
 def test_items_are_the_rows_asked_for():
@@ -325,6 +357,13 @@ def test_a_streams_readers_share_the_rows():
     assert Counter(labels) == Counter(range(32))
 
 
+def test_a_streams_micro_batches_are_rows_of_the_global_batch():
+    ranks = [module(Streamed(32), batch_size=8).loader(0, 2, rank, 2, 2) for rank in range(2)]
+    rows = [[(batch["step"], batch["row"].tolist()) for batch in loader] for loader in ranks]
+    assert rows[0] == [(0, [0, 1]), (0, [2, 3]), (1, [0, 1]), (1, [2, 3])]
+    assert rows[1] == [(0, [4, 5]), (0, [6, 7]), (1, [4, 5]), (1, [6, 7])]
+
+
 def test_a_stream_of_garbage_stops():
     with pytest.raises(TooManyBadError, match="of the train set cannot be used"):
         list(module(Streamed(100, bad=tuple(range(100)))).loader(0, 10))
@@ -339,6 +378,24 @@ def test_subset():
     part = Subset(Numbers(10), [4, 2])
     assert [part[i]["label"] for i in range(len(part))] == [4, 2]
     assert part.fingerprint != Subset(Numbers(10), [2, 4]).fingerprint
+    assert part.marks() is None
+    assert Subset(Shapes(5, "train", 16), [3, 1]).marks() == [("train", 16, 0, 3), ("train", 16, 0, 1)]
+
+
+def test_where_a_part_of_a_digest_ends_counts():
+    assert digest(["ab", "c"]) == digest([b"ab", b"c"]) != digest(["a", "bc"])
+
+
+def test_of_picked_files_the_bytes_count_and_of_others_the_size(tmp_path):
+    def named(text: str, picture: bytes) -> str:
+        files = [tmp_path / "a.json", tmp_path / "b.png"]
+        files[0].write_text(text)
+        files[1].write_bytes(picture)
+        return digest_files(files, tmp_path, lambda file: file.suffix == ".json")
+
+    first = named("[1]", b"xy")
+    assert first == named("[1]", b"zz")
+    assert len({first, named("[2]", b"xy"), named("[1]", b"xyz")}) == 3
 
 
 # The configs of conf/data, on real files

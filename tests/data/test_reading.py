@@ -13,7 +13,7 @@ from PIL import Image
 
 from ldm.data.hub import Hub
 from ldm.data.module import DataModule
-from ldm.data.reading import builder_of, matching
+from ldm.data.reading import builder_of, check_text, matching, tar_features
 from tests.data.sources import png
 
 
@@ -239,6 +239,11 @@ def test_columns_of_tars_are_checked_at_the_start(tmp_path, streaming):
             Hub(root=tmp_path, files="t.tar", streaming=streaming, **options)
 
 
+def test_the_type_of_a_field_goes_by_its_last_ending():
+    found = tar_features(["view.png", "side.cls"], "view.png", {"label": "side.cls"})
+    assert found == {"view.png": datasets.Image(decode=False), "side.cls": datasets.Value("int64")}
+
+
 # Folders
 
 
@@ -269,6 +274,12 @@ def test_metadata_of_another_encoding(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,text\nimg/1.png,Grüße\n", encoding="latin1")
     with pytest.raises(ValueError, match=r"metadata\.csv: no text in UTF-8"):
         Hub(root=tmp_path, caption="text")
+
+
+def test_wide_characters_without_a_zero_byte_are_known_by_their_mark(tmp_path):
+    (tmp_path / "snow.csv").write_bytes(b"\xff\xfe" + "雪花".encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"snow\.csv: no text in UTF-8 .*it looks like UTF-16.*-f utf-16"):
+        check_text(tmp_path / "snow.csv")
 
 
 @pytest.mark.parametrize("kind", ["csv", "tar"])

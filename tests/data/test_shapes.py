@@ -16,11 +16,11 @@ from ldm.data.shapes import (
 )
 
 
-def still(shape: str, size: str = "large", place: str = "middle", colour: str = "red", ground: str = "black"):
-    """The picture without jitter, 96 pixels wide, as coverage in [0, 1]."""
+def still(shape: str, size: str = "large", place: str = "middle", colour: str = "red", ground: str = "black", turn=0.0):
+    """The picture without jitter, or only turned by 8 `turn` degrees, 96 pixels wide, as coverage in [0, 1]."""
     words = {"colour": colour, "shape": shape, "size": size, "place": place, "background": ground}
     attributes = np.array([[ATTRIBUTES[name].index(word) for name, word in words.items()]])
-    red = render(attributes, np.zeros((1, 8)), 96)[0, ..., 0].astype(float)
+    red = render(attributes, np.eye(8)[3:4] * turn, 96)[0, ..., 0].astype(float)
     return (red - red.min()) / (red.max() - red.min())
 
 
@@ -89,7 +89,8 @@ def test_captions_are_sentences_that_can_be_read_back():
 )
 def test_coverage_is_the_area_of_the_outline(shape, area):
     radius = 96 * (0.2 + 0.225) / 2
-    assert still(shape).sum() == pytest.approx(area * radius**2, rel=0.01)
+    for turn in (-1, 0, 1):
+        assert still(shape, turn=turn).sum() == pytest.approx(area * radius**2, rel=0.01)
 
 
 def test_edges_are_soft_and_inside_and_outside_are_flat():

@@ -109,6 +109,17 @@ def test_what_is_no_label_is_refused_at_the_start(values, message, streaming):
         Table(made(kind=values, streaming=streaming), label="kind")
 
 
+def test_labels_inside_records():
+    lists, floats = [[{"n": i}] for i in range(3)], [{"n": i / 2} for i in range(3)]
+    assert list(Table(made(meta=(datasets.Json(), RECORDS)), label="meta.n").labels()) == [0, 1, 2]
+    with pytest.raises(
+        ValueError, match=r"the column meta\.n for the label holds lists of int64; wanted whole numbers"
+    ):
+        Table(made(meta=lists), label="meta.n")
+    with pytest.raises(ValueError, match=r"the column meta\.n for the label holds float; wanted whole numbers"):
+        Table(made(meta=(datasets.Json(), floats)), label="meta.n")
+
+
 # Captions
 
 
@@ -202,6 +213,11 @@ def test_the_image_is_of_whichever_column_has_one(streaming):
     assert [item["image"] is None for item in items(only)].count(True) == 1
 
 
+def test_of_several_images_the_one_of_the_commonest_name_is_taken():
+    rows = {name: [{"bytes": png(i), "path": None}] for i, name in enumerate(("view", "png", "jpg"))}
+    assert grey(Table(Dataset.from_dict(rows, Features({name: datasets.Image() for name in rows})))[0]) == 2
+
+
 def test_some_rows_of_a_set_with_many_empty_cells():
     rows = {"png": [None, None, {"bytes": png(2), "path": None}], "jpg": [{"bytes": png(0), "path": None}] * 2 + [None]}
     data = Dataset.from_dict(rows, Features({name: datasets.Image() for name in rows}))
@@ -256,6 +272,11 @@ def test_rows_of_one_image_have_the_labels_of_the_first():
     assert list(source.labels()) == [5, 6] and len(source) == 2
 
 
+def test_captions_of_a_group_inside_records():
+    source = Table(made(meta=RECORDS, who=["a", "b", "a"]), caption="meta.text", group="who")
+    assert [item["caption"] for item in items(source)] == [["t0", "t2"], ["t1"]]
+
+
 def test_groups_are_not_streamed():
     with pytest.raises(ValueError, match=r"grouped by n while streaming.*data\.train\.group=null"):
         Table(made(n=[1, 2, 3], streaming=True), group="n")
@@ -294,6 +315,27 @@ def test_fingerprint_of_pictures_in_files_is_of_their_content_and_not_of_their_p
     assert len({named("c", 1), named("d", 2), named("e", 1, 9)}) == 3
 
 
+def test_fingerprint_of_groups():
+    def named(who: str) -> str:
+        return Table(made(who=list(who)), group="who").fingerprint
+
+    assert named("aba") == named("xyx") != named("aab")
+
+
+def test_fingerprint_of_pictures_that_are_not_read_is_of_their_sizes_and_names(tmp_path, monkeypatch):
+    def named(folder: str, second: str, size: int) -> str:
+        (tmp_path / folder).mkdir()
+        paths = [tmp_path / folder / name for name in ("first.png", second)]
+        for path, side in zip(paths, (8, size), strict=True):
+            path.write_bytes(png(0, side))
+        return Table(Dataset.from_dict({"image": list(map(str, paths))})).fingerprint
+
+    monkeypatch.setattr(module, "_WHOLE", 1)  # of two pictures the first is read
+    first = named("a", "x.png", 8)
+    assert first == named("b", "x.png", 8)
+    assert len({first, named("c", "y.png", 8), named("d", "x.png", 64)}) == 3
+
+
 def test_marks_are_sizes_of_images(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for size, path in zip((4, 8), paths, strict=False):
@@ -309,6 +351,14 @@ def test_marks_are_sizes_of_images(tmp_path):
 
 
 # Streams
+
+
+def test_a_row_leaves_the_buffer_when_another_comes():
+    """A buffer of one row leaves the order as it is; with one of two, row k comes out at place k - 1 or later."""
+    order = [grey(item) for item in Table(made(6, streaming=True), buffer=1).stream.rows(0, 1, 0)]
+    assert order == list(range(6))
+    mixed = [grey(item) for item in Table(made(6, streaming=True), buffer=2).stream.rows(0, 1, 0)]
+    assert sorted(mixed) == order and all(row <= place + 1 for place, row in enumerate(mixed))
 
 
 def test_a_reader_without_rows_in_a_pass_is_no_error_where_others_have_some():

@@ -66,12 +66,16 @@ FAULTS = [
     *of(
         "ldm/data/tree.py",
         "tests/data/test_folder.py",
-        ("if here in above:", "if False:"),
         ('name.startswith(".") or name.casefold() in _LEFT_BEHIND', 'name.startswith(".") or name in _LEFT_BEHIND'),
         ('name.startswith(".") or name.casefold()', "name.casefold()"),
-        ("self._enter(path, above | {here})", "self._enter(path, above)"),
         ("int(part) if i % 2 else part", "part"),
         ('self.leave_out("links that lead nowhere", path)', "pass"),
+    ),
+    *of(
+        "ldm/data/tree.py",
+        "tests/data/test_folder.py::test_a_link_to_the_folder_it_lies_in_ends",
+        ("if here in above:", "if False:"),
+        ("self._enter(path, above | {here})", "self._enter(path, above)"),
     ),
     *of(
         "ldm/data/metadata.py",
