@@ -28,7 +28,7 @@ from ldm.build import ConfigError
 from ldm.experiment import Experiment
 from ldm.model import LatentModel
 from ldm.run import record
-from ldm.run.signals import FINISHED, PREEMPTED
+from ldm.run.signals import FINISHED, PREEMPTED, Stopped
 from ldm.stage.stage import Stage
 from ldm.tensors import read_tensors
 from ldm.words import settable
