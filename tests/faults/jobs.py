@@ -92,7 +92,7 @@ def _pause(at: str, file: str) -> None:
     place, name = {
         "start": (Stage, "training_step"),
         "validate": (Stage, "validate"),
-        "save": (ldm.files, "sync"),
+        "save": (Checkpoints, "save"),
     }[at]
     inner = getattr(place, name)
 

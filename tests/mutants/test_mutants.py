@@ -27,7 +27,7 @@ def test_the_list_covers_the_house():
     faults = [fault for faults in AREAS.values() for fault in faults]
     assert len(faults) >= 200 and len(set(faults)) == len(faults)
     packages = {path.name for path in (ROOT / "ldm").iterdir() if (path / "__init__.py").exists()}
-    assert packages <= {fault.file.split("/")[1] for fault in faults}
+    assert packages <= {fault.file.split("/")[1] for fault in faults if fault.file.startswith("ldm/")}
     assert all(len(faults) >= 20 for faults in AREAS.values()), "a share says something"
 
 
