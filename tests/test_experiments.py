@@ -132,7 +132,8 @@ def test_between_the_stages_the_first_is_frozen(tmp_path, monkeypatch):
 
 
 def test_a_first_stage_is_trained_once(tmp_path, monkeypatch):
-    """Another prior on the same data finds first stage and latents in the store."""
+    """Another prior on the same data finds the first stage in the store. One without weights encodes no more than the moments ask
+    for, which then are not of numbers that a cache has rounded to float16."""
     assert Experiment(tiny(tmp_path, name="one")).run() == FINISHED
     other = tiny(tmp_path, "prior=normal", name="other")
     made = {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*.safetensors")}
@@ -140,7 +141,9 @@ def test_a_first_stage_is_trained_once(tmp_path, monkeypatch):
     assert Experiment(other).run() == FINISHED
     assert made == {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*.safetensors")}
     first, second = (LatentModel.load(tmp_path / "runs" / name).autoencoder.state_dict() for name in ("one", "other"))
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    for key in first:
+        rounding = 1e-3 if key in ("latent_mean", "latent_std") else 0
+        torch.testing.assert_close(first[key], second[key], rtol=rounding, atol=rounding)
 
     seeds = {"run": str(tmp_path / "runs" / "one"), "samples": 3, "guidance": 3.0, "steps": 3, "seed": 1}
     measure_again(**seeds, weights="raw", ema=None, device="cpu")
