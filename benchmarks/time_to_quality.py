@@ -280,9 +280,7 @@ def report(root: Path, out: Path) -> None:
         )
         if seed == "0":
             grid = samples[:100, 0].view(10, 10, 32, 32).permute(0, 2, 1, 3).reshape(320, 320)
-            Image.fromarray(grid.numpy()).resize((640, 640), Image.Resampling.NEAREST).save(
-                out / f"{name}-{mark:g}.png"
-            )
+            Image.fromarray(grid.numpy()).resize((640, 640), Image.Resampling.NEAREST).save(out / f"{name}-{mark}.png")
     lines = [f"Classifier's held-out accuracy {accuracy:.3f}; `fd` to the 10,000 held-out images.", ""]
     lines += ["| | CPU min | updates | images drawn | fd, a seed each |", "| --- | --- | --- | --- | --- |"]
     for (name, _), found in sorted(rows.items()):
