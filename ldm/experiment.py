@@ -70,7 +70,8 @@ class _LogFile(logging.FileHandler):
 
 
 class Experiment:
-    """
+    """A run: what of its steps is not done yet is done, in one directory, on all ranks.
+
     Arguments:
         config: plain and resolved: the keys of conf/config.yaml.
     """

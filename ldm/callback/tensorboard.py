@@ -19,6 +19,8 @@ from ldm.run.record import Record
 
 
 class TensorBoard(Sink):
+    """TensorBoard event files in the run directory; `tensorboard --logdir runs` shows them."""
+
     def open(self, folder: Path, name: str, config: dict[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 

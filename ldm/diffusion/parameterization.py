@@ -21,6 +21,8 @@ from ldm.types import Time
 
 
 class Parameterization(ABC):
+    """What a network predicts, as a mixture of the data x and the noise eps: F = a(t) x + b(t) eps."""
+
     @abstractmethod
     def pair(self, schedule: Schedule, t: Time) -> tuple[Time, Time]:
         """(a, b) of F = a x + b eps at times t (b,)."""

@@ -28,6 +28,8 @@ Density: TypeAlias = Callable[[], Time]
 
 
 class Weighting(nn.Module, ABC):
+    """From the squared errors of F, of eps and of x, (b,) each, to the loss of an example."""
+
     @abstractmethod
     def forward(self, errors: Errors, log_snr: Time, density: Density) -> Time:
         """The loss per example, (b,), float32; log_snr (b,)."""

@@ -37,6 +37,13 @@ class RunTaken(RuntimeError):
 
 
 class RunDirectory:
+    """Where the files of a run are; `claim` takes one for this process alone.
+
+    Attributes:
+        checkpoints, model, samples, snapshots: folders.
+        metrics, records, report: files.
+    """
+
     def __init__(self, path: Path):
         self.path = path
         self.checkpoints, self.model, self.samples = path / "checkpoints", path / "model", path / "samples"

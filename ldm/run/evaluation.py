@@ -176,6 +176,7 @@ def _sampling(model: LatentModel, evaluations: int | None) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
+    """The card's name, or CPU and its threads, with the number of ranks where there are several."""
     world = dist.get_world_size() if dist.is_initialized() else 1
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)

@@ -26,6 +26,12 @@ class Diverged(RuntimeError):
 
 
 class StopFlag:
+    """Whether this process, or any rank, was asked to stop.
+
+    Attributes:
+        raised: whether a signal came to this process.
+    """
+
     def __init__(self) -> None:
         self.raised = False
         self._group = None

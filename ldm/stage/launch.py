@@ -132,6 +132,7 @@ def _end(children: list[subprocess.Popen]) -> None:
 
 
 def rank() -> int:
+    """The number of this process among the ranks; 0 where there is one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 

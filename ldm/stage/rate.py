@@ -34,11 +34,15 @@ class Rate(ABC):
 
 
 class Constant(Rate):
+    """1 throughout."""
+
     def shape(self, done: float) -> float:
         return 1.0
 
 
 class Linear(Rate):
+    """1 - done: down to 0 (to `final`) along a line."""
+
     def shape(self, done: float) -> float:
         return 1 - done
 

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
+    """What one step of an adaptive solver hands to the next, for each image (b,)."""
+
     step: Time  # of phi, to try next
     evaluations: Time  # of the denoiser, by each image
 
