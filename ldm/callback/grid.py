@@ -5,8 +5,9 @@ PNG with a JSON file beside it that says what every cell is and where it lies, s
 again and set them as a page needs them, and so that captions can be searched.
 
 Text is drawn in DejaVu Sans, which lies beside this file, so that pictures are the same on every machine: Latin with its
-accents, Greek, Cyrillic, Armenian, Georgian, Hebrew, Arabic, and many signs. What it lacks (Chinese, Japanese, Korean,
-most emoji) is a small square; the JSON file has the caption as it is.
+accents, Greek, Cyrillic, Armenian, Georgian, Hebrew, Arabic, and many signs; other scripts were left
+out of the file, which is half as large so. What it lacks (Chinese, Japanese, Korean, most emoji) is a small square; the
+JSON file has the caption as it is.
 """
 
 from __future__ import annotations
