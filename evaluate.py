@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from ldm.entry import begin, checked
+from ldm.command.compose import begin, checked
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
@@ -14,8 +14,8 @@ def main(config: DictConfig) -> None:
     words = checked(config)
 
     from ldm.build import typed
-    from ldm.main import guarded
-    from ldm.measuring import measure_again
+    from ldm.command.evaluate import measure_again
+    from ldm.command.terminal import guarded
 
     code = guarded(lambda: measure_again(**typed(measure_again, words)))
     if code:

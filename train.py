@@ -6,16 +6,16 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from ldm.entry import begin, checked, composed
+from ldm.command.compose import begin, checked, composed
+from ldm.command.words import SWEEP
 from ldm.stage.handover import handed_down
-from ldm.words import SWEEP
 
 CONF = Path(__file__).parent / "conf"
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: DictConfig) -> None:
-    from ldm.declared import PIECES
+    from ldm.signature import PIECES
 
     code = train(checked(config, PIECES))
     if code:
@@ -23,8 +23,8 @@ def main(config: DictConfig) -> None:
 
 
 def train(config: dict) -> int:
-    from ldm.experiment import Experiment
-    from ldm.main import guarded
+    from ldm.command.terminal import guarded
+    from ldm.experiment.experiment import Experiment
 
     return guarded(lambda: Experiment(config).run())
 
@@ -34,8 +34,8 @@ def train_all(words: list[str]) -> int:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from ldm.main import guarded
-    from ldm.sweep import sweep
+    from ldm.command.sweep import sweep
+    from ldm.command.terminal import guarded
 
     def run() -> int:
         jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]

@@ -21,11 +21,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ldm.build import build
+from ldm.command.words import settable
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.stage.feed import Feed
 from ldm.stage.second import Second
-from ldm.words import settable
 
 
 class Clock(L.Callback):

@@ -108,7 +108,7 @@ def _float(images: Tensor) -> Tensor:
 
 
 def ours(root: Path, out: Path, clock: Clock) -> None:
-    from ldm.experiment import Experiment
+    from ldm.experiment.experiment import Experiment
     from ldm.random import Random
 
     class Marks(L.Callback):

@@ -19,7 +19,7 @@ import os
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from importlib.machinery import PathFinder
 from typing import Any
 
@@ -259,3 +259,10 @@ def _word(value: Any, leave: tuple[str, ...], allowed: tuple[str, ...]) -> str:
     if isinstance(value, float):
         return f"{value:.12g}"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def nearest(word: str, known: Iterable[str], there: str = "There are") -> str:
+    """The end of a sentence that says that there is no such word: the nearest, then all, in their order or, of a set, sorted."""
+    known = sorted(known) if isinstance(known, Set) else list(known)
+    near = difflib.get_close_matches(word, known, 1)
+    return (f"; did you mean {near[0]}?" if near else ".") + f" {there} {', '.join(known)}"

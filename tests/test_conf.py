@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from ldm.build import check, is_node, resolve
-from ldm.experiment import Experiment
-from ldm.measuring import measure_again
-from ldm.sampling import sample
+from ldm.command.evaluate import measure_again
+from ldm.command.sample import sample
+from ldm.experiment.experiment import Experiment
 from tests.pieces import CONF
 from tests.runs import compose
 

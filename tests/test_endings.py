@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from ldm.build import ConfigError
-from ldm.experiment import Experiment
+from ldm.experiment.experiment import Experiment
 from ldm.metric.reconstruction import ReconstructionQuality
 from ldm.model import LatentModel
 from ldm.run import record

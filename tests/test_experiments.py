@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from ldm.experiment import Experiment
-from ldm.measuring import measure_again
-from ldm.metric import agreement, attributes
+from ldm.command.evaluate import measure_again
+from ldm.experiment.experiment import Experiment
+from ldm.metric.shapes import agreement, attributes
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.run import record

@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from ldm.build import ConfigError, build
-from ldm.experiment import Experiment
+from ldm.command.words import settable
+from ldm.experiment.experiment import Experiment
 from ldm.model import LatentModel
 from ldm.run import record
 from ldm.run.checkpoint import Checkpoints
@@ -18,7 +19,6 @@ from ldm.run.signals import FINISHED, PREEMPTED
 from ldm.stage.latents import weights_key
 from ldm.stage.stage import Stage
 from ldm.tensors import read_tensors
-from ldm.words import settable
 from tests.runs import tiny
 
 OTHER_DATA = "data.train.seed=9"  # other images of the same kind

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from ldm.build import ConfigError
-from ldm.experiment import Experiment
+from ldm.experiment.experiment import Experiment
 from ldm.files import in_units
 from ldm.model import LatentModel
 from ldm.run import footprint
 from ldm.run.checkpoint import Checkpoints
-from ldm.run.finished import load
 from ldm.run.footprint import Footprint, size_below
+from ldm.run.load import load
 from ldm.run.signals import FINISHED
 from ldm.stage.stage import Stage
 from ldm.tensors import read_tensors

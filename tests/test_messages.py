@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ldm.command.terminal import message
+from ldm.command.words import misspelt
 from ldm.data.module import DataModule
-from ldm.experiment import Experiment
-from ldm.main import message
-from ldm.words import misspelt
+from ldm.experiment.experiment import Experiment
 from tests.pieces import CONF
 from tests.runs import compose
 

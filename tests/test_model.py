@@ -173,9 +173,9 @@ def test_a_weight_file_is_whole_or_not_there(tmp_path):
         (("prior", "schedule"), {"_target_": "pathlib.Path.touch", "self": "{marker}"}),
         (("prior", "backbone"), {"_target_": "subprocess.Popen", "_partial_": True, "args": ["touch", "{marker}"]}),
         (("condition",), {"_target_": "ldm.data.folder.Folder", "root": "/"}),
-        (("condition",), {"_target_": "ldm.callback.wandb.WandB"}),
+        (("condition",), {"_target_": "ldm.logger.wandb.WandB"}),
         (("autoencoder", "encoder"), {"_target_": "torch.optim.AdamW", "_partial_": True}),
-        (("autoencoder", "bottleneck"), {"_target_": "ldm.experiment.Experiment", "config": {}}),
+        (("autoencoder", "bottleneck"), {"_target_": "ldm.experiment.experiment.Experiment", "config": {}}),
         (("autoencoder",), {"_target_": "ldm.model.LatentModel.load", "folder": "{marker}"}),
     ],
 )

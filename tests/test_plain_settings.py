@@ -3,7 +3,7 @@
 import pytest
 
 from ldm.build import ConfigError
-from ldm.settings import check_batch, checked
+from ldm.experiment.check import check_batch, checked
 from tests.runs import tiny
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from ldm.build import build
-from ldm.experiment import Experiment
-from ldm.measuring import measure_again
+from ldm.command.evaluate import measure_again
+from ldm.experiment.experiment import Experiment
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Metric
 from ldm.model import LatentModel

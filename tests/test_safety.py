@@ -13,10 +13,10 @@ import torch
 import yaml
 
 from ldm.build import ConfigError
+from ldm.command.evaluate import measure_again
 from ldm.data.hub import Hub
-from ldm.experiment import Experiment
+from ldm.experiment.experiment import Experiment
 from ldm.interop.pretrained import pretrained
-from ldm.measuring import measure_again
 from ldm.model import LatentModel
 from ldm.run import record
 from ldm.run.checkpoint import Checkpoints, DamagedCheckpoint, read

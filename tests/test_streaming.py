@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ldm.data.shapes import Shapes
-from ldm.experiment import Experiment
+from ldm.experiment.experiment import Experiment
 from ldm.run import record
 from ldm.run.signals import FINISHED, PREEMPTED
 from ldm.stage.stage import Stage

@@ -2,7 +2,7 @@
 
     python experiments/samplers/report.py OUT [--checker FILE] [--title NAME] [--into FOLDER]
 
-    shows_all    share of images read as captioned in all five attributes (ldm.metric.agreement); of `shapes` only
+    shows_all    share of images read as captioned in all five attributes (ldm.metric.shapes.agreement); of `shapes` only
     fd           Fréchet distance in the features of an untrained network from the real images of the same captions
     ode_error    root mean square distance of 64 latents, which have unit variance, from the converged solution of the
                  probability-flow ODE from the same noise; of samplers of the ODE only
@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.callback.grid import beside
-from ldm.metric.attributes import AttributeChecker, agreement, train_checker
+from ldm.callback.image_grid import beside
 from ldm.metric.distance import frechet_distance
 from ldm.metric.features import RandomConv
+from ldm.metric.shapes.attributes import AttributeChecker, agreement, train_checker
 from ldm.tensors import read_tensors, write_tensors
 
 GROUPS, RECIPE = 16, ("ddim", "uniform", "classifier_free", 2.0)

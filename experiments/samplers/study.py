@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ldm.build import build
 from ldm.data.module import DataModule
 from ldm.diffusion.grid import Custom
-from ldm.metric.features import eight_bits
+from ldm.eight_bits import eight_bits
 from ldm.model import LatentModel
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random

@@ -102,7 +102,7 @@ class Identity(Bottleneck):
         return z
 
 
-class Gaussian(Bottleneck):
+class DiagonalGaussian(Bottleneck):
     """A diagonal Gaussian posterior; log-variance clamped to [-30, 20] so that no std under- or overflows.
 
     Arguments:

@@ -13,9 +13,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from ldm.callback.grid import Grid, beside, save
-from ldm.callback.sink import Sink
+from ldm.callback.image_grid import ImageGrid, beside, save
 from ldm.data.module import DataModule
+from ldm.logger.sink import Sink
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.stage.stage import Stage
@@ -63,7 +63,7 @@ class Pictures(L.Callback):
         for sink in self.sinks:
             sink.picture(stage.name, images, kind, grid.picture)
 
-    def _picture(self, stage: Stage, batch: dict[str, Any]) -> tuple[str, Grid]:
+    def _picture(self, stage: Stage, batch: dict[str, Any]) -> tuple[str, ImageGrid]:
         real = batch["image"]
         captions = words(batch, self.data.classes)
         if stage.name == "first":

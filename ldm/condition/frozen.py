@@ -27,7 +27,7 @@ from ldm.types import Context, ContextShape
 log = logging.getLogger(__name__)
 
 
-class Frozen(Conditioner):
+class FrozenText(Conditioner):
     """
     Arguments:
         source: a directory or a hub name, as `openai/clip-vit-large-patch14` or `google-t5/t5-small`.

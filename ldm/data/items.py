@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, IterableDataset
 from ldm.data.batches import Position, micro_batch
 from ldm.data.caption import clean
 from ldm.data.image import BadImageError, Transform, to_float
-from ldm.data.pixels import Pixels
+from ldm.data.image_cache import ImageCache
 from ldm.data.source import Item, Source, Stream
 from ldm.data.tally import Tally, TooManyBadError
 from ldm.random import seed_of
@@ -35,7 +35,7 @@ _EMPTY_PASSES = 100  # of one reader, one after another, by which it will never 
 class Maker:
     """One example from one item; BadImageError where it cannot be made."""
 
-    def __init__(self, transform: Transform, seed: int, tally: Tally, pixels: Pixels | None = None):
+    def __init__(self, transform: Transform, seed: int, tally: Tally, pixels: ImageCache | None = None):
         self.transform, self.seed, self.tally, self.pixels = transform, seed, tally, pixels
 
     def item(self, source: Source, index: int) -> Item:

@@ -26,10 +26,10 @@ from ldm.data import worker
 from ldm.data.batches import Batches, Position, spread
 from ldm.data.caption import clean
 from ldm.data.image import MAX_BYTES, MAX_PIXELS, Transform
+from ldm.data.image_cache import ImageCache
 from ldm.data.items import Items, Maker, OnError, StreamItems, collate
 from ldm.data.latent import BadLatentsError, LatentSource
 from ldm.data.overlap import overlap
-from ldm.data.pixels import Pixels
 from ldm.data.source import Source, digest, shown
 from ldm.data.split import both
 from ldm.data.tally import Tally
@@ -100,9 +100,9 @@ class DataModule:
         self.plain = Transform(self.image_shape, "centre", False, max_pixels, max_bytes)
         self.bad_samples: Path | None = None
         self._tallies: dict[Split, Tally] = {}
-        self._pixels: dict[Split, Pixels] = {}
+        self._pixels: dict[Split, ImageCache] = {}
         if cache:
-            self._pixels = {split: Pixels(len(source), self.image_shape) for split, source in self.sources.items()}
+            self._pixels = {split: ImageCache(len(source), self.image_shape) for split, source in self.sources.items()}
 
     # What the rest of a run asks
 

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ldm.diffusion.denoiser import Denoiser, along
 from ldm.diffusion.flow import angle, length, velocity
-from ldm.nn.ode import DormandPrince, Solver
+from ldm.ode import DormandPrince, Solver
 from ldm.random import Random
 from ldm.types import Context, Latent, Time
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.autoencoder.bottleneck import Gaussian
+from ldm.autoencoder.bottleneck import DiagonalGaussian
 from ldm.autoencoder.convnet import Decoder, Encoder
 from ldm.backbone.unet import UNet
 from ldm.build import Config
@@ -150,7 +150,10 @@ def autoencoder_node(theirs: Mapping[str, Any], image_shape: tuple[int, int, int
         | {"_target_": "ldm.autoencoder.convnet.Encoder", "blocks": layers, "mix": theirs["use_quant_conv"]},
         "decoder": parts
         | {"_target_": "ldm.autoencoder.convnet.Decoder", "blocks": layers + 1, "mix": theirs["use_post_quant_conv"]},
-        "bottleneck": {"_target_": "ldm.autoencoder.bottleneck.Gaussian", "channels": theirs["latent_channels"]},
+        "bottleneck": {
+            "_target_": "ldm.autoencoder.bottleneck.DiagonalGaussian",
+            "channels": theirs["latent_channels"],
+        },
     }
 
 
@@ -222,9 +225,9 @@ def _log_snr_of_steps(schedule: Table | ZeroTerminalSNR) -> list[float]:
 def config_of_autoencoder(autoencoder: Autoencoder) -> Config:
     """The config of the `AutoencoderKL` that equals ours; ForeignModelError where none can."""
     encoder, decoder, bottleneck = autoencoder.encoder, autoencoder.decoder, autoencoder.bottleneck
-    if not (isinstance(encoder, Encoder) and isinstance(decoder, Decoder) and isinstance(bottleneck, Gaussian)):
+    if not (isinstance(encoder, Encoder) and isinstance(decoder, Decoder) and isinstance(bottleneck, DiagonalGaussian)):
         raise ForeignModelError(
-            "AutoencoderKL has a convnet Encoder, a Decoder and a Gaussian bottleneck; ours differs"
+            "AutoencoderKL has a convnet Encoder, a Decoder and a DiagonalGaussian bottleneck; ours differs"
         )
     if encoder.patch > 1:
         raise ForeignModelError(f"AutoencoderKL knows no pixel-unshuffle; patch is {encoder.patch} here, not 1")

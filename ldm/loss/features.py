@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from ldm.loss.maps import Frozen, Maps, RandomMaps, TorchvisionMaps
+from ldm.alignment.maps import FrozenNetwork, Maps, RandomMaps, TorchvisionMaps
 from ldm.loss.perceptual import Perceptual
 from ldm.tensors import read_tensors
 from ldm.types import Image
@@ -41,7 +41,7 @@ class LPIPS(Perceptual):
         lpips = _LPIPS(net=network, pnet_rand=True)
         _load_slices(lpips.net, state, str(backbone or network))
         super().__init__()
-        self.frozen = Frozen(lpips, smallest=32)
+        self.frozen = FrozenNetwork(lpips, smallest=32)
 
     def forward(self, x: Image, y: Image) -> Float[Tensor, " b"]:
         x, y = self.frozen.prepared(x), self.frozen.prepared(y)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ldm.loss.adaptive import AdaptiveWeight
 from ldm.loss.adversarial import Adversarial
 from ldm.loss.perceptual import Perceptual
-from ldm.loss.reconstruction import Likelihood
+from ldm.loss.reconstruction import PixelLikelihood
 from ldm.types import Image
 
 Terms = dict[str, Tensor]
@@ -50,7 +50,7 @@ class FirstStageLoss(nn.Module):
 
     def __init__(
         self,
-        likelihood: Likelihood,
+        likelihood: PixelLikelihood,
         kl_weight: NonNegativeFloat = 1e-6,
         perceptual: Perceptual | None = None,
         perceptual_weight: NonNegativeFloat = 1.0,

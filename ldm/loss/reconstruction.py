@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ldm.types import Image, Probability
 
 
-class Likelihood(nn.Module, ABC):
+class PixelLikelihood(nn.Module, ABC):
     """-log p(x | y) per image.
 
     Arguments:
@@ -59,7 +59,7 @@ class Likelihood(nn.Module, ABC):
         """Nats of errors summed over so many numbers."""
 
 
-class Gaussian(Likelihood):
+class Gaussian(PixelLikelihood):
     """The exact density of N(y, e^v), constants included."""
 
     def _error(self, difference: Image) -> Image:
@@ -70,7 +70,7 @@ class Gaussian(Likelihood):
         return 0.5 * (error * torch.exp(-v) + numbers * (v + math.log(2 * math.pi)))
 
 
-class Laplace(Likelihood):
+class Laplace(PixelLikelihood):
     """The exact density of the Laplace distribution about y with scale e^(v/2), constants included."""
 
     def _error(self, difference: Image) -> Image:
@@ -81,7 +81,7 @@ class Laplace(Likelihood):
         return error * torch.exp(-0.5 * v) + numbers * (0.5 * v + math.log(2))
 
 
-class Blend(Likelihood):
+class Blend(PixelLikelihood):
     """(1 - square) |x - y| + square (x - y)^2 over one learnt scale e^v, as in published first stages (square 0)."""
 
     def __init__(

@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ldm.metric.features import FeatureNetwork, eight_bits
+from ldm.eight_bits import eight_bits
+from ldm.metric.features import FeatureNetwork
 from ldm.metric.gather import gather_rows, image_hashes, set_hash
 from ldm.metric.pretrained import Inception2015
 from ldm.types import Image

@@ -31,6 +31,7 @@ from jaxtyping import Float, UInt8
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from ldm.eight_bits import eight_bits
 from ldm.random import Random, seed_of
 from ldm.types import Image
 
@@ -43,20 +44,6 @@ class FeaturesUnavailable(RuntimeError):
 
 class FeaturesUnavailableWarning(UserWarning):
     """Numbers of one feature network will be missing from the records."""
-
-
-def eight_bits(x: Image) -> UInt8[Tensor, "b 3 h w"]:
-    """The 8-bit RGB image that x in [-1, 1] of 1, 3 or 4 channels is shown as; alpha is composited on white.
-
-    Values outside are clamped, and what is not a number becomes mid grey.
-    """
-    if x.ndim != 4 or x.shape[1] not in (1, 3, 4):
-        raise ValueError(f"wanted images (b, 1 | 3 | 4, h, w) in [-1, 1], got shape {tuple(x.shape)}")
-    x = x.float().nan_to_num(0.0).clamp(-1, 1)
-    if x.shape[1] == 4:
-        alpha = (x[:, 3:] + 1) / 2
-        x = x[:, :3] * alpha + (1 - alpha)
-    return ((x + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1)
 
 
 def weights_hash(module: nn.Module, *settings: object) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ldm.metric.features import eight_bits
+from ldm.eight_bits import eight_bits
 from ldm.metric.gather import gather_rows, image_hashes, set_hash
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from ldm.model import LatentModel
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
 from ldm.run.drawn import Drawn
-from ldm.run.finished import networks, scale_of
+from ldm.run.load import networks, scale_of
+from ldm.run.machine import code_version, device_name
 from ldm.run.record import Record
 from ldm.run.signals import StopFlag
 from ldm.run.store import key_of
@@ -173,28 +173,3 @@ def _sampling(model: LatentModel, evaluations: int | None) -> dict[str, Any]:
         words["schedule"] = described(config["sampling_schedule"])
     scale = scale_of(config["guidance"])
     return facts | words | {"guided": described(config["guidance"], leave=("scale",)), "guidance": scale}
-
-
-def device_name(device: torch.device) -> str:
-    """The card's name, or CPU and its threads, with the number of ranks where there are several."""
-    world = dist.get_world_size() if dist.is_initialized() else 1
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{device.type.upper()}, {torch.get_num_threads()} threads"
-    return f"{name} x {world}" if world > 1 else name
-
-
-def code_version() -> str | None:
-    """The commit, with + where the tree was changed; None where there is no repository."""
-    root = Path(__file__).parents[2]
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "--short=10", "HEAD")
-    return commit and commit + ("+" if git("status", "--porcelain") else "")

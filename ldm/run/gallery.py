@@ -19,7 +19,7 @@ _SMALL, _MOST_CELLS, _MOST_STEPS, _ACROSS = 96, 32, 6, 8
 
 @dataclass(frozen=True)
 class Picture:
-    """A saved grid: its PNG and what its JSON file says (see `ldm.callback.grid.save`)."""
+    """A saved grid: its PNG and what its JSON file says (see `ldm.callback.image_grid.save`)."""
 
     path: Path
     kind: str

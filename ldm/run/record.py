@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import warnings
@@ -25,6 +26,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ldm.metric.measurement import Measurement
+
+log = logging.getLogger(__name__)
 
 
 class TornLineWarning(UserWarning):
@@ -240,3 +243,11 @@ def _row(setting: dict[str, Any], group: list[Record]) -> Row:
         error = math.sqrt(sum((value - mean) ** 2 for value in values) / (k - 1) / k)
     shown = {name: value for name, value in setting.items() if value is not None}
     return Row(shown, group[0].metric, group[0].n, mean, error, k)
+
+
+def say(records: Sequence[Record]) -> None:
+    """The newest number of each metric, a line each; of whatever sample size, which stands beside it."""
+    newest = {each.metric: each for each in records}
+    for each in newest.values():
+        error = "" if each.standard_error is None else f" ± {each.standard_error:.2g}"
+        log.info("%-28s %10.4g%s  (n = %s)", each.metric, each.value, error, each.n)

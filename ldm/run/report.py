@@ -7,7 +7,7 @@ or broken off too; what is not there is left out.
                        parameters by part
     records.jsonl      see `ldm.run.record`
     metrics.jsonl      a line a log step: stage, step, images, seconds and numbers by name
-    samples/           grids with a JSON file each, see `ldm.callback.grid`
+    samples/           grids with a JSON file each, see `ldm.callback.image_grid`
     bad_samples.jsonl  a line for each image or caption that was refused: reason
     config.yaml        as it is
 """

@@ -15,10 +15,10 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from ldm.alignment.alignment import Alignment
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.data import latent
 from ldm.data.module import DataModule, Split
-from ldm.loss.alignment import Alignment
 from ldm.run.signals import StopFlag
 from ldm.run.store import Store
 from ldm.stage.launch import agree, rank, turn

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ldm.alignment.alignment import Alignment
 from ldm.autoencoder.bottleneck import Posterior
 from ldm.build import Config, ConfigError, build
-from ldm.loss.alignment import Alignment
 from ldm.model import LatentModel
 from ldm.prior.base import Likelihood
 from ldm.prior.diffusion import Diffusion

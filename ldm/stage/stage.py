@@ -21,7 +21,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from ldm.callback.sink import Sink
+from ldm.logger.sink import Sink
 from ldm.model import put_weights
 from ldm.random import Random, seed_of
 from ldm.run.checkpoint import Checkpoints, to_device

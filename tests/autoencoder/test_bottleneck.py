@@ -3,7 +3,7 @@ import math
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from ldm.autoencoder.bottleneck import Gaussian, Identity, Posterior
+from ldm.autoencoder.bottleneck import DiagonalGaussian, Identity, Posterior
 
 
 def test_kl_is_torchs():
@@ -22,7 +22,7 @@ def test_samples_have_the_posteriors_moments():
 
 def test_gaussian_reads_mean_and_log_variance():
     h = torch.randn(2, 6, 4, 4)
-    coded = Gaussian(3)(h, torch.ones(2, 3, 4, 4))
+    coded = DiagonalGaussian(3)(h, torch.ones(2, 3, 4, 4))
     mean, log_variance = h[:, :3], h[:, 3:]
     torch.testing.assert_close(coded.z, mean + torch.exp(log_variance / 2))
     torch.testing.assert_close(coded.terms["kl"], Posterior(mean, torch.exp(log_variance / 2)).kl().mean())
@@ -30,13 +30,13 @@ def test_gaussian_reads_mean_and_log_variance():
 
 def test_extreme_log_variances_stay_finite():
     h = torch.cat([torch.zeros(1, 1, 1, 2), torch.tensor([[[[-1e4, 1e4]]]])], dim=1).requires_grad_()
-    coded = Gaussian(1)(h, torch.ones(1, 1, 1, 2))
+    coded = DiagonalGaussian(1)(h, torch.ones(1, 1, 1, 2))
     (coded.z.sum() + coded.terms["kl"]).backward()
     assert coded.z.isfinite().all() and h.grad.isfinite().all()
 
 
 def test_half_precision_is_widened():
-    assert Gaussian(1).posterior(torch.zeros(1, 2, 1, 1, dtype=torch.bfloat16)).std.dtype == torch.float32
+    assert DiagonalGaussian(1).posterior(torch.zeros(1, 2, 1, 1, dtype=torch.bfloat16)).std.dtype == torch.float32
 
 
 def test_identity_is_the_identity():
@@ -48,4 +48,4 @@ def test_identity_is_the_identity():
 def test_log_variances_are_held_between_minus_30_and_20():
     h = torch.tensor([0.0, -40.0, 0.0, -29.0, 0.0, 30.0]).view(3, 2, 1, 1)
     wanted = torch.tensor([-30.0, -29.0, 20.0]).mul(0.5).exp()
-    torch.testing.assert_close(Gaussian(1).posterior(h).std.flatten(), wanted)
+    torch.testing.assert_close(DiagonalGaussian(1).posterior(h).std.flatten(), wanted)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ldm.build import ConfigError
-from ldm.experiment import Experiment
+from ldm.experiment.experiment import Experiment
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.signals import FINISHED, PREEMPTED
 from ldm.stage.provenance import Begun, fresh, of_second, plan
@@ -106,7 +106,7 @@ class Other:
 RUN = """
 import sys
 from pathlib import Path
-from ldm.experiment import Experiment
+from ldm.experiment.experiment import Experiment
 from tests.callback.test_watchers import config
 folder = Path(sys.argv[1])
 told = {"_target_": "mine.Told", "file": str(folder / "told.txt"), "times": 2}

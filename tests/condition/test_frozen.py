@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from ldm.condition.frozen import Frozen
+from ldm.condition.frozen import FrozenText
 
 transformers = pytest.importorskip("transformers")
 
@@ -34,7 +34,7 @@ def source(request, shared, tmp_path_factory):
 @pytest.fixture
 def frozen(source):
     torch.manual_seed(1)
-    return Frozen(source, width=8, length=20)
+    return FrozenText(source, width=8, length=20)
 
 
 def kept_by_the_library(source, caption):
@@ -70,7 +70,7 @@ def test_the_frozen_weights_are_neither_trained_nor_saved(frozen):
 
 def test_a_caption_is_read_once_and_alike_in_any_company(frozen, source, monkeypatch):
     first = frozen({"caption": CAPTIONS})
-    other = Frozen(source, width=8, length=20)
+    other = FrozenText(source, width=8, length=20)
     other.load_state_dict(frozen.state_dict())
     again = other({"caption": [CAPTIONS[1], "a much longer caption " * 3, CAPTIONS[0]]})
     assert torch.equal(first.tokens[1, first.mask[1]], again.tokens[0, again.mask[0]])
@@ -88,9 +88,9 @@ def test_on_a_cpu_each_caption_is_read_alone(frozen, monkeypatch):
 
 def test_what_is_on_the_disk_is_not_computed_again(source, tmp_path, monkeypatch):
     monkeypatch.setenv("LDM_CACHE", str(tmp_path))
-    one = Frozen(source, width=8, length=20, on_disk=True)
+    one = FrozenText(source, width=8, length=20, on_disk=True)
     expected = one({"caption": CAPTIONS}).tokens
-    other = Frozen(source, width=8, length=20, on_disk=True)
+    other = FrozenText(source, width=8, length=20, on_disk=True)
     other.load_state_dict(one.state_dict())
     monkeypatch.setattr(other, "_embed", None)
     assert torch.equal(other({"caption": CAPTIONS}).tokens, expected)
@@ -101,7 +101,7 @@ def test_what_is_on_the_disk_is_not_computed_again(source, tmp_path, monkeypatch
     changed.save_pretrained(folder := tmp_path / "changed")
     for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         shutil.copy(f"{source}/{file}", folder)
-    Frozen(str(folder), width=8, length=20, on_disk=True)({"caption": CAPTIONS})
+    FrozenText(str(folder), width=8, length=20, on_disk=True)({"caption": CAPTIONS})
     assert len(list((tmp_path / "captions").iterdir())) == 2
 
 
@@ -113,13 +113,13 @@ def test_long_captions_are_cut_and_counted(frozen, caplog):
 
 def test_nothing_at_the_source_says_what_was_wanted(tmp_path):
     with pytest.raises(OSError, match=r"condition.source=.*is not a directory with a text encoder"):
-        Frozen(str(tmp_path / "nothing"))
+        FrozenText(str(tmp_path / "nothing"))
 
 
 def test_another_kind_of_model_is_refused(tmp_path):
     transformers.BertConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a bert; a text encoder here is one of clip"):
-        Frozen(str(tmp_path))
+        FrozenText(str(tmp_path))
 
 
 def test_without_transformers_the_extra_is_named(monkeypatch):
@@ -132,4 +132,4 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r"pip install 'ldm\[clip\]'"):
-        Frozen("anything")
+        FrozenText("anything")

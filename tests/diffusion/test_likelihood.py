@@ -7,7 +7,7 @@ import torch
 
 from ldm.diffusion.flow import length
 from ldm.diffusion.likelihood import Exact, Flow, Hutchinson, bound
-from ldm.nn.ode import DormandPrince, RungeKutta
+from ldm.ode import DormandPrince, RungeKutta
 from ldm.random import Random
 from ldm.types import Context
 from tests.diffusion.gaussian import GaussianDenoiser, at

@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-import ldm.experiment
+import ldm.experiment.experiment
 import ldm.files
-from ldm.main import guarded
+from ldm.command.terminal import guarded
 from ldm.run.checkpoint import Checkpoints
 from ldm.stage.stage import Stage
 
@@ -60,7 +60,7 @@ def train(config: dict[str, Any], hooks: dict[str, Any] | None = None) -> int:
 
 
 def _run(config: dict[str, Any], digest: str | None) -> int:
-    experiment = ldm.experiment.Experiment(config)
+    experiment = ldm.experiment.experiment.Experiment(config)
     code = experiment.run()
     if digest is not None:
         found = hashlib.sha256()

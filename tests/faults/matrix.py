@@ -25,13 +25,13 @@ from typing import Any
 from unittest.mock import patch
 
 from ldm.build import ConfigError
-from ldm.experiment import Experiment
+from ldm.command.words import settable
+from ldm.experiment.experiment import Experiment
 from ldm.model import LatentModel
 from ldm.run import record
 from ldm.run.signals import FINISHED, PREEMPTED, Stopped
 from ldm.stage.stage import Stage
 from ldm.tensors import read_tensors
-from ldm.words import settable
 from tests.runs import equal, tiny
 
 ROOT = Path(__file__).parents[2]

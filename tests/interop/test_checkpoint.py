@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ldm.build import build
-from ldm.experiment import Experiment
+from ldm.experiment.experiment import Experiment
 from ldm.interop.pretrained import pretrained
 from ldm.model import LatentModel
 from ldm.run.signals import FINISHED

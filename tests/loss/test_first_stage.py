@@ -144,11 +144,11 @@ def test_an_autoencoder_of_the_house_fits_its_protocol(x):
     from functools import partial
 
     from ldm.autoencoder.autoencoder import Autoencoder
-    from ldm.autoencoder.bottleneck import Gaussian as GaussianBottleneck
+    from ldm.autoencoder.bottleneck import DiagonalGaussian
     from ldm.autoencoder.convnet import Decoder, Encoder
 
     parts = {"width": 8, "multipliers": (1, 1), "blocks": 1, "middle_attention": False}
-    autoencoder = Autoencoder((3, 16, 16), partial(Encoder, **parts), partial(Decoder, **parts), GaussianBottleneck(2))
+    autoencoder = Autoencoder((3, 16, 16), partial(Encoder, **parts), partial(Decoder, **parts), DiagonalGaussian(2))
     made = autoencoder(x, torch.randn(2, 2, 8, 8))
     terms, _ = adversarial_loss(1, 0).generator(
         x, made, 1, AdaptiveWeight(list(autoencoder.parameters()), autoencoder.last_layer)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from ldm.eight_bits import eight_bits
 from ldm.metric import feature_set
 from ldm.metric.feature_set import FeatureCollector, FeatureSet
-from ldm.metric.features import ModuleFeatures, RandomConv, eight_bits
+from ldm.metric.features import ModuleFeatures, RandomConv
 from ldm.metric.gather import image_hashes, set_hash
 
 

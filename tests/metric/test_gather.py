@@ -8,15 +8,16 @@ import torch
 import torch.multiprocessing as processes
 from safetensors.torch import load_file
 
-from ldm.metric import agreement, distance, feature_set, gather, reconstruction
-from ldm.metric.agreement import Agreement
+from ldm.metric import distance, feature_set, gather, reconstruction
 from ldm.metric.distance import Distances
 from ldm.metric.features import FeaturesUnavailable, FeaturesUnavailableWarning, RandomConv
 from ldm.metric.gather import gather_rows, image_hashes, set_hash
 from ldm.metric.metric import Examples
 from ldm.metric.reconstruction import ReconstructionQuality
+from ldm.metric.shapes import agreement
+from ldm.metric.shapes.agreement import Agreement
 from tests.metric import ranks
-from tests.metric.test_agreement import PerfectReader, examples_of_shapes
+from tests.metric.shapes.test_agreement import PerfectReader, examples_of_shapes
 
 
 def test_two_processes_see_the_rows_of_both(tmp_path):

@@ -12,8 +12,9 @@ from datasets import load_dataset
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 from torchmetrics.image.fid import NoTrainInceptionV3
 
+from ldm.eight_bits import eight_bits
 from ldm.metric import pretrained
-from ldm.metric.features import FeaturesUnavailable, eight_bits
+from ldm.metric.features import FeaturesUnavailable
 from ldm.metric.pretrained import CifarResNet, Inception2015, TorchvisionFeatures
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 
-from ldm.metric.features import eight_bits
+from ldm.eight_bits import eight_bits
 from ldm.metric.gather import image_hashes, set_hash
 from ldm.metric.metric import Examples
 from ldm.metric.reconstruction import ReconstructionQuality

@@ -15,8 +15,8 @@ FAULTS = [
         ("self.cross_attention(self.cross_norm(x), tokens, mask)", "self.cross_attention(self.cross_norm(x), tokens)"),
     ),
     *of(
-        "ldm/nn/cost.py",
-        "tests/nn/test_cost.py",
+        "ldm/run/cost.py",
+        "tests/run/test_cost.py",
         ("torch.empty(1, 1, context.tokens)", "torch.empty(1, 2, context.tokens)"),
         ("module.training = training", "module.training = False"),
     ),
@@ -76,8 +76,8 @@ FAULTS = [
         ("partial(Group, groups=8)", "partial(Group, groups=1)"),
     ),
     *of(
-        "ldm/nn/ode.py",
-        ("tests/nn/test_ode.py", "tests/diffusion/test_sampler.py"),
+        "ldm/ode.py",
+        ("tests/test_ode.py", "tests/diffusion/test_sampler.py"),
         ("(k_1 + 2 * k_2 + 2 * k_3 + k_4)", "(k_1 + 2 * k_2 + 2 * k_3 + 2 * k_4)"),
         ("125 / 192, -2187 / 6784", "125 / 192, -2187 / 6754"),
         ("-71 / 16695", "71 / 16695"),
@@ -171,8 +171,8 @@ FAULTS = [
         ("+ 0.5) / size", "+ 1.0) / size"),
     ),
     *of(
-        "ldm/nn/ode.py",
-        "tests/nn/test_ode.py",
+        "ldm/ode.py",
+        "tests/test_ode.py",
         ("self.tolerance * (1 +", "self.tolerance * (0 +"),
     ),
     *of(

@@ -1,11 +1,11 @@
-"""Faults of ldm/callback, ldm/main.py and ldm/sweep.py."""
+"""Faults of ldm/callback, ldm/command/terminal.py and ldm/command/sweep.py."""
 
 from tests.mutants.fault import of
 
 FAULTS = [
     *of(
-        "ldm/callback/grid.py",
-        "tests/callback/test_grid.py",
+        "ldm/callback/image_grid.py",
+        "tests/callback/test_image_grid.py",
         ("max(1, -(-cell // width))", "max(1, cell // width)"),
         ("PIL.Image.Resampling.NEAREST", "PIL.Image.Resampling.BILINEAR"),
         (
@@ -58,8 +58,8 @@ FAULTS = [
         ("total=stage.steps,", "total=stage.updates,"),
     ),
     *of(
-        "ldm/callback/sink.py",
-        "tests/callback/test_sink.py",
+        "ldm/logger/sink.py",
+        "tests/logger/test_sink.py",
         ("self.alive = False\n            log", "log"),
         ("except (Exception, SystemExit) as error", "except Exception as error"),
         ("] = each.standard_error", "] = each.value"),
@@ -67,8 +67,8 @@ FAULTS = [
         ("if any(getattr(record, name) is not None for", "if all(getattr(record, name) is not None for"),
     ),
     *of(
-        "ldm/callback/wandb.py",
-        "tests/callback/test_sink.py",
+        "ldm/logger/wandb.py",
+        "tests/logger/test_sink.py",
         ("if given or not file.exists():", "if True:"),
         ("file.write_text(given or secrets", "file.write_text(secrets"),
         ('{f"{stage}/images": images})\n\n    def picture', '{f"{stage}/images": 0})\n\n    def picture'),
@@ -88,8 +88,8 @@ FAULTS = [
         ("if not issubclass(", "if False and not issubclass("),
     ),
     *of(
-        "ldm/callback/tensorboard.py",
-        "tests/callback/test_sink.py",
+        "ldm/logger/tensorboard.py",
+        "tests/logger/test_sink.py",
         (
             'self._scalar(f"{stage}/{key}", value, images,',
             'self._scalar(f"{stage}/{key}", value, 0,',
@@ -98,14 +98,14 @@ FAULTS = [
         ('f"{key}.{name}" if key else name', "name"),
     ),
     *of(
-        "ldm/main.py",
-        "tests/test_main.py",
+        "ldm/command/terminal.py",
+        "tests/command/test_terminal.py",
         ("return _tell(error, DIVERGED)", "return _tell(error, FAILED)"),
         ("return _tell(error, FAILED)", "return FINISHED"),
         ('log.error("%s", error, exc_info=error)', 'log.error("%s", error)'),
     ),
     *of(
-        "ldm/main.py",
+        "ldm/command/terminal.py",
         (
             "tests/test_messages.py::test_a_long_message_is_cut_at_a_screen",
             "tests/test_messages.py::test_an_error_in_a_data_worker_is_its_last_words",
@@ -114,10 +114,9 @@ FAULTS = [
         ('text = f"{said[-1]} (in a data worker)"', 'text = f"{said[0]} (in a data worker)"'),
     ),
     *of(
-        "ldm/words.py",
-        "tests/test_words.py",
+        "ldm/command/words.py",
+        "tests/command/test_words.py",
         ('return f"++{argument}" if dotted else argument', "return argument"),
-        ("near = difflib.get_close_matches(word, known, 1)", "near = []"),
         ('if text == "???":', "if False:"),
         ('value if value == "null" else quoted(value)', "quoted(value)"),
         ("(?!(?:inf|nan)\\Z)", ""),
@@ -126,8 +125,8 @@ FAULTS = [
         ("None if before in _VALUED else _wrong", "_wrong"),
     ),
     *of(
-        "ldm/sweep.py",
-        "tests/test_sweep.py",
+        "ldm/command/sweep.py",
+        "tests/command/test_sweep.py",
         ("if not stands:", "if True:"),
         (' and row.get("words") == words', ""),
         (" and _finished(runs / name / label)", ""),

@@ -337,7 +337,7 @@ FAULTS = [
         ("train, val = both(train, val, hold_out)", "train, val = both(train, val, hold_out)[::-1]"),
     ),
     *of(
-        "ldm/data/pixels.py",
+        "ldm/data/image_cache.py",
         "tests/data/test_module.py",
         ("self._known[index] = 1", "self._known[index] = 0"),
     ),

@@ -180,7 +180,7 @@ FAULTS = [
     ),
     *of(
         "ldm/diffusion/guidance/autoguidance.py",
-        ("tests/diffusion/test_guidance.py", "tests/run/test_finished.py"),
+        ("tests/diffusion/test_guidance.py", "tests/run/test_load.py"),
         ("worse + self.scale * (plain - worse)", "plain + self.scale * (plain - worse)"),
         ("return self.denoiser(x_t, t, c.guide)", "return self.denoiser(x_t, t, c)"),
         ("functools.partial(guidance, guidance=with_guide(", "functools.partial(guidance, guide=with_guide("),

@@ -4,8 +4,28 @@ from tests.mutants.fault import of
 
 FAULTS = [
     *of(
-        "ldm/declared.py",
-        "tests/test_declared.py",
+        "ldm/eight_bits.py",
+        "tests/test_eight_bits.py",
+        ("return ((x + 1) * 127.5).round()", "return ((x + 1) * 127.5).floor()"),
+        ("x = x[:, :3] * alpha + (1 - alpha)", "x = x[:, :3] * alpha - (1 - alpha)"),
+        ("x[:, :3] * alpha + (1 - alpha)", "x[:, :3] * alpha"),
+        ("((x + 1) * 127.5).round()", "((x + 1) * 127.5)"),
+        (".nan_to_num(0.0).clamp(-1, 1)", ".nan_to_num(1.0).clamp(-1, 1)"),
+    ),
+    *of(
+        "ldm/build.py", "tests/command/test_words.py", ("near = difflib.get_close_matches(word, known, 1)", "near = []")
+    ),
+    *of(
+        "ldm/run/record.py",
+        "tests/command/test_evaluate.py",
+        (
+            "newest = {each.metric: each for each in records}",
+            "newest = {each.metric: each for each in reversed(records)}",
+        ),
+    ),
+    *of(
+        "ldm/signature.py",
+        "tests/test_signature.py",
         ("elif not found.free and key not in beside:", "elif key not in beside:"),
         ("elif not found.free and key not in beside:", "elif not found.free:"),
         ("or not within(path, ALLOWED):", "or False:"),
@@ -14,22 +34,22 @@ FAULTS = [
         ('said.get(name) or inherited.get(name, "")', 'said.get(name, "")'),
     ),
     *of(
-        "ldm/help.py",
-        "tests/test_help.py",
+        "ldm/command/help.py",
+        "tests/command/test_help.py",
         ("lines += textwrap.wrap(piece, width,", "lines += textwrap.wrap(piece, 10 * width,"),
         ('yield f"    {argument.doc}"', 'yield ""'),
         ('if said.startswith("@package"):', "if True:"),
     ),
     *of(
-        "ldm/words.py",
-        "tests/test_help.py",
+        "ldm/command/words.py",
+        "tests/command/test_help.py",
         ("return _unasked(key, known) if asked else _alone(argument, before)", "return _alone(argument, before)"),
     ),
     *of(
         "train.py",
         "tests/test_start.py",
         ("checked(config, PIECES)", 'composed(CONF, "config", [])'),
-        ("from ldm.words import SWEEP\n", "import torch\nfrom ldm.words import SWEEP\n"),
+        ("from ldm.command.words import SWEEP\n", "import torch\nfrom ldm.command.words import SWEEP\n"),
     ),
     *of(
         "ldm/random.py",
@@ -118,12 +138,12 @@ FAULTS = [
     ),
     *of(
         "ldm/build.py",
-        "tests/run/test_finished.py::test_a_name_is_the_class_and_what_is_not_the_default",
+        "tests/run/test_load.py::test_a_name_is_the_class_and_what_is_not_the_default",
         ("name not in leave and arguments[name] != parameters[name].default", "name not in leave"),
         ('return f"{value:.12g}"', 'return f"{value:.12f}"'),
     ),
     *of(
-        "ldm/settings.py",
+        "ldm/experiment/check.py",
         ("tests/test_messages.py", "tests/test_build.py", "tests/test_plain_settings.py"),
         ("if settings.name is not None and not _NAME.fullmatch(settings.name):", "if False:"),
         ("_check_optimizer(config[stage], stage)", "pass"),

@@ -2,7 +2,7 @@
 
 from tests.mutants.fault import of
 
-_MAPS = ("tests/loss/test_perceptual.py", "tests/loss/test_alignment.py")
+_MAPS = ("tests/loss/test_perceptual.py", "tests/alignment/test_alignment.py")
 
 FAULTS = [
     *of(
@@ -56,7 +56,7 @@ FAULTS = [
         ("x.square().sum(1, keepdim=True)", "x.square().mean(1, keepdim=True)"),
     ),
     *of(
-        "ldm/loss/maps.py",
+        "ldm/alignment/maps.py",
         _MAPS,
         ("((x + 1) / 2 - mean) / std", "(x - mean) / std"),
         ("[seen.flip(2, 3) for seen in", "[seen for seen in"),
@@ -66,8 +66,8 @@ FAULTS = [
         ("last_hidden_state[:, -height * width :]", "last_hidden_state[:, : height * width]"),
     ),
     *of(
-        "ldm/loss/alignment.py",
-        "tests/loss/test_alignment.py",
+        "ldm/alignment/alignment.py",
+        "tests/alignment/test_alignment.py",
         ("return self.weight * (1 - cosine).mean()", "return (1 - cosine).mean()"),
         ("(1 - cosine).mean()", "(1 - cosine).sum()"),
         ('"b c h w -> b (h w) c"', '"b c h w -> b (w h) c"'),

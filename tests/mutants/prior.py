@@ -5,7 +5,7 @@ from tests.mutants.fault import of
 _PRIOR = (
     *("tests/prior/test_loss.py", "tests/prior/test_diffusion.py"),
     *("tests/stage/test_second.py", "tests/prior/test_density.py"),
-    "tests/run/test_finished.py::test_training_has_no_guide",
+    "tests/run/test_load.py::test_training_has_no_guide",
 )
 
 FAULTS = [

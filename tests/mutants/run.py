@@ -125,7 +125,7 @@ FAULTS = [
         "ldm/run/evaluation.py",
         (
             "tests/run/test_evaluation.py",
-            "tests/run/test_finished.py::test_records_tell_samplers_and_guidance_apart",
+            "tests/run/test_load.py::test_records_tell_samplers_and_guidance_apart",
             "tests/test_products.py",
         ),
         ("Random(self.seed, 0, torch.tensor(rows, device=device))", "Random(0, 0, torch.tensor(rows, device=device))"),
@@ -146,8 +146,8 @@ FAULTS = [
         ("sum(p.numel() for p in model.parameters())", "sum(1 for p in model.parameters())"),
     ),
     *of(
-        "ldm/run/finished.py",
-        "tests/run/test_finished.py",
+        "ldm/run/load.py",
+        "tests/run/test_load.py",
         ('return "averaged" if weights == "average" else "raw"', 'return "averaged"'),
         (".rebuild(ema)", ".rebuild(0.1)"),
         ("prior.sampling_schedule = other\n", "pass\n"),
@@ -163,7 +163,7 @@ FAULTS = [
     ),
     *of(
         "ldm/run/signals.py",
-        ("tests/test_main.py::test_the_first_signal_is_noted_and_the_second_ends",),
+        ("tests/command/test_terminal.py::test_the_first_signal_is_noted_and_the_second_ends",),
         ("if self.raised:", "if not self.raised:"),
         ("        self.raised = True", "        self.raised = False"),
     ),

@@ -1,11 +1,11 @@
-"""Faults of ldm/sampling.py, ldm/measuring.py and ldm/model.py."""
+"""Faults of ldm/command/sample.py, ldm/command/evaluate.py and ldm/model.py."""
 
 from tests.mutants.fault import of
 
 FAULTS = [
     *of(
-        "ldm/sampling.py",
-        "tests/test_sampling.py",
+        "ldm/command/sample.py",
+        "tests/command/test_sample.py",
         ('Random(seed, 0, batch["index"])', 'Random(0, 0, batch["index"])'),
         ('Random(seed, 0, batch["index"])', "Random(seed, 0, torch.arange(len(rows)))"),
         ("[captions[i] for i in rows]", "[captions[i] for i in range(len(rows))]"),
@@ -45,11 +45,11 @@ FAULTS = [
         ("line.strip() for line in", "line for line in"),
     ),
     *of(
-        "ldm/measuring.py",
+        "ldm/command/evaluate.py",
         (
-            "tests/test_measuring.py",
+            "tests/command/test_evaluate.py",
             "tests/test_products.py",
-            "tests/run/test_finished.py::test_records_tell_samplers_and_guidance_apart",
+            "tests/run/test_load.py::test_records_tell_samplers_and_guidance_apart",
         ),
         ('own = {"samples": samples, "seed": seed}', 'own = {"seed": seed}'),
         ('"seed": config["seed"],', '"seed": seed,'),
@@ -59,19 +59,15 @@ FAULTS = [
         ("record.write(place.records, *records)", "record.write(place.records, *records[:1])"),
         ("report.write(place.path)\n", "pass\n"),
         ("Changes(diffusion, guidance, steps, guide, guide_ema)", "Changes(diffusion, None, steps, guide, guide_ema)"),
-        (
-            "newest = {each.metric: each for each in records}",
-            "newest = {each.metric: each for each in reversed(records)}",
-        ),
     ),
     *of(
-        "ldm/measuring.py",
-        ("tests/run/test_finished.py::test_records_tell_samplers_and_guidance_apart", "tests/test_measuring.py"),
+        "ldm/command/evaluate.py",
+        ("tests/run/test_load.py::test_records_tell_samplers_and_guidance_apart", "tests/command/test_evaluate.py"),
         ('"guide": changes.guide_named(run),', '"guide": None,'),
     ),
     *of(
-        "ldm/measuring.py",
-        "tests/test_measuring.py",
+        "ldm/command/evaluate.py",
+        "tests/command/test_evaluate.py",
         ('own = {"samples": samples, "seed": seed}', 'own = {"samples": samples}'),
         ("if before and measured.fingerprint not in before:", "if before and measured.fingerprint in before:"),
         ("_check_classes(model, measured)\n    before", "before"),
@@ -82,7 +78,7 @@ FAULTS = [
     ),
     *of(
         "ldm/model.py",
-        "tests/test_sampling.py",
+        "tests/command/test_sample.py",
         ('c = c.away_from(self.negative(batch["negative"]))', "pass"),
     ),
     *of(

@@ -1,4 +1,4 @@
-"""Faults of ldm/stage and ldm/experiment.py."""
+"""Faults of ldm/stage and ldm/experiment/experiment.py."""
 
 from tests.mutants.fault import of
 
@@ -218,7 +218,7 @@ FAULTS = [
         ("value.detach().float() * share, 0.0, 0.0, 0.0)", "value.detach().float() * share, 1.0, 0.0, 0.0)"),
     ),
     *of(
-        "ldm/experiment.py",
+        "ldm/experiment/experiment.py",
         _PRODUCTS,
         ("stage.average.keep()", "pass"),
         ("with stage.average.applied():\n            weights", "if True:\n            weights"),
@@ -239,7 +239,7 @@ FAULTS = [
         ('build(self.config["second"], "second"), self.seed,', 'build(self.config["second"], "second"), 0,'),
     ),
     *of(
-        "ldm/experiment.py",
+        "ldm/experiment/experiment.py",
         (
             "tests/test_experiments.py::test_the_first_weights_are_of_the_seed",
             "tests/test_experiments.py::test_between_the_stages_the_first_is_frozen",
@@ -252,7 +252,7 @@ FAULTS = [
         ("autoencoder.requires_grad_(False).eval()", "autoencoder.eval()"),
     ),
     *of(
-        "ldm/experiment.py",
+        "ldm/experiment/experiment.py",
         (
             "tests/test_experiments.py::test_a_finished_run_is_a_first_stage_for_others",
             "tests/test_experiments.py::test_a_first_stage_is_trained_once",
@@ -262,36 +262,36 @@ FAULTS = [
         ("if found is not None:\n                log.info", "if False:\n                log.info"),
     ),
     *of(
-        "ldm/experiment.py",
+        "ldm/experiment/experiment.py",
         "tests/test_experiments.py::test_experiment",
         ("if self.measured or not self.metrics:", "if not self.metrics:"),
         ('"asked": what,', '"asked": "",'),
     ),
     *of(
-        "ldm/experiment.py",
+        "ldm/experiment/experiment.py",
         _cell("second.steps=6 second.again=true (cosine)", "finished"),
         ("return plan.again()", "return plan"),
         ("self._checkpoints(stage).clear()", "pass"),
         ("(each.model, each.asked) == (weights, what)", "each.asked == what"),
     ),
     *of(
-        "ldm/experiment.py",
+        "ldm/experiment/experiment.py",
         _cell("condition.width=4", "finished"),
         ("if plan.refused:", "if False:"),
     ),
     *of(
-        "ldm/experiment.py",
+        "ldm/experiment/experiment.py",
         _cell("second.steps=6", "in the second stage"),
         ("self._second_plan(first.history, weights))", "self._second_plan(provenance.fresh({}), weights))"),
     ),
     *of(
-        "ldm/experiment.py",
+        "ldm/experiment/experiment.py",
         _cell("first.clip=0.1", "in the first stage"),
         ("if plan.told:", "if False:"),
         ('provenance.begun(self._checkpoints("first"))', "None"),
     ),
     *of(
-        "ldm/experiment.py",
+        "ldm/experiment/experiment.py",
         _cell("prior.steps=3 diffusion/sampler=ddpm", "finished"),
         ("(each.model, each.asked) == (weights, what)", "each.model == weights"),
     ),
@@ -356,7 +356,7 @@ FAULTS = [
         ("_TOKENIZER in taken)", "False)"),
     ),
     *of(
-        "ldm/experiment.py",
+        "ldm/experiment/experiment.py",
         "tests/test_finetuning.py",
         ("(self.origin is None or not self.origin.tokens)", "True"),
         ("kept = None if self.origin is None else self.origin.whitening(weights)", "kept = None"),

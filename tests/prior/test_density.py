@@ -10,7 +10,7 @@ from ldm.diffusion.sampler.base import Sampler
 from ldm.diffusion.sampler.ddim import DDIM
 from ldm.diffusion.time import Uniform
 from ldm.diffusion.weighting import Prediction
-from ldm.nn.ode import RungeKutta
+from ldm.ode import RungeKutta
 from ldm.prior.base import Likelihood
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random

@@ -13,7 +13,7 @@ from ldm.diffusion.sampler.ddim import DDIM
 from ldm.diffusion.schedule import Cosine, Rectified
 from ldm.diffusion.time import LogitNormal
 from ldm.diffusion.weighting import Weighting
-from ldm.nn.ode import RungeKutta
+from ldm.ode import RungeKutta
 from ldm.prior.diffusion import Diffusion
 from ldm.types import Context, ContextShape
 

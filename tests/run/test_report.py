@@ -9,8 +9,8 @@ import PIL.Image
 import pytest
 import torch
 
-from ldm.callback.grid import beside, save
-from ldm.metric.features import eight_bits
+from ldm.callback.image_grid import beside, save
+from ldm.eight_bits import eight_bits
 from ldm.run import record
 from ldm.run.report import _curve, _how, duration, rounded, write
 from tests.run.page import Page

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from ldm.autoencoder.bottleneck import Gaussian
+from ldm.autoencoder.bottleneck import DiagonalGaussian
 from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.loss.adaptive import AdaptiveWeight
 from ldm.loss.adversarial import Adversarial
@@ -27,7 +27,7 @@ from tests.runs import rows
 from tests.stage.tiny import autoencoder, data, first, fit, recipe
 
 BOTTLENECKS = {
-    "gaussian": lambda: Gaussian(2),
+    "gaussian": lambda: DiagonalGaussian(2),
     "quantiser": lambda: VectorQuantiser(24, 2, decay=0.7, restart_below=0.4),
     "learnt codes": lambda: VectorQuantiser(24, 2, running_means=False, decay=0.7, restart_below=0.4),
 }

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from ldm.alignment.alignment import Alignment
+from ldm.alignment.maps import RandomMaps
 from ldm.build import ConfigError
 from ldm.data.latent import BadLatentsError
-from ldm.experiment import Experiment
-from ldm.loss.alignment import Alignment
-from ldm.loss.maps import RandomMaps
+from ldm.experiment.experiment import Experiment
 from ldm.model import LatentModel
 from ldm.run.signals import FINISHED
 from ldm.run.store import Store

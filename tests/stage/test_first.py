@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from ldm.autoencoder.bottleneck import Gaussian, Identity
+from ldm.autoencoder.bottleneck import DiagonalGaussian, Identity
 from ldm.loss.adversarial import Adversarial
 from ldm.loss.first_stage import FirstStageLoss
 from ldm.loss.reconstruction import Gaussian as GaussianLikelihood
@@ -18,7 +18,7 @@ from tests.stage.tiny import autoencoder, recipe
 def first(adversarial=None):
     """Its latents are whitened by other numbers than 0 and 1, which training must not see."""
     torch.manual_seed(0)
-    own = autoencoder(Gaussian(2))
+    own = autoencoder(DiagonalGaussian(2))
     own.set_statistics(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 3.0]))
     return First(own, FirstStageLoss(GaussianLikelihood(-1.0), 0.25, adversarial=adversarial), recipe())
 

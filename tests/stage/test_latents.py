@@ -6,7 +6,7 @@ from torch import multiprocessing as processes
 from torch import nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.autoencoder.bottleneck import Gaussian
+from ldm.autoencoder.bottleneck import DiagonalGaussian
 from ldm.data.module import DataModule
 from ldm.run.signals import StopFlag, Stopped
 from ldm.run.store import Store
@@ -37,7 +37,7 @@ class Back(nn.Module):
 
 
 def known() -> Autoencoder:
-    return Autoencoder((3, 4, 4), Known, Back, Gaussian(channels=2))
+    return Autoencoder((3, 4, 4), Known, Back, DiagonalGaussian(channels=2))
 
 
 def source(count: int) -> Noise:

@@ -5,7 +5,7 @@ import json
 import torch
 
 from ldm.callback.pictures import Pictures, words
-from ldm.callback.sink import Sink
+from ldm.logger.sink import Sink
 from tests.runs import equal
 from tests.stage.tiny import data, fit, result, second
 

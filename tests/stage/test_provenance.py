@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from ldm.command.words import settable
 from ldm.run.record import Record, current, table
 from ldm.stage.provenance import (
     Begun,
@@ -18,7 +19,6 @@ from ldm.stage.provenance import (
     plan,
     shown,
 )
-from ldm.words import settable
 from tests.runs import tiny
 from tests.stage.tiny import data
 

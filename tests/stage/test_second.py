@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ldm.loss.alignment import Alignment
+from ldm.alignment.alignment import Alignment
 from ldm.random import Random, seed_of
 from ldm.stage.rate import Constant
 from ldm.stage.second import aligned
@@ -168,8 +168,8 @@ def test_the_alignment_of_a_config_fits_its_backbone():
     """Width and grid of the tokens are the backbone's own."""
     model = second().model
     model.autoencoder.latent_shape = (2, 8, 4)
-    network = {"_target_": "ldm.loss.maps.RandomMaps", "width": 4, "layers": 1}
-    node = {"_target_": "ldm.loss.alignment.Alignment", "network": network}
+    network = {"_target_": "ldm.alignment.maps.RandomMaps", "width": 4, "layers": 1}
+    node = {"_target_": "ldm.alignment.alignment.Alignment", "network": network}
     made = aligned(node, model, 0)
     assert made.grid == (8, 4) and made.projection[0].in_features == 4
     again, other = aligned(node, model, 0), aligned(node, model, 1)

@@ -17,8 +17,10 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.amp import GradScaler
 
+from ldm.alignment.alignment import Alignment
+from ldm.alignment.maps import RandomMaps
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.autoencoder.bottleneck import Bottleneck, Gaussian
+from ldm.autoencoder.bottleneck import Bottleneck, DiagonalGaussian
 from ldm.autoencoder.convnet import Decoder, Encoder
 from ldm.backbone.unet import UNet
 from ldm.condition.label import Label
@@ -32,9 +34,7 @@ from ldm.diffusion.schedule import Cosine as CosineSchedule
 from ldm.diffusion.time import Uniform as Time
 from ldm.diffusion.weighting import Prediction
 from ldm.loss.adversarial import Adversarial
-from ldm.loss.alignment import Alignment
 from ldm.loss.first_stage import FirstStageLoss
-from ldm.loss.maps import RandomMaps
 from ldm.loss.reconstruction import Gaussian as GaussianLikelihood
 from ldm.model import LatentModel
 from ldm.nn.patchgan import PatchGAN
@@ -121,7 +121,7 @@ def autoencoder(bottleneck: Bottleneck | None = None) -> Autoencoder:
     def decoder(channels: int, latent: int) -> Decoder:
         return Decoder(channels, latent, width=4, multipliers=(1, 1), blocks=0, middle_attention=False)
 
-    made = shaken(Autoencoder((3, 8, 8), encoder, decoder, bottleneck or Gaussian(channels=2)))
+    made = shaken(Autoencoder((3, 8, 8), encoder, decoder, bottleneck or DiagonalGaussian(channels=2)))
     made.set_statistics(torch.tensor([0.3, -0.2]), torch.tensor([0.7, 1.6]))
     return made
 

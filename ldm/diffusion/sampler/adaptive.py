@@ -19,7 +19,7 @@ from torch import Tensor
 from ldm.diffusion.denoiser import Denoiser, along
 from ldm.diffusion.flow import angle, length, velocity
 from ldm.diffusion.sampler.base import Sampler
-from ldm.nn.ode import DormandPrince
+from ldm.ode import DormandPrince
 from ldm.types import Context, Latent, Time
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,201 @@
+"""What a frozen network sees in an image: feature maps, for distances of images and for alignment.
+
+A network stays frozen, in evaluation mode and outside the module tree: it is no part of a checkpoint, an average, a count
+of parameters or DDP's broadcasts. It is named by where it came from, never changes, and follows the device of its images.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from ldm.random import seed_of
+from ldm.tensors import hash_of, read_tensors
+from ldm.types import Image
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_CLASSIFIERS = ("classifier", "fc", "head")  # torchvision's names of what comes after the features
+_RECTIFIERS = nn.ReLU | nn.ReLU6 | nn.LeakyReLU | nn.ELU | nn.SiLU | nn.Hardswish | nn.Hardtanh
+
+
+class FrozenNetwork:
+    """A frozen network and the form in which it takes images. No module, so that what holds it does not register it.
+
+    Arguments:
+        smallest: smaller images are enlarged to this side, as the network's strides need it.
+    """
+
+    def __init__(self, network: nn.Module, smallest: int):
+        self.network, self.smallest = network.float().eval().requires_grad_(False), smallest
+
+    def prepared(self, x: Image) -> Float[Tensor, "b 3 h2 w2"]:
+        """Images as RGB and large enough, the network on their device."""
+        if next(self.network.parameters()).device != x.device:
+            self.network.to(x.device)
+        x, short = rgb(x.float()), min(x.shape[-2:])
+        if short >= self.smallest:
+            return x
+        return F.interpolate(x, scale_factor=self.smallest / short, mode="bilinear", align_corners=False)
+
+
+def rgb(x: Image) -> Float[Tensor, "b 3 h w"]:
+    """Grey repeated, transparency composited on white; ValueError for other channels."""
+    if x.shape[1] in (1, 3):
+        return x.expand(-1, 3, -1, -1)
+    if x.shape[1] != 4:
+        raise ValueError(
+            f"a network's features are of images with 1, 3 or 4 channels; got {x.shape[1]}: take alignment=none, "
+            "loss.perceptual=null or the LaplacianPyramid, which takes any"
+        )
+    alpha = (x[:, 3:] + 1) / 2
+    return x[:, :3] * alpha + 1 - alpha
+
+
+class Maps(FrozenNetwork):
+    """Feature maps of some layers, with gradients for the image where it wants any.
+
+    Arguments:
+        network: images standardised as for ImageNet -> {name: map (b, d, h, w)}.
+        flip180: turn images by 180 degrees first, and the maps back.
+        settings: all else that the maps depend on, beside the weights.
+    """
+
+    def __init__(self, network: nn.Module, smallest: int, flip180: bool = False, settings: Sequence[Any] = ()):
+        super().__init__(network, smallest)
+        self.flip180 = flip180
+        self._settings = repr((type(self).__name__, smallest, flip180, *settings))
+
+    def __call__(self, x: Image) -> list[Float[Tensor, "b _d _h _w"]]:
+        x = self.prepared(x)
+        mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (_MEAN, _STD))
+        x = ((x + 1) / 2 - mean) / std
+        if self.flip180:
+            return [seen.flip(2, 3) for seen in self.network(x.flip(2, 3)).values()]
+        return list(self.network(x).values())
+
+    @property
+    def key(self) -> str:
+        """Names all that the maps of an image depend on."""
+        return f"{self._settings} {hash_of(self.network.state_dict())}"
+
+
+class TorchvisionMaps(Maps):
+    """Some layers of a torchvision network with local weights.
+
+    Arguments:
+        architecture: torchvision's name, as `squeezenet1_1`.
+        weights: safetensors or a state dict; the classifier may be missing.
+        layers: names, as `torchvision.models.feature_extraction.get_graph_node_names` lists.
+        flip180: turn images by 180 degrees first, as weights brought from TensorFlow can need.
+        smallest: smaller images are enlarged to this side.
+
+    Raises:
+        ValueError: no such architecture or layer, or the weights are of another network.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        weights: Path,
+        layers: tuple[str, ...],
+        flip180: bool = False,
+        smallest: PositiveInt = 32,
+    ):
+        from torchvision.models import get_model, list_models
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        if architecture not in list_models():
+            raise ValueError(f"torchvision has no {architecture!r}; see torchvision.models.list_models()")
+        if not layers:
+            raise ValueError("layers is empty; name at least one, as features.4")
+        network = get_model(architecture, weights=None).eval()
+        own = {name: value for name, value in network.state_dict().items() if not name.startswith(_CLASSIFIERS)}
+        state = {name: value for name, value in read_tensors(weights).items() if not name.startswith(_CLASSIFIERS)}
+        wrong = sorted(own.keys() ^ state.keys())
+        wrong += [name for name in own if name in state and own[name].shape != state[name].shape]
+        if wrong:
+            raise ValueError(f"{weights} is not {architecture}: {len(wrong)} tensors differ, as {wrong[:3]}")
+        network.load_state_dict(state, strict=False)
+        for module in network.modules():
+            if isinstance(module, _RECTIFIERS):
+                module.inplace = False  # or it would overwrite the layer before it, which may be compared
+        network = create_feature_extractor(network, list(layers))
+        super().__init__(network, smallest, flip180, (architecture, *layers))
+
+
+class RandomMaps(Maps):
+    """Every layer of a convolutional network with random weights, the same for the same seed.
+
+    Arguments:
+        width: channels of the first layer; each further one halves the sides and doubles the channels.
+        layers: how many.
+        seed: of the weights, which are never trained.
+    """
+
+    def __init__(self, width: PositiveInt = 32, layers: PositiveInt = 3, seed: NonNegativeInt = 0):
+        super().__init__(_Untrained(width, layers, seed), smallest=2 ** (layers + 1))
+
+
+class _Untrained(nn.Module):
+    def __init__(self, width: int, layers: int, seed: int):
+        super().__init__()
+        random = torch.Generator().manual_seed(seed_of(seed, "random features"))
+        widths = [3, *(width * 2**i for i in range(layers))]
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths))
+        for layer in self.layers:
+            spread = (2 / layer.weight[0].numel()) ** 0.5
+            layer.weight.data = spread * torch.randn(layer.weight.shape, generator=random)
+            layer.bias.data = 0.5 * torch.randn(layer.bias.shape, generator=random)
+
+    def forward(self, x: Image) -> dict[str, Tensor]:
+        found = {}
+        for i, layer in enumerate(self.layers):
+            x = F.relu(layer(x if i == 0 else F.avg_pool2d(x, 2)))
+            found[str(i)] = x
+        return found
+
+
+class DinoMaps(Maps):
+    """The last layer's patches of a DINOv2 (arXiv 2304.07193, with registers 2309.16588), by `transformers`.
+
+    Images are brought to the next lower multiple of the network's patch.
+
+    Arguments:
+        source: a directory or a hub name, as `facebook/dinov2-base`.
+        smallest: smaller images are enlarged to this side.
+
+    Raises:
+        ImportError: transformers is missing. OSError: nothing at `source`. ValueError: it is no DINOv2.
+    """
+
+    def __init__(self, source: str, smallest: PositiveInt = 224):
+        super().__init__(_Patches(source), smallest)
+
+
+class _Patches(nn.Module):
+    def __init__(self, source: str):
+        super().__init__()
+        try:
+            import transformers
+        except ImportError as error:
+            raise ImportError("alignment=dinov2 needs transformers: pip install 'ldm[clip]'") from error
+        kind = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
+        if kind not in ("dinov2", "dinov2_with_registers"):
+            raise ValueError(f"{source} is a {kind}; wanted a dinov2 or dinov2_with_registers")
+        self.model = transformers.AutoModel.from_pretrained(source, trust_remote_code=False, use_safetensors=True)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        patch = self.model.config.patch_size
+        height, width = (max(1, side // patch) for side in x.shape[2:])
+        x = F.interpolate(x, size=(height * patch, width * patch), mode="bilinear", antialias=True)
+        tokens = self.model(pixel_values=x).last_hidden_state[:, -height * width :]  # without class and registers
+        return {"patches": rearrange(tokens, "b (h w) c -> b c h w", h=height)}

@@ -1,0 +1,125 @@
+"""Measuring a finished run again, with other samples, guidance, steps, weights, metrics or a moved data set: more records, a
+new report.
+
+What is given of data, metrics and evaluation takes the place of the run's own, by the words of training; a record names by
+its fingerprint the data that was measured on.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from pydantic import PositiveInt
+
+from ldm.build import Config, build, is_node
+from ldm.condition.label import Label, listed
+from ldm.data.module import DataModule
+from ldm.model import LatentModel, Weights
+from ldm.run import record, report
+from ldm.run.directory import RunDirectory
+from ldm.run.evaluation import Evaluation, asked_hash
+from ldm.run.load import Changes, merged, named, settings_of
+from ldm.run.machine import device_of
+
+log = logging.getLogger(__name__)
+
+
+def measure_again(
+    run: str,
+    samples: PositiveInt | None,
+    guidance: float | int | None,
+    steps: int | None,
+    seed: int | None,
+    weights: Weights,
+    ema: float | None,
+    device: str,
+    diffusion: dict[str, Any] | None = None,
+    guide: str | None = None,
+    guide_ema: float | None = None,
+    data: dict[str, Any] | None = None,
+    metric: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
+    store: str | None = None,
+) -> None:
+    """Add records of a finished run, measured with other settings, and write its report anew.
+
+    Arguments:
+        samples, seed: of the evaluation; None as in the run, as all that follows.
+        data, evaluation: arguments in the place of the run's.
+        metric: so too, or nodes by name, which take the place of all of the run's.
+        store: where metrics keep what they have learnt.
+    """
+    place = RunDirectory(Path(run))
+    if not (place.path / "config.yaml").exists():
+        raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
+    config = settings_of(place.path)
+    changes = Changes(diffusion, guidance, steps, guide, guide_ema)
+    own = {"samples": samples, "seed": seed}
+    own_evaluation = merged(config["evaluation"], evaluation or {}) | {
+        key: n for key, n in own.items() if n is not None
+    }
+    measure: Evaluation = build(own_evaluation, "evaluation")
+    measured: DataModule = build(_moved(config["data"], data or {}), "data")
+    own_metrics = _metrics(config["metric"] or {}, metric or {}, store or config["store"])
+    metrics = build(own_metrics, "metric")
+    model = changes.load(run, weights, ema, device_of(device))
+    _check_classes(model, measured)
+    before = {each.data for each in record.read(place.records)} - {None}
+    if before and measured.fingerprint not in before:
+        log.warning(
+            "this is not the data that %s was measured on (fingerprint %s, before %s): its numbers are not compared with those "
+            "of before",
+            *(run, measured.fingerprint[:8], ", ".join(sorted(each[:8] for each in before))),
+        )
+    facts = {
+        "run": place.path.name,
+        "experiment": config["experiment"],
+        "data": measured.fingerprint,
+        "seed": config["seed"],
+        "asked": asked_hash(own_evaluation, own_metrics, model.config["prior"], measured),
+        "weights": named(weights, ema),
+        "guide": changes.guide_named(run),
+    }
+    records = measure(model, measured, list(metrics.values()), facts, generate=bool(config.get("second")))
+    record.write(place.records, *records)
+    report.write(place.path)
+    record.say(records)
+
+
+def _moved(own: Config, given: Config) -> Config:
+    """The run's data node with the arguments given; where the root is another, below it all that was there."""
+    old, new = own.get("root"), given.get("root")
+    return merged(own if new is None else _below(own, old, new), given)
+
+
+def _below(value: Any, old: str | None, new: str, key: str = "") -> Any:
+    """`value` with every path in `old` in `new`; where there was no root, every `root` is the new one."""
+    if isinstance(value, dict):
+        return {name: _below(each, old, new, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_below(each, old, new, key) for each in value]
+    if value == old and (old is not None or key == "root"):
+        return new
+    inside = isinstance(value, str) and old is not None and value.startswith(f"{old.rstrip('/')}/")
+    return new.rstrip("/") + value[len(old.rstrip("/")) :] if inside else value
+
+
+def _metrics(own: Config, given: Config, store: str) -> Config:
+    """The run's metrics with the arguments given, or those chosen in their place."""
+    if given and all(map(is_node, given.values())):
+        return {
+            name: node | {"cache": store} if node.get("cache", "") is None else node for name, node in given.items()
+        }
+    return {name: node for name, node in merged(own, given).items() if node is not None}
+
+
+def _check_classes(model: LatentModel, data: DataModule) -> None:
+    """ValueError where a label means another class in the data than in the model."""
+    known = model.condition.names if isinstance(model.condition, Label) else ()
+    if known and data.classes and data.classes != known:
+        raise ValueError(
+            f"the data's classes are {listed(data.classes)}, the model's {listed(known)}; measure on data with the same "
+            "classes in the same order"
+        )

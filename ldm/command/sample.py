@@ -1,0 +1,190 @@
+"""Images from a finished run: a grid and a PNG for each, the same for the same seed whatever the batch.
+
+Image i is a function of (seed, i) and its caption, so a job that was interrupted goes on with the numbers that are not
+there yet.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from einops import rearrange
+from PIL import Image
+
+from ldm.callback.image_grid import image_grid, save
+from ldm.condition.label import Label
+from ldm.eight_bits import eight_bits
+from ldm.files import read_text, write_json
+from ldm.model import LatentModel, Weights
+from ldm.prior.diffusion import Diffusion
+from ldm.random import Random, seed_of
+from ldm.run.load import Changes, named, networks, settings_of
+from ldm.run.machine import device_of
+from ldm.tensors import hash_of
+
+log = logging.getLogger(__name__)
+
+
+def sample(
+    run: str,
+    prompt: str | None,
+    prompts: str | None,
+    label: str | int | None,
+    n: int,
+    guidance: float | int | None,
+    steps: int | None,
+    seed: int,
+    weights: Weights,
+    ema: float | None,
+    batch: int,
+    device: str,
+    out: str | None,
+    diffusion: dict[str, Any] | None = None,
+    guide: str | None = None,
+    guide_ema: float | None = None,
+    compile: bool = False,
+    negative: str | None = None,
+) -> None:
+    """Write `grid.png`, `0000.png`, ... and what they were made from, `samples.json`."""
+    if n < 1 or batch < 1:
+        raise ValueError(f"n={n}, batch={batch}: both are at least 1")
+    changes = Changes(diffusion, guidance, steps, guide, guide_ema)
+    model = changes.load(run, weights, ema, device_of(device))
+    _check_trained(model, run)
+    if compile:
+        _compile(model)
+    if negative is not None:
+        model.negative(negative)  # refused before anything is written
+    captions, labels = _conditions(model, prompt, prompts, label, n)
+    count = len(captions or labels or range(n))
+    made_from = {"captions": captions, "labels": labels, "guidance": guidance, "steps": steps, "seed": seed}
+    made_from |= {} if negative is None else {"negative": negative}
+    made_from |= changes.facts() | {"weights": named(weights, ema), "weights_hash": _weights_hash(model)}
+    name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run)) % 16**6:06x}"
+    folder = Path(out) if out else Path(run) / "samples" / name
+    missing = _begin(folder, made_from | {"run": str(run)}, count)
+    for start in range(0, len(missing), batch):
+        rows = missing[start : start + batch]
+        for row, picture in zip(rows, eight_bits(_draw(model, captions, labels, negative, rows, seed)), strict=True):
+            _write(picture, folder / _name(row))
+        log.info("%d of %d images", count - len(missing) + start + len(rows), count)
+    words = captions or (None if labels is None else [_class_named(model, i) for i in labels])
+    shown = torch.stack([_read(folder / _name(row)) for row in range(min(count, 256))])
+    save(
+        image_grid(shown, words and words[:256]), folder / "grid.png", kind="samples", stage="second", step=0, images=0
+    )
+    log.info("%d images and grid.png are in %s", count, folder)
+
+
+def _check_trained(model: LatentModel, run: str) -> None:
+    """ValueError where a prior has weights that were never trained."""
+    if settings_of(run).get("second", True) in (None, {}) and any(True for _ in model.prior.parameters()):
+        raise ValueError(
+            f"{run} is a first stage alone, its prior was not trained (stage@second=none): train one with "
+            f"autoencoder.checkpoint={run}"
+        )
+
+
+def _weights_hash(model: LatentModel) -> str:
+    """Of all that an image is computed from, a guide's weights too."""
+    state = model.state_dict()
+    if isinstance(model.prior, Diffusion):
+        for guide in networks(model.prior):
+            if guide is not model.prior.denoiser:
+                state |= {f"guide {name}": value for name, value in guide.state_dict().items()}
+    return hash_of(state)
+
+
+def _compile(model: LatentModel) -> None:
+    if not isinstance(model.prior, Diffusion):
+        raise ValueError(f"compile=true is of a diffusion's network; this run's prior is {type(model.prior).__name__}")
+    for each in networks(model.prior):
+        each.backbone.compile()
+
+
+def _begin(folder: Path, facts: dict[str, Any], count: int) -> list[int]:
+    """The numbers of the images that are not there yet; ValueError where the folder holds another job's."""
+    file = folder / "samples.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        write_json(file, facts)
+    elif json.loads(file.read_text(encoding="utf-8")) != facts:
+        raise ValueError(f"{folder} holds images of other words or weights ({file.name} says which); take another out=")
+    missing = [row for row in range(count) if not (folder / _name(row)).exists()]
+    if len(missing) < count:
+        log.info("%d of %d images are there already", count - len(missing), count)
+    return missing
+
+
+def _name(row: int) -> str:
+    return f"{row:04d}.png"
+
+
+def _conditions(
+    model: LatentModel, prompt: str | None, prompts: str | None, label: str | int | None, n: int
+) -> tuple[list[str] | None, list[int] | None]:
+    """(captions, labels), of which at most one is not None; ValueError where the model knows no such condition."""
+    given = [name for name, value in (("prompt", prompt), ("prompts", prompts), ("label", label)) if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"one kind of condition at a time; got {' and '.join(given)}")
+    needs = model.condition.needs
+    wanted = {"prompt": "caption", "prompts": "caption", "label": "label"}.get(given[0] if given else "", "")
+    if wanted and wanted not in needs:
+        knows = f"is conditioned on {', '.join(needs)}" if needs else "has no condition"
+        raise ValueError(f"{given[0]}= is given, but this model {knows}")
+    if prompt is not None:
+        return [prompt] * n, None
+    if prompts is not None:
+        if not Path(prompts).exists():
+            raise FileNotFoundError(f"prompts={prompts}: no such file; wanted one with a caption a line")
+        lines = [line.strip() for line in read_text(Path(prompts)).splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(f"{prompts} holds no caption; wanted one a line")
+        return [line for line in lines for _ in range(n)], None
+    if label is not None:
+        return None, [model.condition.number(label)] * n
+    if "caption" in needs:
+        return [""] * n, None
+    return None, None
+
+
+def _class_named(model: LatentModel, label: int) -> str:
+    named = isinstance(model.condition, Label) and 0 <= label < len(model.condition.names)
+    return model.condition.names[label] if named else f"class {label}"
+
+
+def _draw(
+    model: LatentModel,
+    captions: list[str] | None,
+    labels: list[int] | None,
+    negative: str | None,
+    rows: list[int],
+    seed: int,
+) -> Any:
+    device = next(model.parameters()).device
+    batch: dict[str, Any] = {"index": torch.tensor(rows, device=device), "negative": negative}
+    if captions is not None:
+        batch["caption"] = [captions[i] for i in rows]
+    if labels is not None:
+        batch["label"] = torch.tensor([labels[i] for i in rows], device=device)
+    images = model.sample(batch, Random(seed, 0, batch["index"])).cpu()
+    if not images.isfinite().all():
+        raise ArithmeticError("images are not finite numbers: guidance= is too great, or the run diverged")
+    return images
+
+
+def _write(picture: torch.Tensor, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(rearrange(picture, "c h w -> h w c").cpu().numpy()).save(temporary, "PNG")
+    temporary.replace(path)
+
+
+def _read(path: Path) -> torch.Tensor:
+    """(c, h, w) in [-1, 1]."""
+    pixels = torch.from_numpy(numpy.array(Image.open(path).convert("RGB")))
+    return rearrange(pixels, "h w c -> c h w") / 127.5 - 1

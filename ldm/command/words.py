@@ -1,0 +1,254 @@
+"""The words of a command line, from the shell to Hydra: what they mean, and what is wrong with them.
+
+    a word that is a text     prompt, negative, label         what the shell hands over is the value, to the letter
+    a word that is a path,    run, out, runs, data.root, ...  so too; quotes around the whole are Hydra's, and with -m a
+    a name, a column                                          comma outside of them separates values; `~` is home
+    every other word          seed=0, [1,2], {a: 1}           Hydra's grammar
+
+`null` is none in all of them. Hydra reads a value by its own grammar and OmegaConf reads `${` in what is left of it; a text
+is therefore handed on in quotes and with both kinds of marks escaped. Nothing here needs torch, so that a wrong word is told
+in a moment.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ldm.build import nearest
+
+TEXTS = {"prompt", "negative", "label"}
+# Paths, and what stands for one, as a hub's name: by a word's last part.
+PATHS = {"run", "guide", "prompts", "out", "runs", "store", "root", "checkpoint", "files", "weights", "source", "path"}
+PATHS |= {"cache", "backbone"}
+_NAMES = {"name", "split", "image", "caption", "label", "group", "revision"}
+_LISTS = {"files", "image", "caption", "label"}  # also `[a,b]`
+_NODES = {"backbone"}  # also `{_target_: ...}`
+
+_BARE = re.compile(r"(?!(?:inf|nan)\Z)(?:[a-z/]|\.\.?(?:/|\Z))[\w./-]*", re.ASCII | re.IGNORECASE)
+_SWEPT = re.compile(r"(?:choice|shuffle|sort|glob|range|interval|tag)\(.*\)", re.DOTALL)
+_WHOLE = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""  # in quotes from its first to its last letter
+_PIECE = re.compile(rf"(?:^|,)[ ]*((?:{_WHOLE})(?=[ ]*(?:,|\Z))|[^,]*)", re.DOTALL)
+
+# Of Hydra's own command line: those that stand alone, and those that are followed by a value.
+_ALONE = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
+_ALONE |= {"--shell-completion", "-sc"}
+_VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
+_VALUED |= {"--experimental-rerun", "--info", "-i"}
+_ASIDE = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}  # after which nothing is run
+SWEEP = {"-m", "--multirun"}
+HELP = {"--help", "-h"}
+
+
+def heard(arguments: Sequence[str], conf: Path, entry: str = "config") -> list[str]:
+    """The arguments as Hydra is to be given them; ends the process where one is wrong."""
+    arguments = [undashed(argument) for argument in arguments]
+    wrong = misspelt(arguments, conf, entry)
+    if wrong:
+        sys.exit(wrong)
+    return [understood(argument, bool(SWEEP & set(arguments))) for argument in arguments]
+
+
+def undashed(argument: str) -> str:
+    """`--seed=1` as `seed=1`: so other programs have it, and so a W&B sweep's agent calls this one, null being None there."""
+    flag, equals, value = argument.partition("=")
+    if not (equals and flag.startswith("--")) or flag in _VALUED:
+        return argument
+    word = flag.removeprefix("--")
+    return f"{word}={'null' if value == 'None' and word not in TEXTS else value}"
+
+
+def understood(argument: str, sweep: bool = False) -> str:
+    """One argument in Hydra's grammar; what is so already stays as it is."""
+    key, equals, value = argument.partition("=")
+    last = key.rpartition(".")[2].lstrip("+")
+    text = last in TEXTS and "." not in key
+    node = last in _NODES and value[:1] == "{"
+    if not equals or node or not (text or last in PATHS | _NAMES):
+        return settable(argument)
+    if text:
+        said = value if value == "null" else quoted(value)
+    elif last in _LISTS and value[:1] == "[" and value[-1:] == "]":
+        said = "[" + ",".join(map(_handed_on, _PIECE.findall(value[1:-1]))) + "]"
+    elif sweep:
+        said = value if _SWEPT.fullmatch(value) else ",".join(map(_handed_on, _PIECE.findall(value)))
+    else:
+        said = _handed_on(value)
+    return settable(f"{key}={said}")
+
+
+def _handed_on(value: str) -> str:
+    """One value of a path or a name."""
+    return value if _BARE.fullmatch(value) or re.fullmatch(_WHOLE, value, re.DOTALL) else quoted(value)
+
+
+def quoted(text: str) -> str:
+    """A text that Hydra and OmegaConf read as it is."""
+    if text == "???":  # OmegaConf's mark of what is missing
+        return "'${oc.decode:\"\\'???\\'\"}'"
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    text = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return "'" + re.sub(r"(\\+)\Z", r"\1\1", text) + "'"
+
+
+def unquoted(value: str) -> str:
+    """What `quoted` was given; any other value as it is."""
+    if not re.fullmatch(_WHOLE, value, re.DOTALL):
+        return value
+    mark, text = value[0], value[1:-1]
+    text = re.sub(rf"(\\+)({mark}|\Z)", lambda found: found[1][: len(found[1]) // 2] + found[2], text)
+    return re.sub(r"(\\+)\$\{", lambda found: found[1][: len(found[1]) // 2] + "${", text)
+
+
+def settable(argument: str) -> str:
+    """`first.clip=2` as `++first.clip=2`: defaults live in Python, so a config need not name a key for it to be set; a
+    misspelt one is found by the signature that it is bound to, with the nearest right one named."""
+    key, equals, _ = argument.partition("=")
+    dotted = equals and "." in key and key.replace(".", "_").isidentifier() and not key.startswith("hydra.")
+    return f"++{argument}" if dotted else argument
+
+
+def at_home(config: Any) -> Any:
+    """A plain config with `~` in its paths as the user's directory."""
+    if isinstance(config, dict):
+        return {key: _home(value) if key in PATHS else at_home(value) for key, value in config.items()}
+    return [at_home(value) for value in config] if isinstance(config, list) else config
+
+
+def _home(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith("~"):
+        return str(Path(value).expanduser())
+    return [_home(each) for each in value] if isinstance(value, list) else at_home(value)
+
+
+def left_open(config: Any, key: str = "") -> list[str]:
+    """The dotted keys of what a plain config, not resolved, leaves to be given."""
+    if isinstance(config, dict):
+        return [each for name, value in config.items() for each in left_open(value, f"{key}.{name}" if key else name)]
+    return [key] if config == "???" else []
+
+
+# What is wrong
+
+
+def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str | None:
+    """What is wrong with the first argument that cannot be right, and what to type; None if all is well, as far as can be
+    seen from conf/. Training takes every group, the other entry points (`entry` is their file in conf/) those that they
+    name."""
+    known = Known(conf, entry)
+    asked, before = bool(HELP & set(arguments)), ""
+    for argument in arguments:
+        wrong = None if before in _VALUED else _wrong(argument, before, known, asked)
+        if wrong:
+            return wrong
+        before = argument
+    given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
+    missing = [] if given & _ASIDE else [word for word in known.required if word not in given]
+    return f"{missing[0]}= is missing; {known.required[missing[0]]}" if missing else None
+
+
+class Known:
+    """The words of an entry point, read off its file in conf/ and the names of the others."""
+
+    def __init__(self, conf: Path, entry: str):
+        self.text = text = (conf / f"{entry}.yaml").read_text(encoding="utf-8")
+        defaults = re.findall(r"^  - (?!override )([\w/]+)(?:@([\w.]+))?: (\w+)", text, re.MULTILINE)
+        self.conf, self.training = conf, entry == "config"
+        self.groups = {folder.relative_to(conf).as_posix() for folder in conf.rglob("*") if folder.is_dir()}
+        if not self.training:
+            self.groups &= {group for group, _, _ in defaults}
+        self.needed = {group for group, _, choice in defaults if choice != "null"}
+        self.places = {place: group for group, place, _ in defaults if place}  # of a group that stands at several
+        mappings = set(re.findall(r"^(\w+): \{", text, re.MULTILINE))  # of which only the arguments are words
+        self.words = self.groups | set(re.findall(r"^(\w+):", text, re.MULTILINE)) - mappings - {"defaults", "hydra"}
+        self.plain = _plain(text)
+        self.required = dict(re.findall(r"^(\w+): \?\?\? +# (.*)", text, re.MULTILINE))
+        self.heads = {word.partition("/")[0] for word in self.words} | mappings - {"hydra"} | self.places.keys()
+
+    def choices(self, group: str) -> set[str]:
+        return {file.stem for file in (self.conf / group).glob("*.yaml")}
+
+
+def _plain(text: str) -> dict[str, tuple[str, str]]:
+    """The settings at the top of an entry point's file: name -> (value, what its comment says)."""
+    found: dict[str, tuple[str, str]] = {}
+    name = ""
+    for line in text.splitlines():
+        setting = re.fullmatch(r"(\w+): ([^#\s][^#]*?)(?:\s+# (.*))?", line)
+        more = re.fullmatch(r"\s+# (.*)", line)
+        if setting:
+            name = setting[1]
+            found[name] = (setting[2], setting[3] or "")
+        elif more and name:
+            found[name] = (found[name][0], f"{found[name][1]} {more[1]}")
+        else:
+            name = ""
+    return found
+
+
+def _wrong(argument: str, before: str, known: Known, asked: bool) -> str | None:
+    """What is wrong with one argument; where help is `asked` for, a key may stand alone."""
+    if argument.startswith("-"):
+        return _dashed(argument)
+    if argument.startswith("~"):
+        return None
+    key, equals, value = argument.partition("=")
+    if not equals:
+        return _unasked(key, known) if asked else _alone(argument, before)
+    key, _, place = key.lstrip("+").partition("@")
+    if key.partition(".")[0] == "hydra":
+        return None
+    if "." in key and key not in known.groups:
+        head = key.partition(".")[0]
+        return None if head in known.heads else f"{key}: no such word as {head}{nearest(head, known.heads)}"
+    if key in known.places:
+        group = known.places[key]
+        return f"{key}={value}: say {group}@{key}={value if value != 'null' else 'none'}"
+    if key in known.places.values() and place not in known.places:
+        return f"{argument}: of which {key}? Say {' or '.join(f'{key}@{each}={value}' for each in known.places)}"
+    if key not in known.words:
+        pieces = sorted(group for group in known.groups if group.startswith(f"{key}/"))
+        if pieces:
+            return f"{key}: a whole recipe is of training; a finished run takes another {', '.join(pieces)}"
+        if key in known.heads:
+            return f"{key}: no such word alone; its arguments are set one by one, as {key}.NAME=VALUE"
+        return f"{key}: no such word{nearest(key, known.words)}"
+    return _choice(f"{key}@{place}" if place else key, key, value, known) if key in known.groups else None
+
+
+def _unasked(key: str, known: Known) -> str | None:
+    """What is wrong with a key that help is asked for."""
+    there = known.words | known.heads
+    head = re.split(r"[.@]", key)[0]
+    return None if head in there else f"{key}: no such word{nearest(head, there)}"
+
+
+def _dashed(argument: str) -> str | None:
+    flag = argument in _ALONE | _VALUED or argument.partition("=")[0] in _VALUED
+    if flag or not argument.startswith("--") or argument == "--":
+        return None  # of one dash argparse has its own forms, as -cjob
+    return f"{argument}: a word is KEY=VALUE, as {argument[2:]}=..."
+
+
+def _alone(argument: str, before: str) -> str:
+    key, equals, value = before.partition("=")
+    if equals and key.rpartition(".")[2] in TEXTS | PATHS:
+        return f'{argument}: a word is KEY=VALUE; a value with spaces is in quotes: {key}="{value} {argument} ..."'
+    return f"{argument}: a word is KEY=VALUE, as {argument}=..."
+
+
+def _choice(said: str, group: str, value: str, known: Known) -> str | None:
+    """What is wrong with the words chosen of a group."""
+    choices = known.choices(group)
+    if value == "null" and "none" in choices:
+        return f"{said}=null: say {said}=none"
+    if value == "null" and group in known.needed:
+        return f"{said}=null: there is no run without. There are {', '.join(sorted(choices))}"
+    if re.fullmatch(r"[\w,-]+", value):
+        for word in value.split(","):
+            if word not in choices | {"null"}:
+                return f"{group}={word}: no such {group}{nearest(word, choices)}"
+    return None

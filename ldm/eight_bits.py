@@ -1,0 +1,23 @@
+"""The one rule by which an image of floating-point numbers becomes what is shown, stored as PNG and measured: 8 bits."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ldm.types import Image
+
+
+def eight_bits(x: Image) -> UInt8[Tensor, "b 3 h w"]:
+    """The 8-bit RGB image that x in [-1, 1] of 1, 3 or 4 channels is shown as; alpha is composited on white.
+
+    Values outside are clamped, and what is not a number becomes mid grey.
+    """
+    if x.ndim != 4 or x.shape[1] not in (1, 3, 4):
+        raise ValueError(f"wanted images (b, 1 | 3 | 4, h, w) in [-1, 1], got shape {tuple(x.shape)}")
+    x = x.float().nan_to_num(0.0).clamp(-1, 1)
+    if x.shape[1] == 4:
+        alpha = (x[:, 3:] + 1) / 2
+        x = x[:, :3] * alpha + (1 - alpha)
+    return ((x + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1)

@@ -1,0 +1,145 @@
+"""What a run's config has to be before anything is begun: every node bound to its signature, every plain word of its kind,
+what goes together going together. A mistake found here costs nothing; found later, hours."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat
+from torch import nn
+
+from ldm.build import Config, ConfigError, build, check, is_node, nearest, plain
+from ldm.condition.conditioner import Conditioner
+from ldm.data.batches import micro_batch
+from ldm.data.caption import clean
+from ldm.data.module import DataModule
+from ldm.metric.metric import Metric
+from ldm.model import PARTS
+from ldm.signature import PIECES
+
+NODES = (
+    "data",
+    *PARTS,
+    "loss",
+    "alignment",
+    "first",
+    "second",
+    "trainer",
+    "logger",
+    "callback",
+    "metric",
+    "evaluation",
+)
+# What a part is handed beside its config, by whoever builds it.
+_GIVEN = {"prior": ("latent_shape", "context"), "alignment": ("width", "grid")}
+_NAME = re.compile(r"(?!\.)[^/\\\x00]+(/(?!\.)[^/\\\x00]+)*")  # no way out of runs/
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The plain words of a run; the rest of its config are nodes."""
+
+    experiment: str
+    name: str | None
+    seed: NonNegativeInt
+    runs: str
+    store: str
+    cache_latents: bool | Literal["auto"]
+    rank_timeout: PositiveFloat = 120.0
+    keep: Literal["all", "model"] = "all"
+
+
+def checked(config: Config) -> Config:
+    """The config with its plain words of the right kind; ConfigError where it cannot be built."""
+    settings = _settings(config)
+    # An experiment's words for a stage that is then not trained (stage@second=none) are of nothing.
+    config = config | {stage: config[stage] if is_node(config.get(stage)) else {} for stage in ("first", "second")}
+    for group in ("metric", "logger", "callback"):  # without one that is left out, as metric.distances=null
+        config = config | {group: {name: node for name, node in (config.get(group) or {}).items() if node is not None}}
+    for part in NODES:
+        if config.get(part) is not None:
+            check(config[part], part, _GIVEN.get(part, ()))
+    for stage in ("first", "second"):
+        if config.get(stage):
+            _check_optimizer(config[stage], stage)
+    return config | dataclasses.asdict(settings)
+
+
+def check_stages(config: Config, pretrained: bool, autoencoder: nn.Module) -> None:
+    """ConfigError where nothing makes the first stage: neither trained nor given, though it has weights to learn."""
+    if not config.get("first") and not pretrained and any(p.requires_grad for p in autoencoder.parameters()):
+        raise ConfigError(
+            "stage@first=none: this autoencoder has weights that nothing trains; give autoencoder.checkpoint=DIR, or take "
+            "autoencoder=identity or stage@first=first"
+        )
+
+
+def check_train(config: Config, train: Any, checkpoint: str | None) -> bool:
+    """Whether a first stage that is given is trained on (`autoencoder.train`); ConfigError where nothing could be."""
+    if train is None:
+        return False
+    if checkpoint is None:
+        raise ConfigError(
+            "autoencoder.train says what becomes of the weights of autoencoder.checkpoint=, which is not given"
+        )
+    trains = plain(train, bool, "autoencoder.train")
+    if trains and not is_node(config.get("first")):
+        raise ConfigError(
+            "autoencoder.train=true trains the first stage on, and stage@first=none trains none: leave one out"
+        )
+    return trains
+
+
+def check_batch(config: Config, world: int) -> None:
+    """ValueError where the global batch cannot be shared by `world` ranks and the accumulated parts of a stage."""
+    for stage in ("first", "second"):
+        if config.get(stage):
+            micro_batch(config["data"]["batch_size"], world, config[stage].get("accumulate", 1))
+
+
+def check_data(condition: Conditioner, metrics: Mapping[str, Metric], data: DataModule) -> None:
+    """ConfigError where a condition or a metric reads what the data do not have."""
+    for split, source in data.sources.items():
+        for column in condition.needs:
+            if column not in source.columns:
+                raise ConfigError(
+                    f"the condition reads each image's {column} and data.{split} has none: name the column "
+                    f"(data.{split}.{column}=COLUMN), or take condition=none"
+                )
+    held_out = data.sources["val"]
+    for name, metric in metrics.items():
+        for column in metric.needs:
+            if column not in held_out.columns:
+                raise ConfigError(
+                    f"metric.{name} reads each image's {column} and data.val has none: take another metric=, as offline"
+                )
+        if "caption" in held_out.columns:
+            try:
+                metric.check(clean(stored)[0] for stored in held_out.captions())
+            except ValueError as error:
+                raise ConfigError(f"metric.{name}: {error}") from error
+
+
+def _settings(config: Config) -> Settings:
+    fields = typing.get_type_hints(Settings, include_extras=True)
+    for key in config.keys() - fields.keys() - {*NODES, *PIECES}:
+        raise ConfigError(f"{key}: no such setting{nearest(key, [*fields, *NODES])}")
+    settings = Settings(**{key: plain(config[key], hint, key) for key, hint in fields.items() if key in config})
+    if settings.name is not None and not _NAME.fullmatch(settings.name):
+        raise ConfigError(f"name: {settings.name!r} is to be a directory below runs, as mine or study/mine")
+    return settings
+
+
+def _check_optimizer(node: Config, stage: str) -> None:
+    """Ranges that only the optimiser's constructor knows, as a negative learning rate."""
+    recipe = build(node, stage)
+    try:
+        recipe.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except ValueError as error:
+        raise ConfigError(f"{stage}.optimizer: {error}") from error

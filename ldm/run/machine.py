@@ -1,0 +1,41 @@
+"""What a run is computed on and by: the device and the version of the code."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` is a GPU where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name, or CPU and its threads, with the number of ranks where there are several."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type.upper()}, {torch.get_num_threads()} threads"
+    return f"{name} x {world}" if world > 1 else name
+
+
+def code_version() -> str | None:
+    """The commit, with + where the tree was changed; None where there is no repository."""
+    root = Path(__file__).parents[2]
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "--short=10", "HEAD")
+    return commit and commit + ("+" if git("status", "--porcelain") else "")

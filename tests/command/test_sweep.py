@@ -1,0 +1,203 @@
+"""A sweep whose jobs fail in every way: the others finish, all is told, and the same command tries only the failed again."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from ldm.command.sweep import _error, _labels, sweep
+from ldm.run.record import Record, write
+from ldm.run.signals import FAILED, FINISHED, PREEMPTED
+
+ROOT = Path(__file__).parents[2]
+
+# Stands for train.py: notes that it ran, and ends as its word says.
+JOB = """
+import os, pathlib, signal, sys, time
+words = dict(word.split("=", 1) for word in sys.argv[1:])
+place = pathlib.Path(__file__).parent
+with open(place / "ran.txt", "a") as file:
+    file.write(words["do"] + "\\n")
+run = place / "runs" / words["name"].strip("'")
+run.mkdir(parents=True, exist_ok=True)
+(run / "run.json").write_text('{"status": "finished"}')
+mended = (place / "mended").exists()
+if words["do"] == "raise" and not mended:
+    sys.exit("ValueError: the data is not there")
+if words["do"] == "oom" and not mended:
+    os.kill(os.getpid(), signal.SIGKILL)
+if words["do"] == "diverge" and not mended:
+    sys.exit(3)
+if words["do"] == "wait":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    (place / "waiting").touch()
+    time.sleep(30)
+"""
+
+
+@pytest.fixture
+def script(tmp_path) -> str:
+    (tmp_path / "job.py").write_text(JOB)
+    return str(tmp_path / "job.py")
+
+
+def statuses(tmp_path, name="s") -> dict[str, str]:
+    return {row["run"]: row["status"] for row in json.loads((tmp_path / "runs" / name / "sweep.json").read_text())}
+
+
+def test_a_finished_job_whose_run_is_gone_is_done_again(tmp_path, script):
+    jobs = [["name=s", f"do={word}"] for word in ("well", "again")]
+    assert sweep(jobs, tmp_path / "runs", script) == sweep(jobs, tmp_path / "runs", script) == FINISHED
+    assert (tmp_path / "ran.txt").read_text().split() == ["well", "again"]
+    (tmp_path / "runs" / "s" / "do-well" / "run.json").unlink()
+    (tmp_path / "runs" / "s" / "do-again" / "run.json").write_text('{"status": "stopped"}')
+    assert sweep(jobs, tmp_path / "runs", script) == FINISHED
+    assert (tmp_path / "ran.txt").read_text().split() == ["well", "again"] * 2
+
+
+def test_a_job_that_is_named_alike_and_has_other_words_is_done_again(tmp_path, script):
+    """A word that all jobs have is in no name."""
+    for seed in (0, 1, 1):
+        jobs = [["name=s", f"do={word}", f"seed={seed}"] for word in ("well", "again")]
+        assert sweep(jobs, tmp_path / "runs", script) == FINISHED
+    assert (tmp_path / "ran.txt").read_text().split() == ["well", "again"] * 2
+
+
+def test_every_end_is_told_and_only_the_failed_are_tried_again(tmp_path, script, capfd):
+    jobs = [["name=s", f"do={word}"] for word in ("well", "raise", "oom", "again")]
+    assert sweep(jobs, tmp_path / "runs", script) == FAILED
+    wanted = ["finished", "failed", "killed by SIGKILL", "finished"]
+    assert statuses(tmp_path) == {
+        f"s/do-{w}": s for w, s in zip(("well", "raise", "oom", "again"), wanted, strict=True)
+    }
+    out, err = capfd.readouterr()
+    assert "the data is not there" in err and "ValueError: the data" in " ".join(out.split()) and "SIGKILL" in out
+    (tmp_path / "mended").touch()
+    assert sweep(jobs, tmp_path / "runs", script) == FINISHED
+    assert set(statuses(tmp_path).values()) == {"finished"}
+    assert (tmp_path / "ran.txt").read_text().split() == ["well", "raise", "oom", "again", "raise", "oom"]
+
+
+def test_a_diverged_job_has_its_word(tmp_path, script):
+    assert sweep([["name=s", "do=diverge"]], tmp_path / "runs", script) == FAILED
+    assert statuses(tmp_path) == {"s/only": "diverged"}
+
+
+def test_without_a_name_each_sweep_is_its_own(tmp_path, script):
+    for _ in range(2):
+        assert sweep([["do=well"], ["do=again"]], tmp_path / "runs", script) == FINISHED
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert (tmp_path / "ran.txt").read_text().split() == ["well", "again"] * 2
+
+
+def test_a_signal_stops_the_job_and_the_sweep(tmp_path, script):
+    jobs = [["name=s", "do=wait"], ["name=s", "do=well"]]
+    code = "import sys; from pathlib import Path; from ldm.command.sweep import sweep; "
+    code += f"sys.exit(sweep({jobs}, Path({str(tmp_path / 'runs')!r}), {script!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "waiting").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(120) == PREEMPTED
+    assert statuses(tmp_path) == {"s/do-wait": "stopped"}
+    assert (tmp_path / "ran.txt").read_text().split() == ["wait"], "the next job was not begun"
+
+
+# The names of runs
+
+
+NAMES = [
+    *(["seed=0", "diffusion=ddpm"], ["seed=1", "diffusion=ddpm"], ["seed=1", "diffusion=flow"]),
+    *(
+        ["++data.root=D/a/b"],
+        ["++data.root=D/a-b"],
+        ["++data.root=D/a_b"],
+        ["++data.root='D/a b'"],
+        ["++data.root='D/a,b'"],
+    ),
+    *(
+        ["++x.y=-1"],
+        ["++x.y=1"],
+        ["++x.y=[1,2]"],
+        ["++x.y=[12]"],
+        ["++x.y=''"],
+        ["++x.y=Grüße"],
+        ["++x.y=" + "long" * 99],
+    ),
+    *(
+        ["stage@second=none"],
+        ["diffusion/sampler=ddim"],
+        ["++x.y=" + "long" * 98],
+        ["a=1_b-2", "b=3"],
+        ["a=1", "b=2_b-3"],
+    ),
+]
+
+
+def test_every_job_has_a_name_of_its_own_that_needs_no_quotes():
+    labels = _labels([["name=s", *words] for words in NAMES])
+    assert len(set(labels)) == len(NAMES)
+    assert labels[:3] == ["seed-0_diffusion-ddpm", "seed-1_diffusion-ddpm", "seed-1_diffusion-flow"]
+    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,140}", label) for label in labels)
+    assert _labels([["name=s", *words] for words in NAMES[:-2:2]]) == labels[:-2:2], "whatever other jobs there are"
+
+
+def test_two_folders_of_like_names_are_two_runs(tmp_path, script):
+    jobs = [["name=s", "do=well", f"++data.root={root}"] for root in ("D/a/b", "D/a-b")]
+    assert sweep(jobs, tmp_path / "runs", script) == FINISHED
+    assert len(statuses(tmp_path)) == 2 and (tmp_path / "ran.txt").read_text().split() == ["well"] * 2
+
+
+def test_a_quoted_name_is_the_name_in_it(tmp_path, script):
+    assert sweep([["name='my sweep'", "do=well"]], tmp_path / "my runs", script) == FINISHED
+    assert [each.name for each in (tmp_path / "my runs").iterdir()] == ["my sweep"]
+
+
+def test_a_sweep_has_one_name(tmp_path, script):
+    with pytest.raises(ValueError, match="name= is of the whole sweep"):
+        sweep([["name=a", "do=well"], ["name=b", "do=well"]], tmp_path / "runs", script)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (["x", "ConfigError: a", "  b", "(HYDRA_FULL_ERROR=1 shows the traceback)"], "ConfigError: a b"),
+        (
+            ["Could not override 'x'.", "", "Set the environment variable HYDRA_FULL_ERROR=1 for"],
+            "Could not override 'x'.",
+        ),
+        (
+            ["ValueError: in a worker", "  whose word it is", "KeyError: for which it ended"],
+            "KeyError: for which it ended",
+        ),
+        (["reading", "a word without a name"], "a word without a name"),
+        ([], "it left no word"),
+    ],
+)
+def test_what_was_wrong_is_the_error_and_not_what_is_said_after_it(said, wanted):
+    assert _error(deque(said)) == wanted
+
+
+def test_the_table_at_80_columns_cuts_nothing_away(tmp_path, script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    roots = ["D/" + "deep/" * 12 + end for end in ("a", "b")]
+    jobs = [["name=s", "do=well", f"++data.root={root}"] for root in roots]
+    labels = _labels(jobs)
+    for label in labels:
+        numbers = [Record(metric=f"a_metric_of_a_long_name_{i}", value=i + 0.125) for i in range(4)]
+        write(tmp_path / "runs" / "s" / label / "records.jsonl", *numbers)
+    sweep(jobs, tmp_path / "runs", script)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines if line[:1] in "│┃"]
+    cells = ["".join(column) for column in zip(*rows, strict=True)]
+    assert all(label in cells[0] for label in labels), "what differs is whole"
+    assert all(f"a_metric_of_a_long_name_{i}{i + 0.125:.4g}" in cells[-1].replace(" ", "") for i in range(4))

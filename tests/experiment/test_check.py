@@ -1,0 +1,42 @@
+"""Plain words of the right kind, and stages that nothing makes."""
+
+import pytest
+from torch import nn
+
+from ldm.build import ConfigError, typed
+from ldm.command.sample import sample
+from ldm.experiment.check import check_stages
+from ldm.experiment.experiment import Experiment
+from tests.runs import tiny
+
+
+def test_words_are_of_the_kind_that_the_function_says():
+    assert typed(sample, {"n": "3", "label": "cat", "guidance": 2}) == {"n": 3, "label": "cat", "guidance": 2}
+    for word, wrong in (("n", "many"), ("seed", "x"), ("guidance", "high"), ("weights", "best"), ("compile", "maybe")):
+        with pytest.raises(ConfigError, match=f"^{word}: .*got '{wrong}'"):
+            typed(sample, {word: wrong})
+
+
+def test_a_stage_that_is_not_trained_is_empty_whatever_an_experiment_says_of_it(tmp_path):
+    config = Experiment(tiny(tmp_path) | {"second": {"steps": 3, "optimizer": {"lr": 0.1}}}).config
+    assert config["second"] == {} and config["first"]["steps"] == 2
+
+
+def test_a_metric_that_is_left_out_is_out(tmp_path):
+    config = tiny(tmp_path)
+    config = Experiment(config | {"metric": config["metric"] | {"distances": None}}).config
+    assert list(config["metric"]) == ["reconstruction"]
+
+
+@pytest.mark.parametrize("group", ["logger", "callback"])
+def test_a_logger_or_a_callback_that_is_left_out_is_out(group, tmp_path):
+    assert Experiment(tiny(tmp_path) | {group: {"one": None}}).config[group] == {}
+
+
+def test_a_first_stage_that_nothing_makes_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="stage@first=none: this autoencoder has weights that nothing trains; give"):
+        Experiment(tiny(tmp_path) | {"first": {}}).run()
+    assert list(tmp_path.iterdir()) == []
+    check_stages({"first": {}}, True, nn.Linear(1, 1))
+    check_stages({"first": {}}, False, nn.Identity())
+    check_stages({"first": {"steps": 1}}, False, nn.Linear(1, 1))

@@ -1,0 +1,49 @@
+import torch
+from torch import nn
+
+from ldm.backbone.dit import DiT
+from ldm.backbone.mlp import MLP
+from ldm.nn.attention import Attention
+from ldm.nn.routing import Routing
+from ldm.run.cost import backbone_flops, flops
+from ldm.types import ContextShape
+
+
+def test_flops_are_their_closed_form():
+    x = torch.empty(2, 5, 8, device="meta")
+    assert flops(nn.Linear(8, 3), x) == 2 * 10 * 8 * 3
+    # Queries, keys, values and output; then scores and their use, for each pair of tokens.
+    assert flops(Attention(8, heads=2), x) == 2 * 10 * 8 * (24 + 8) + 2 * 2 * (2 * 5 * 5 * 8)
+    assert flops(nn.Conv2d(3, 4, 3, padding=1), torch.empty(1, 3, 6, 6, device="meta")) == 2 * 36 * 9 * 3 * 4
+
+
+def test_a_backbone_is_counted_with_its_context():
+    own = 2 * (
+        3 * 8 + 2 * (8 * 8) + 2 * (8 * 16) + 2 * (8 * 16) + 8 * 3
+    )  # stem, told, two blocks' tellings and insides
+    own += 2 * 2 * (8 * 16)
+    options = {"width": 8, "depth": 2}
+    assert backbone_flops(MLP(3, ContextShape(), **options), (3, 1, 1), ContextShape()) == own
+    told, mapped = ContextShape(tokens=5), ContextShape(spatial=2)
+    assert backbone_flops(MLP(3, told, **options), (3, 1, 1), told) == own + 2 * 5 * 8
+    assert backbone_flops(MLP(3, mapped, **options), (3, 1, 1), mapped) == own + 2 * 2 * 8
+
+
+def test_a_context_counts_as_one_token():
+    """Keys and values of one token, then queries, output, scores and their use, in each block of a DiT."""
+    told, options = ContextShape(tokens=5), {"width": 8, "depth": 2, "heads": 2, "patch": 1}
+    alone = backbone_flops(DiT(3, ContextShape(), **options), (3, 2, 2), ContextShape())
+    attended = 2 * 5 * 16 + 2 * 4 * 8 * (8 + 8) + 2 * (2 * 4 * 8)
+    assert backbone_flops(DiT(3, told, **options), (3, 2, 2), told) == alone + 2 * attended
+
+
+def test_counting_leaves_everything_as_it_was():
+    """Weights, modes of every part and torch's generator, of a network that draws random numbers in training."""
+    net = DiT(4, ContextShape(6), width=16, depth=3, heads=2, dropout=0.5, routing=Routing())
+    net.blocks[1].eval()
+    before, modes = {k: v.clone() for k, v in net.state_dict().items()}, [m.training for m in net.modules()]
+    state = torch.get_rng_state()
+    backbone_flops(net, (4, 8, 8), ContextShape(6))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[k], v) and not v.is_meta for k, v in net.state_dict().items())
+    assert [m.training for m in net.modules()] == modes and all(p.requires_grad for p in net.parameters())
