@@ -68,10 +68,8 @@ def bare(config: dict, model: LatentModel, data, updates: int, warm: int) -> flo
         if i == warm:
             start = time.perf_counter()
         random = Random(0, i, batch["row"], batch["total"])
-        with torch.no_grad():
-            posterior = model.autoencoder.encode(batch["image"])
-            z = posterior.sample(random.normal("posterior", tuple(posterior.mean.shape[1:])))
-        sum(model.prior.loss(z, model.condition(batch), random).values()).backward()
+        z, c = model.latent(batch, random), model.context(batch, random)
+        sum(model.prior.loss(z, c, random).values()).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -266,3 +266,10 @@ def nearest(word: str, known: Iterable[str], there: str = "There are") -> str:
     known = sorted(known) if isinstance(known, Set) else list(known)
     near = difflib.get_close_matches(word, known, 1)
     return (f"; did you mean {near[0]}?" if near else ".") + f" {there} {', '.join(known)}"
+
+
+def merged(own: Any, given: Any) -> Any:
+    """`own` with the arguments that are given, at any depth; a node that is given takes the place of one."""
+    if is_node(given) or not isinstance(given, Mapping) or not isinstance(own, Mapping):
+        return given
+    return {**own, **{name: merged(own.get(name), value) for name, value in given.items()}}

@@ -9,6 +9,7 @@ On disk it is a directory: `model.safetensors` (averaged weights), `raw.safetens
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.build import Config, ConfigError, build
+from ldm.autoencoder.bottleneck import Posterior
+from ldm.build import Config, ConfigError, build, resolve
 from ldm.condition.conditioner import Conditioner
-from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.files import sync, write_json
-from ldm.prior.base import Prior
-from ldm.prior.diffusion import Diffusion
+from ldm.prior.base import Codes, Latents, Prior
 from ldm.random import Random
 from ldm.tensors import hash_of, read_tensors, write_tensors
 from ldm.types import Context, Image, Latent
+
+log = logging.getLogger(__name__)
 
 PARTS = ("autoencoder", "condition", "prior")
 # What a loaded config may name: the parts of a model, nothing that reads data or writes files.
@@ -55,6 +57,15 @@ class LatentModel(nn.Module):
         self.autoencoder, self.condition, self.prior = autoencoder, condition, prior
         self.config = config
         self.made_from: dict[str, Any] = {}
+        self.check_null()
+
+    def check_null(self) -> None:
+        """Warn where samples are drawn by an answer that training never sees: the one without a condition."""
+        if self.condition.needs and self.condition.drop == 0 and self.prior.asks_null():
+            log.warning(
+                "guidance asks for the answer without a condition, which condition.drop=0 never trains: its samples mean "
+                "nothing; take guidance of scale 1, or train with condition.drop=0.1"
+            )
 
     @property
     def weights_hash(self) -> str:
@@ -69,14 +80,34 @@ class LatentModel(nn.Module):
             raise ConfigError(f"a model is made of {', '.join(PARTS)}; this config has no {', '.join(missing)}")
         autoencoder = build(config["autoencoder"], "autoencoder", allowed)
         condition = build(config["condition"], "condition", allowed)
-        shapes = {"latent_shape": autoencoder.latent_shape, "context": condition.shape}
-        prior = build(config["prior"], "prior", allowed, **shapes)
+        latents = Latents(autoencoder.latent_shape, _codes(config["prior"], autoencoder, allowed))
+        prior = build(config["prior"], "prior", allowed, latents=latents, context=condition.shape)
         autoencoder.check_size(autoencoder.image_shape, prior.factor)
         return cls(autoencoder, condition, prior, {part: config[part] for part in PARTS})
 
+    def context(self, batch: Mapping[str, Any], random: Random) -> Context:
+        """The condition of a batch as training sees it: dropped, by chance, where `condition.drop` says so (Ho and Salimans,
+        Classifier-Free Diffusion Guidance, 2022, algorithm 1), so that the prior learns what it is without one, too."""
+        return self.condition(batch).drop(self.condition.drop, random.uniform("drop"))
+
     @torch.no_grad()
-    def sample_latents(self, batch: Mapping[str, Any], random: Random) -> Latent:
-        """One whitened latent (b, c, h, w) for each row of `random`, conditioned on the batch's captions or labels.
+    def latent(self, batch: Mapping[str, Any], random: Random) -> Latent | Codes:
+        """What the prior models, of each example: a latent drawn from its posterior and whitened, or its codes.
+
+        Of a batch's `image`, or of what a cache holds in its place: `mean` and `std` of the raw posterior, or `code`.
+        """
+        if self.prior.reads == "codes":
+            return batch["code"].long() if "code" in batch else self.autoencoder.eval().codes(batch["image"])
+        if "mean" in batch:
+            posterior = self.autoencoder.whiten(Posterior(batch["mean"].float(), batch["std"].float()))
+        else:
+            posterior = self.autoencoder.eval().encode(batch["image"])
+        return posterior.sample(random.normal("posterior", tuple(posterior.mean.shape[1:])))
+
+    @torch.no_grad()
+    def sample_latents(self, batch: Mapping[str, Any], random: Random) -> Latent | Codes:
+        """What the prior models, drawn from it: one latent (c, h, w), or codes (h, w), for each row of `random`, conditioned on
+        the batch's captions or labels.
 
         A text under `negative` takes the place of 'no condition' in guidance.
         ValueError where captions or labels are not as many as rows.
@@ -88,7 +119,7 @@ class LatentModel(nn.Module):
         c = self.condition(batch)
         if batch.get("negative") is not None:
             c = c.away_from(self.negative(batch["negative"]))
-        return self.prior.sample((count, *self.autoencoder.latent_shape), c, random)
+        return self.prior.sample(self.prior.latents.batch(count), c, random)
 
     def negative(self, text: str) -> Context:
         """The context of a negative prompt; ValueError where nothing would move away from it."""
@@ -97,16 +128,7 @@ class LatentModel(nn.Module):
                 f"is conditioned on {', '.join(self.condition.needs)}" if self.condition.needs else "has no condition"
             )
             raise ValueError(f"negative= is a text, and this model {knows}")
-        if not isinstance(self.prior, Diffusion):
-            raise ValueError(f"negative= is of diffusion's guidance; this model's prior is {type(self.prior).__name__}")
-        found = [each for each in self.prior.guided().modules() if isinstance(each, ClassifierFree)]
-        if not found:
-            raise ValueError(
-                "negative= takes the place of 'no condition', which this guidance does not ask for; take "
-                "diffusion/guidance=classifier_free"
-            )
-        if found[0].scale <= 1:
-            raise ValueError(f"negative= is what guidance above 1 moves away from; here guidance={found[0].scale:g}")
+        self.prior.check_negative()
         return self.condition({"caption": [text]})
 
     @torch.no_grad()
@@ -115,14 +137,15 @@ class LatentModel(nn.Module):
         return self.decode(self.sample_latents(batch, random))
 
     @torch.no_grad()
-    def decode(self, z: Latent) -> Image:
-        """The image (b, c, h, w) in [-1, 1] of a whitened latent."""
-        return self.autoencoder.decode(z).float().clamp(-1, 1)
+    def decode(self, z: Latent | Codes) -> Image:
+        """The image (b, c, h, w) in [-1, 1] of what the prior models: whitened latents, or codes."""
+        own = self.autoencoder
+        return (own.decode_codes(z) if self.prior.reads == "codes" else own.decode(z)).float().clamp(-1, 1)
 
     @torch.no_grad()
     def reconstruct(self, x: Image) -> Image:
-        """decode(mean of q(z|x)), (b, c, h, w) in [-1, 1]."""
-        return self.decode(self.autoencoder.encode(x).mean)
+        """The decoder's image of the mean of q(z|x), (b, c, h, w) in [-1, 1]."""
+        return self.autoencoder.decode(self.autoencoder.encode(x).mean).float().clamp(-1, 1)
 
     def save(self, folder: Path, config: Config, weights: Weights = "average") -> None:
         """Write config.json and the weights as `weights`; a second call adds the other kind."""
@@ -146,6 +169,17 @@ class LatentModel(nn.Module):
         model.made_from = config.get("made_from", {})
         load_weights(model, folder / _FILES[weights])
         return model.to(device).eval()
+
+
+def _codes(prior: Config, autoencoder: Autoencoder, allowed: tuple[str, ...]) -> int | None:
+    """How many codes there are, where the prior models codes; ConfigError where the autoencoder has none."""
+    family = resolve(prior["_target_"], "prior", allowed)
+    if not issubclass(family, Prior) or family.reads != "codes":
+        return None
+    try:
+        return autoencoder.code_count
+    except TypeError as error:
+        raise ConfigError(f"prior={family.__name__.lower()} models codes: {error}") from error
 
 
 def write_weights(state: Mapping[str, Tensor], file: Path) -> None:

@@ -11,6 +11,7 @@ import ldm.experiment.experiment  # noqa: F401  whatever ldm itself needs is imp
 from ldm.autoencoder.bottleneck import DiagonalGaussian
 from ldm.build import ConfigError, build, check, resolve
 from ldm.model import MODEL_PACKAGES
+from ldm.prior.base import Latents
 from ldm.prior.diffusion import Diffusion
 from ldm.prior.normal import Normal
 from ldm.stage.rate import Cosine
@@ -37,7 +38,7 @@ DIFFUSION = {
     "grid": {"_target_": "ldm.diffusion.grid.Uniform"},
     "guidance": {"_target_": "ldm.diffusion.guidance.classifier_free.ClassifierFree", "_partial_": True, "scale": 2.0},
 }
-GIVEN = {"latent_shape": (4, 8, 8), "context": ContextShape()}
+GIVEN = {"latents": Latents((4, 8, 8)), "context": ContextShape()}
 
 
 def refused(config, *words: str, given=(), where="config") -> str:
@@ -57,7 +58,7 @@ def test_nested_nodes_partials_and_given_arguments():
     optimizer = recipe.optimizer([torch.nn.Parameter(torch.zeros(2))])
     assert isinstance(optimizer, torch.optim.AdamW) and optimizer.param_groups[0]["lr"] == 1e-3
     prior = build(DIFFUSION, "prior", **GIVEN)
-    assert isinstance(prior, Diffusion) and prior.latent_shape == (4, 8, 8) and prior.steps == 50
+    assert isinstance(prior, Diffusion) and prior.latents.shape == (4, 8, 8) and prior.steps == 50
 
 
 def test_lists_and_mappings_keep_their_form():
@@ -114,7 +115,7 @@ def test_what_does_not_fit_is_named(change, words):
 
 def test_missing_and_given_arguments():
     refused({k: v for k, v in RECIPE.items() if k != "rate"}, "config.rate", "Recipe", "not given")
-    refused(DIFFUSION, "config.latent_shape", "not given")
+    refused(DIFFUSION, "config.latents", "not given")
     check(DIFFUSION, given=tuple(GIVEN))
     check({**DIFFUSION, "_partial_": True})
     refused({"_target_": "ldm.autoencoder.bottleneck.DiagonalGaussian"}, "channels")

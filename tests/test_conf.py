@@ -15,7 +15,7 @@ from tests.runs import compose
 
 FILES = sorted(CONF.rglob("*.yaml"))
 # What is handed to a node beside its config, by whoever builds it.
-GIVEN = {"prior": ("latent_shape", "context"), "alignment": ("width", "grid")}
+GIVEN = {"prior": ("latents", "context"), "alignment": ("width", "grid")}
 # A group lands at a key of its own name, but for these.
 PLACES = {"stage": ("first", "second"), "optimizer": ("first.optimizer", "second.optimizer")}
 

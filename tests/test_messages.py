@@ -56,7 +56,7 @@ WRONG = {
     "backbone.width=wide": ["width", "'wide'"],
     "backbone.attention=yes": ["attention"],
     "diffusion.grid=karas": ["grid", "karas"],
-    "prior.drop=often": ["prior.drop", "'often'"],
+    "condition.drop=often": ["condition.drop", "'often'"],
     "loss.kl_weight=heavy": ["loss.kl_weight", "'heavy'"],
     "evaluation.samples=all": ["evaluation.samples", "'all'"],
     "name=../elsewhere": ["name", "below runs"],
@@ -79,7 +79,7 @@ WRONG = {
     "data.train.count=0": ["data.train.count", "0"],
     "backbone.width=0": ["width", "0"],
     "prior.steps=0": ["prior.steps", "0"],
-    "prior.drop=-0.5": ["prior.drop", "-0.5"],
+    "condition.drop=-0.5": ["condition.drop", "-0.5"],
     "evaluation.batch=0": ["evaluation.batch", "0"],
     "diffusion.guidance.scale=-1": ["scale", "-1"],
     # pairs that do not go together

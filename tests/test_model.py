@@ -250,3 +250,52 @@ def test_one_condition_for_each_row(config, tmp_path):
     labelled = fresh(tiny(tmp_path, "condition=label", "condition.classes=3"))
     with pytest.raises(ValueError, match="1 labels for 2 rows"):
         labelled.sample({"label": torch.tensor([0])}, random)
+
+
+# What training sees of a condition
+
+
+def test_conditions_are_dropped_where_the_number_of_the_example_is_below_drop(tmp_path):
+    model = fresh(tiny(tmp_path, "condition=label", "condition.classes=3", "condition.drop=0.2"))
+    n = 400
+    label, random = torch.arange(n) % 3, Random(0, 3, torch.arange(n))
+    found = model.context({"label": label}, random).tokens[:, 0]
+    dropped = random.uniform("drop") < 0.2
+    table = model.condition.tokens.weight
+    assert torch.equal(found, table[torch.where(dropped, 3, label)])
+    assert 60 < dropped.sum() < 100  # 80, five deviations about it
+    assert torch.equal(model.condition({"label": label}).tokens[:, 0], table[label]), "sampling drops none"
+
+
+NEVER = "guidance asks for the answer without a condition, which condition.drop=0 never trains"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["condition.drop=0", "diffusion.guidance.scale=3"], True),
+        (["condition.drop=0.1", "diffusion.guidance.scale=3"], False),
+        (["condition.drop=0", "diffusion.guidance.scale=1"], False),
+        (["condition=none", "diffusion.guidance.scale=3"], False),
+        (["condition.drop=0", "prior=normal"], False),
+    ],
+)
+def test_guidance_away_from_what_was_never_trained_is_said_once(words, said, tmp_path, caplog):
+    model = fresh(tiny(tmp_path, *words))
+    if model.condition.needs:
+        model.sample(batch(), Random(3, 0, torch.arange(4)))
+    assert caplog.text.count(NEVER) == said
+
+
+# What the prior models
+
+
+def test_latents_are_drawn_and_whitened_from_images_and_from_a_cache(config):
+    """(mean + std eps - m) / s, from the encoder's posterior or from the same numbers of a cache."""
+    model, random = fresh(config), Random(1, 2, torch.arange(2))
+    model.autoencoder.set_statistics(*(torch.full((model.autoencoder.latent_shape[0],), value) for value in (0.5, 2.0)))
+    x = torch.rand(2, *model.autoencoder.image_shape) * 2 - 1
+    raw = model.autoencoder.posterior(x)
+    wanted = (raw.mean + raw.std * random.normal("posterior", model.autoencoder.latent_shape) - 0.5) / 2
+    torch.testing.assert_close(model.latent({"image": x}, random), wanted)
+    torch.testing.assert_close(model.latent({"mean": raw.mean, "std": raw.std}, random), wanted)

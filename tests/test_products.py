@@ -120,7 +120,14 @@ def test_numbers_are_those_of_the_saved_model(run, data, config):
     assert (each.n, each.seed, each.weights, each.split, each.images_seen) == (5, 3, "averaged", "val", STEPS * 4)
     assert (each.run, each.experiment, each.data) == ("run", "custom", data.fingerprint)
     assert each.parameters == sum(p.numel() for p in model.parameters())
-    assert (each.sampler, each.steps, each.guidance) == ("ddim", 2, 2.0)
+    wanted = {
+        "prior": "diffusion",
+        "sampler": "ddim",
+        "grid": "uniform",
+        "guidance": "classifierfree(scale=2)",
+        "steps": 2,
+    }
+    assert each.drawn == wanted
 
 
 class Kept(Metric):

@@ -46,7 +46,7 @@ def run(entry: str, *words: str) -> tuple[int, str, set[str]]:
     ("entry", "words", "code", "said"),
     [
         ("train.py", ["--help"], 0, "diffusion/sampler: adaptive, ddim"),
-        ("train.py", ["--help", "prior=diffusion"], 0, "prior.drop: Probability = 0.1"),
+        ("train.py", ["--help", "condition=label"], 0, "condition.drop: Probability = 0.1"),
         ("train.py", ["--cfg", "job", "experiment=shapes"], 0, "_target_: ldm.prior.diffusion.Diffusion"),
         ("train.py", ["prior=difusion"], 1, "did you mean diffusion?"),
         ("train.py", ["frist.steps=3"], 1, "did you mean first?"),

@@ -38,6 +38,7 @@ from ldm.diffusion.schedule import ScaledLinear, ZeroTerminalSNR
 from ldm.diffusion.time import Uniform
 from ldm.diffusion.weighting import Density, MinSNR, Prediction, Weighting
 from ldm.metric.distance import frechet_distance
+from ldm.prior.base import Latents
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
 from ldm.tensors import read_tensors, write_tensors
@@ -128,7 +129,7 @@ class Model(nn.Module):
             return UNet(**given, width=32, scale_shift=True, pooled_context=True, **settings)
 
         recipe = (ZeroTerminalSNR(ScaledLinear()), V(), WEIGHTINGS[weighting](), Uniform(), DDIM(), Trailing())
-        self.prior = Diffusion((1, SIDE, SIDE), self.condition.shape, backbone, *recipe, ClassifierFree)
+        self.prior = Diffusion(Latents((1, SIDE, SIDE)), self.condition.shape, backbone, *recipe, ClassifierFree)
 
 
 def trained(weighting: str, seed: int, z: Tensor, labels: Tensor, steps: int) -> Model:
@@ -144,7 +145,7 @@ def trained(weighting: str, seed: int, z: Tensor, labels: Tensor, steps: int) ->
         for group in optimizer.param_groups:
             group["lr"] = 1.5e-3 * min(1, (step + 1) / 50, 2 * (1 - step / steps))
         optimizer.zero_grad()
-        loss = model.prior.loss(z[rows], model.condition({"label": labels[rows]}), random)["diffusion"]
+        loss = model.prior.loss(z[rows], model.context({"label": labels[rows]}, random), random)["diffusion"]
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

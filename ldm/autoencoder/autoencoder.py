@@ -114,6 +114,11 @@ class Autoencoder(nn.Module):
         self.check_size(tuple(x.shape[1:]))
         return self._quantiser().codes(self.encoder(x))
 
+    @property
+    def code_count(self) -> int:
+        """How many codes there are; TypeError where the bottleneck is no vector quantiser."""
+        return len(self._quantiser().codebook)
+
     def decode_codes(self, codes: Int[Tensor, "b lh lw"]) -> Image:
         """The image of codes, where the bottleneck is a vector quantiser."""
         return self.decoder(self._quantiser().lookup(codes))

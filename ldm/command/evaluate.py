@@ -13,14 +13,14 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from ldm.build import Config, build, is_node
+from ldm.build import Config, build, is_node, merged
 from ldm.condition.label import Label, listed
 from ldm.data.module import DataModule
 from ldm.model import LatentModel, Weights
 from ldm.run import record, report
 from ldm.run.directory import RunDirectory
 from ldm.run.evaluation import Evaluation, asked_hash
-from ldm.run.load import Changes, merged, named, settings_of
+from ldm.run.load import Changes, named, settings_of
 from ldm.run.machine import device_of
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ def measure_again(
     ema: float | None,
     device: str,
     diffusion: dict[str, Any] | None = None,
+    prior: dict[str, Any] | None = None,
     guide: str | None = None,
     guide_ema: float | None = None,
     data: dict[str, Any] | None = None,
@@ -55,7 +56,7 @@ def measure_again(
     if not (place.path / "config.yaml").exists():
         raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
     config = settings_of(place.path)
-    changes = Changes(diffusion, guidance, steps, guide, guide_ema)
+    changes = Changes(diffusion, guidance, steps, prior, guide, guide_ema)
     own = {"samples": samples, "seed": seed}
     own_evaluation = merged(config["evaluation"], evaluation or {}) | {
         key: n for key, n in own.items() if n is not None
@@ -80,8 +81,9 @@ def measure_again(
         "seed": config["seed"],
         "asked": asked_hash(own_evaluation, own_metrics, model.config["prior"], measured),
         "weights": named(weights, ema),
-        "guide": changes.guide_named(run),
     }
+    guide = changes.guide_named(run)
+    facts |= {} if guide is None else {"drawn": {"guide": guide}}
     records = measure(model, measured, list(metrics.values()), facts, generate=bool(config.get("second")))
     record.write(place.records, *records)
     report.write(place.path)

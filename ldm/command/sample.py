@@ -21,9 +21,8 @@ from ldm.condition.label import Label
 from ldm.eight_bits import eight_bits
 from ldm.files import read_text, write_json
 from ldm.model import LatentModel, Weights
-from ldm.prior.diffusion import Diffusion
 from ldm.random import Random, seed_of
-from ldm.run.load import Changes, named, networks, settings_of
+from ldm.run.load import Changes, named, settings_of
 from ldm.run.machine import device_of
 from ldm.tensors import hash_of
 
@@ -45,6 +44,7 @@ def sample(
     device: str,
     out: str | None,
     diffusion: dict[str, Any] | None = None,
+    prior: dict[str, Any] | None = None,
     guide: str | None = None,
     guide_ema: float | None = None,
     compile: bool = False,
@@ -53,7 +53,7 @@ def sample(
     """Write `grid.png`, `0000.png`, ... and what they were made from, `samples.json`."""
     if n < 1 or batch < 1:
         raise ValueError(f"n={n}, batch={batch}: both are at least 1")
-    changes = Changes(diffusion, guidance, steps, guide, guide_ema)
+    changes = Changes(diffusion, guidance, steps, prior, guide, guide_ema)
     model = changes.load(run, weights, ema, device_of(device))
     _check_trained(model, run)
     if compile:
@@ -92,19 +92,19 @@ def _check_trained(model: LatentModel, run: str) -> None:
 
 def _weights_hash(model: LatentModel) -> str:
     """Of all that an image is computed from, a guide's weights too."""
-    state = model.state_dict()
-    if isinstance(model.prior, Diffusion):
-        for guide in networks(model.prior):
-            if guide is not model.prior.denoiser:
-                state |= {f"guide {name}": value for name, value in guide.state_dict().items()}
+    state, own = model.state_dict(), set(model.modules())
+    for network in model.prior.networks():
+        if network not in own:
+            state |= {f"guide {name}": value for name, value in network.state_dict().items()}
     return hash_of(state)
 
 
 def _compile(model: LatentModel) -> None:
-    if not isinstance(model.prior, Diffusion):
-        raise ValueError(f"compile=true is of a diffusion's network; this run's prior is {type(model.prior).__name__}")
-    for each in networks(model.prior):
-        each.backbone.compile()
+    networks = model.prior.networks()
+    if not networks:
+        raise ValueError(f"compile=true: this run's prior {type(model.prior).__name__} has no network")
+    for network in networks:
+        network.compile()
 
 
 def _begin(folder: Path, facts: dict[str, Any], count: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Conditioners: from a batch to what a sample is conditioned on.
 
-A conditioner holds a learnt 'no condition' beside its conditions; the prior trains it by dropping conditions (arXiv
-2207.12598, algorithm 1) and guidance asks for it.
+A conditioner holds a learnt 'no condition' beside its conditions; training drops conditions by chance, so that a prior learns it
+(Ho and Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv 2207.12598, algorithm 1), and guidance asks for it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ class Conditioner(nn.Module, ABC):
     Attributes:
         shape: what a backbone has to be able to read.
         needs: the keys of a batch that are read.
+        drop: the probability that an example is trained without its condition.
     """
 
     shape: ContextShape
     needs: tuple[str, ...]
+    drop: float = 0.0
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Any]) -> Context:

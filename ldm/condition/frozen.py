@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ldm.condition.conditioner import Conditioner, captions_of, rounded_up
 from ldm.condition.memory import Disk, Memory
-from ldm.types import Context, ContextShape
+from ldm.types import Context, ContextShape, Probability
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class FrozenText(Conditioner):
         keep: captions whose hidden states are kept in memory (about 20 kB each).
         on_disk: keep all of them in the user's cache directory, too, under the hash of the encoder's weights.
         revision: of a hub name.
+        drop: the probability that an example is trained without its condition.
 
     Raises:
         ImportError: transformers is missing. OSError: nothing at `source`. ValueError: it is no CLIP or T5.
@@ -51,8 +52,10 @@ class FrozenText(Conditioner):
         keep: PositiveInt = 20_000,
         on_disk: bool = False,
         revision: str | None = None,
+        drop: Probability = 0.1,
     ):
         super().__init__()
+        self.drop = drop
         encoder, self._tokenizer = _pretrained(source, revision)
         # In a list, the encoder is no submodule: neither trained, averaged nor saved.
         self._encoder = [encoder.float().eval().requires_grad_(False)]

@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ldm.condition.conditioner import Conditioner
-from ldm.types import Context, ContextShape
+from ldm.types import Context, ContextShape, Probability
 
 _SHOWN = 40  # names in a message
 
@@ -27,12 +27,20 @@ class Label(Conditioner):
         classes: how many labels there are; by default as many as names. A run reads both from its data.
         names: of the classes, in the order of their numbers; () where they have none.
         width: of the token.
+        drop: the probability that an example is trained without its condition.
     """
 
     needs = ("label",)
 
-    def __init__(self, classes: PositiveInt | None = None, names: tuple[str, ...] = (), width: PositiveInt = 128):
+    def __init__(
+        self,
+        classes: PositiveInt | None = None,
+        names: tuple[str, ...] = (),
+        width: PositiveInt = 128,
+        drop: Probability = 0.1,
+    ):
         super().__init__()
+        self.drop = drop
         if classes is None and not names:
             raise ValueError(
                 "condition=label: how many classes there are is read from the data of a run; without a run say "

@@ -10,6 +10,8 @@ from ldm.types import Context, ContextShape
 
 
 class Unconditional(Conditioner):
+    """No condition: the empty context for every batch."""
+
     needs = ()
 
     def __init__(self) -> None:

@@ -42,6 +42,7 @@ class Text(Conditioner):
         length: tokens of a caption at most, the start included; the rest of a longer one is cut off, and counted.
         expansion: how much wider a feed-forward layer is inside.
         dropout: the share of activations that the transformer leaves out in training.
+        drop: the probability that an example is trained without its condition.
 
     Attributes:
         truncated: captions that were cut; of one that comes back often, perhaps more than once.
@@ -58,8 +59,10 @@ class Text(Conditioner):
         length: PositiveInt = 64,
         dropout: Probability = 0.0,
         expansion: PositiveInt = 2,
+        drop: Probability = 0.1,
     ):
         super().__init__()
+        self.drop = drop
         if vocabulary < OURS + 256:
             raise ValueError(f"vocabulary={vocabulary}: 256 bytes and {OURS} marks need at least {OURS + 256}")
         self.vocabulary, self.length, self.shape = vocabulary, length, ContextShape(tokens=width)

@@ -45,8 +45,8 @@ class Maker:
         return source[index]
 
     def example(self, item: Item, index: int, epoch: int) -> dict[str, Any]:
-        """`pixels` uint8 (h, w, c), or `mean` and `std` (c, h, w), perhaps `feature`; `caption`; `label`; `index`. Epoch -1
-        changes nothing: the first caption, a fixed crop, no mirror."""
+        """`pixels` uint8 (h, w, c), or `mean` and `std` (c, h, w), or `code` (h, w), perhaps `feature`; `caption`; `label`;
+        `index`. Epoch -1 changes nothing: the first caption, a fixed crop, no mirror."""
         draw = seed_of(self.seed, epoch, index, "item") if epoch >= 0 else 0
         mirror = self.transform.flip and bool(draw & 1)
         place = (draw >> 1) % 2**24 / 2**24 if epoch >= 0 else 0.5
@@ -57,9 +57,9 @@ class Maker:
         if not isinstance(label, int | np.integer):
             raise BadImageError(f"its label is {label!r}; wanted a whole number", name or f"item {index}")
         example: dict[str, Any] = {"caption": text, "label": int(label), "index": index}
-        if "mean" in item:
+        if "mean" in item or "code" in item:
             suffix = "_mirrored" if mirror else ""
-            example |= {key: item[key + suffix] for key in ("mean", "std", "feature") if key in item}
+            example |= {key: item[key + suffix] for key in ("mean", "std", "code", "feature") if key in item}
         else:
             pixels = self.transform(item["image"], place, name or f"item {index}")
             if self.pixels is not None and index not in self.pixels:
@@ -182,10 +182,10 @@ def collate(examples: list[dict[str, Any]], total: int) -> dict[str, Any]:
     batch: dict[str, Any] = {}
     if "pixels" in examples[0]:
         batch["image"] = to_float(torch.from_numpy(np.stack([e["pixels"] for e in examples])))
-    else:
+    if "mean" in examples[0]:
         batch |= {key: _stack(examples, key).to(torch.float32) for key in ("mean", "std")}
-    if "feature" in examples[0]:  # many channels: as they are stored
-        batch["feature"] = _stack(examples, "feature")
+    # Codes are whole numbers, and features have many channels: both as they are stored.
+    batch |= {key: _stack(examples, key) for key in ("code", "feature") if key in examples[0]}
     batch["caption"] = [e["caption"] for e in examples]
     for key in ("label", "index", "row"):
         batch[key] = torch.tensor([e[key] for e in examples], dtype=torch.int64)

@@ -4,6 +4,7 @@ Of the posterior mean and standard deviation, and not a sample, so that each epo
 where training mirrors, since an encoder does not commute with mirroring. What is stored is what the encoder gave, unscaled.
 
     shard-00000.safetensors ...   mean, std (n, c, h, w), perhaps mean_mirrored, std_mirrored; index (n,)
+                                  or, of a vector quantiser, code (n, h, w) in 32 bits
     manifest.json                 key, items, shape, type, size and checksum of every shard; written last
 
 Features (`feature`, perhaps feature_mirrored) are a cache of their own, over that of the latents.
@@ -64,7 +65,7 @@ def build(
 
     Arguments:
         encode: images (b, c, h, w) in [-1, 1] on the CPU -> `mean` and `std` of the latents, or `feature`, each (b, c, h,
-            w), on any device.
+            w), on any device; or `code` (b, h, w), whole numbers.
         key: names all that the latents depend on (`DataModule.latent_key`).
         flips: encode the mirrored images too.
         stopped: asked before each batch; once it is true, the rest is left for another time.
@@ -102,7 +103,7 @@ def finish(path: Path) -> None:
             f"{path}: {len(absent)} of {count} shards are not there, the first {_file(path, absent[0]).name}"
         )
     with safe_open(first, "numpy") as file:
-        name = min(set(file.keys()) - {"index"})  # "mean" or "feature"
+        name = min(set(file.keys()) - {"index"})  # "mean", "code" or "feature"
         shape = file.get_slice(name).get_shape()[1:]
     files = [_file(path, number) for number in range(count)]
     shards = [{"file": f.name, "size": f.stat().st_size, "xxh3": _hash(f)} for f in files]
@@ -212,7 +213,7 @@ def _encode(encode: Encode, batch: dict[str, Any], flips: bool, dtype: torch.dty
         if images is None:
             continue
         for name, value in encode(images).items():
-            value = value.detach().to("cpu", dtype)
+            value = value.detach().to("cpu", dtype if value.is_floating_point() else torch.int32)
             finite = torch.isfinite(value).flatten(1).all(1)
             if not finite.all():
                 rows = batch["index"][~finite].tolist()

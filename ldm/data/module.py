@@ -3,8 +3,8 @@
 A training batch is a function of (seed, update): `loader(start, stop, ...)` begins anywhere (under a trainer where the
 stage stands, `ldm.stage.feed`). Validation is in order, each row once.
 
-A batch is a dict: image (b, c, h, w) in [-1, 1], or `mean` and `std` (b, c, h, w) where latents are cached, in training
-perhaps with `feature` (b, d, h, w), what a frozen network sees in the image; caption,
+A batch is a dict: image (b, c, h, w) in [-1, 1], or `mean` and `std` (b, c, h, w) or `code` (b, h, w) where latents are
+cached, in training perhaps with `feature` (b, d, h, w), what a frozen network sees in the image; caption,
 a list of b strings ('' is no condition); label (-1 is no label), index (the row in the set), row (in the global batch), each (b,)
 int64; step and total (the size of the global batch), two ints. In validation step is 0, row is the index and total
 the size of the set, so that random numbers keyed by them are the same each time and for any number of processes.

@@ -21,6 +21,7 @@ from ldm.data.caption import clean
 from ldm.data.module import DataModule
 from ldm.metric.metric import Metric
 from ldm.model import PARTS
+from ldm.prior.base import GIVEN
 from ldm.signature import PIECES
 
 NODES = (
@@ -37,7 +38,7 @@ NODES = (
     "evaluation",
 )
 # What a part is handed beside its config, by whoever builds it.
-_GIVEN = {"prior": ("latent_shape", "context"), "alignment": ("width", "grid")}
+_GIVEN = {"prior": GIVEN, "alignment": ("width", "grid")}
 _NAME = re.compile(r"(?!\.)[^/\\\x00]+(/(?!\.)[^/\\\x00]+)*")  # no way out of runs/
 
 

@@ -36,7 +36,6 @@ from ldm.interop.pretrained import pretrained
 from ldm.logger.sink import Guarded
 from ldm.logger.wandb import swept
 from ldm.model import PARTS, LatentModel, load_weights, write_weights
-from ldm.prior.diffusion import Diffusion
 from ldm.random import seed_of
 from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
@@ -57,7 +56,7 @@ from ldm.stage.footprint import of_stage
 from ldm.stage.latents import cache_size, cached, pays, statistics, weights_key
 from ldm.stage.launch import agree, rank, ranks, turn
 from ldm.stage.provenance import History, Plan
-from ldm.stage.second import Second, aligned
+from ldm.stage.second import Second, aligned, backbone_of
 from ldm.stage.stage import Stage
 from ldm.tensors import size_of
 
@@ -274,9 +273,9 @@ class Experiment:
         log.info("run %s: experiment %s, seed %d", self.place.path, self.config["experiment"], self.seed)
         for part in PARTS:
             log.info("%-11s %8.3f M parameters", part, _parameters(getattr(self.model, part)) / 1e6)
-        if isinstance(self.model.prior, Diffusion):
-            backbone = self.model.prior.denoiser.backbone
-            gflops = backbone_flops(backbone, self.model.prior.latent_shape, self.model.condition.shape) / 1e9
+        backbone = backbone_of(self.model.prior)
+        if backbone is not None:
+            gflops = backbone_flops(backbone, self.model.prior.latents.shape, self.model.condition.shape) / 1e9
             words = "%-11s %8.3f M parameters, %.3g GFLOP a forward of one latent"
             log.info(words, "backbone", _parameters(backbone) / 1e6, gflops)
         self._tell("training")
@@ -318,7 +317,9 @@ class Experiment:
             recipe = build(self.config["second"], "second")
             stages.append(of_stage(networks | along, networks, recipe, self.second.history))
             if self._caches():
-                shared["latents"] = cache_size(model.autoencoder, self.data, self.store, weights, self.alignment)
+                shared["latents"] = cache_size(
+                    *(model.autoencoder, self.data, self.store, weights, self.alignment, model.prior.reads)
+                )
         own = {
             "checkpoints": sum(each.checkpoints for each in stages),
             "snapshots": sum(each.snapshots for each in stages),
@@ -405,9 +406,11 @@ class Experiment:
             self._take_finished()
             return
         if self._caches():
-            self.data = cached(autoencoder, self.data, self.store, self.alignment, self.stop)
+            reads = self.model.prior.reads
+            self.data = cached(autoencoder, self.data, self.store, self.alignment, self.stop, reads)
         kept = None if self.origin is None else self.origin.whitening(weights)
-        autoencoder.set_statistics(*(kept or statistics(autoencoder, self.data, self.stop)))
+        if kept is not None or self.model.prior.reads == "latents":  # codes are not whitened
+            autoencoder.set_statistics(*(kept or statistics(autoencoder, self.data, self.stop)))
         self.model.made_from = self._made_from(self.second.history)
         if self.config.get("second") and (self.origin is None or not self.origin.tokens):
             self.model.condition.fit(self.data.captions())

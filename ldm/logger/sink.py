@@ -65,9 +65,10 @@ def images_seen(records: Sequence[Record]) -> int:
 
 def rows(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
     """All fields of records as a table: the names of those that any has, and a row a record."""
-    names = [each.name for each in dataclasses.fields(Record)]
-    names = [name for name in names if any(getattr(record, name) is not None for record in records)]
-    return names, [[getattr(record, name) for name in names] for record in records]
+    flat = [record.flat() for record in records]
+    order = {name: i for i, name in enumerate(each.name for each in dataclasses.fields(Record))}
+    names = sorted({name for each in flat for name in each}, key=lambda name: (order[name.partition(".")[0]], name))
+    return names, [[each.get(name) for name in names] for each in flat]
 
 
 class Guarded(Sink):

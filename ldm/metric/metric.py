@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
 
 from ldm.metric.measurement import Measurement
+from ldm.model import LatentModel
 from ldm.types import Image
 
 log = logging.getLogger(__name__)
@@ -22,7 +24,9 @@ class Examples:
 
     real, reconstruction: of the same held-out examples; generated: one for each of them, None where there is no prior;
     index: their rows in the held-out set; paired: whether each generated image was drawn for the caption or label of the
-    real image in its row, which makes the two dependent.
+    real image in its row, which makes the two dependent; model, batch: the model that is measured, in eval mode, and the
+    held-out batch as the data gave it, for what is asked of latents, context or prior: `model.latent(batch, random)`,
+    `model.condition(batch)`, `model.prior`.
     """
 
     real: Image
@@ -31,6 +35,8 @@ class Examples:
     captions: Sequence[str]
     index: Int[Tensor, " b"]
     paired: bool = True
+    model: LatentModel | None = None
+    batch: Mapping[str, Any] | None = None
 
 
 class Metric(ABC):

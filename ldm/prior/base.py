@@ -1,43 +1,207 @@
-"""Priors: generative models of latents, perhaps given a context; and what some of them can do besides sampling."""
+"""What the rest of the house asks of a prior, whichever family it is of.
+
+A prior is a generative model p(z | c) of the first stage's latents: whitened ones, (b, c, h, w) of unit variance per channel,
+or the integer codes (b, h, w) of a vector quantiser. Stage, evaluation, records and sampling know this class alone. A
+family writes `loss` and `sample`; the other methods have defaults, which a family with a second player, a beginning from data
+or choices in how it samples replaces. What only some families can do is a class beside it: `Likelihood`.
+"""
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ldm.build import Config, build, check, described, is_node, merged, nearest
 from ldm.random import Random
-from ldm.types import Context, Latent
+from ldm.types import Context, ContextShape, Latent
+
+Codes = Int[Tensor, "b lh lw"]
+Terms = dict[str, Tensor]
+
+GIVEN = ("latents", "context")
+"""Arguments of every prior's constructor that the first stage and the condition say, and no config."""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What a prior models.
+
+    Fields:
+        shape: (c, h, w) of one latent.
+        codes: how many codes there are, where it models those: integers (h, w) from 0 to codes - 1; None for latents.
+    """
+
+    shape: tuple[int, int, int]
+    codes: int | None = None
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers one example has: c h w, or h w codes."""
+        channels, height, width = self.shape
+        return height * width * (channels if self.codes is None else 1)
+
+    def batch(self, count: int) -> tuple[int, ...]:
+        """The shape of `count` examples: (count, c, h, w), or (count, h, w) of codes."""
+        return (count, *(self.shape if self.codes is None else self.shape[1:]))
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a training game, which moves its own weights by its own loss. A GAN has two, most families one.
+
+    Fields:
+        name: as curves and messages call it.
+        modules: whose parameters it moves; no other side's. The condition's move with the first side.
+        loss: (z, c, random, update, shared) -> (terms whose sum it minimises, values that are only logged). `update` counts those
+            that are done; no terms: it sits this update out. `shared` is a dict that lives for one batch, for what
+            sides would compute twice.
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    loss: Callable[[Tensor, Context, Random, int, dict[str, Any]], tuple[Terms, Terms]]
 
 
 class Prior(nn.Module, ABC):
-    """A generative model of z (b, c, h, w), unit variance per channel, given a context.
+    """A generative model of z given a context. `random` holds the numbers of the batch (ldm.random); without it torch's own
+    generator seeds them.
 
-    `random` holds the numbers of the batch (ldm.random); without it torch's own generator seeds them.
+    Arguments:
+        latents, context: what is modelled and what it is given; known when the first stage and the condition are.
+
+    Attributes:
+        reads: whether it models whitened latents or a vector quantiser's codes.
+        DRAWING: arguments of the constructor, and attributes, that say how samples are drawn and nothing of how the model is
+            trained: a finished model takes others.
     """
+
+    reads: ClassVar[Literal["latents", "codes"]] = "latents"
+    DRAWING: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, latents: Latents, context: ContextShape):
+        super().__init__()
+        self.latents, self.context = latents, context
 
     @property
     def factor(self) -> int:
         """Of which the sides of latents must be multiples."""
         return 1
 
-    @abstractmethod
-    def loss(self, z: Latent, c: Context, random: Random | None = None) -> dict[str, Tensor]:
-        """Named scalar terms; their sum is minimised."""
+    # What a family writes
 
     @abstractmethod
-    def sample(self, shape: tuple[int, int, int, int], c: Context, random: Random | None = None) -> Latent:
-        """Latents of `shape` (b, c, h, w), the same for the same seed whatever the batch they are drawn in."""
+    def loss(self, z: Latent | Codes, c: Context, random: Random | None = None) -> Terms:
+        """Named scalar terms; their sum is minimised. In a game, the first side's."""
+
+    @abstractmethod
+    def sample(self, shape: tuple[int, ...], c: Context, random: Random | None = None) -> Latent | Codes:
+        """Examples of `shape` (see `Latents.batch`), the same for the same seed whatever the batch they are drawn in."""
+
+    # How it is trained
+
+    def sides(self) -> list[Side]:
+        """Who plays; by default the whole prior on `loss`."""
+        return [Side("prior", (self,), lambda z, c, random, update, shared: (self.loss(z, c, random), {}))]
+
+    def beside(self) -> nn.Module | None:
+        """What is trained with the prior, checkpointed and resumed, but is neither averaged nor part of the model that is
+        kept: a critic, a replay buffer. It is kept where torch does not register it, as in a tuple."""
+        return None
+
+    def begin(self, batches: Iterable[tuple[Latent | Codes, Context]]) -> None:
+        """Take from data what has to be there before update 0. `batches` are the first ones of training, each whole, the
+        same on every rank; reading none costs nothing."""
+
+    def held_out(self, z: Latent | Codes, c: Context, random: Random) -> dict[str, Float[Tensor, " b"]]:
+        """name -> (b,) values of held-out examples, averaged over the set; NaN is left out."""
+        if isinstance(self, Likelihood):
+            return {"nll per dimension": -self.log_prob(z, c, random) / self.latents.numbers}
+        return {name: value.expand(len(z)) for name, value in self.loss(z, c, random).items()}
+
+    def networks(self) -> list[nn.Module]:
+        """What is asked when a sample is drawn, rows of examples first: compiled where this is asked for, and counted."""
+        return []
+
+    # How samples are drawn
+
+    def drawn(self, node: Config | None = None) -> dict[str, Any]:
+        """How samples are drawn, for records: each of DRAWING that is set, objects in a word (`described`).
+
+        Arguments:
+            node: the config that builds this prior; without, an object is named by its class alone.
+        """
+        values = {name: (node or {}).get(name, getattr(self, name)) for name in self.DRAWING}
+        return {name: _word(value) for name, value in values.items() if value is not None}
+
+    def redrawn(self, node: Config, words: Config, allowed: tuple[str, ...]) -> Config:
+        """Let samples be drawn as `words` say from now on; the config that now describes this prior.
+
+        Arguments:
+            node: the config that builds this prior.
+            words: by names of DRAWING: nodes or plain values in the place of the node's own, None for what is there without one;
+                a mapping that is no node changes single arguments of it.
+            allowed: packages that nodes may name (ldm.build).
+        Raises:
+            ValueError: a word is none of DRAWING.
+            ConfigError: a value does not fit its place.
+        """
+        for name in words:
+            if name not in self.DRAWING:
+                ways = self.DRAWING or ("nothing that could be changed",)
+                hint = nearest(name, ways, f"{type(self).__name__} draws its samples by")
+                raise ValueError(f"prior.{name}= says nothing of how samples are drawn{hint}")
+        new = {name: value for name, value in merged(node, words).items() if value is not None or name not in words}
+        check(new, "prior", GIVEN, allowed)
+        device = next((parameter.device for parameter in self.parameters()), None)
+        for name in words:
+            value = build(new.get(name), f"prior.{name}", allowed)
+            setattr(self, name, value.to(device) if isinstance(value, nn.Module) and device is not None else value)
+        return new
+
+    def asks_null(self) -> bool:
+        """Whether drawing a sample asks what the model gives without its condition, which training has to have dropped."""
+        return False
+
+    def check_negative(self) -> None:
+        """ValueError where nothing would move away from a negative prompt."""
+        raise ValueError(f"negative= is of guidance, and this model's prior {type(self).__name__} has none")
+
+    def guided_by(self, other: Prior | None, same_schedule: bool = True) -> bool:
+        """Move samples away from those of another prior of the same latents (autoguidance); whether they are.
+
+        Raises:
+            ValueError: another is given and this prior knows no guide, or the other way round.
+        """
+        if other is not None:
+            raise ValueError(f"guide= is of a diffusion's guidance; this run's prior is {type(self).__name__}")
+        return False
+
+
+def _word(value: Any) -> Any:
+    if is_node(value):
+        return described(value)
+    if isinstance(value, str | int | float | bool):
+        return value
+    kind = value.func if isinstance(value, functools.partial) else type(value)
+    return kind.__name__.lower()
 
 
 class Likelihood(ABC):
-    """The capability to give densities; what needs it asks `isinstance(prior, Likelihood)`."""
+    """The capability to give densities; what needs it asks `isinstance(prior, Likelihood)`.
+
+    Attributes:
+        kind: whether `log_prob` is exact, a lower bound, or an estimate.
+    """
 
     kind: Literal["exact", "bound", "estimate"]
 
     @abstractmethod
-    def log_prob(self, z: Latent, c: Context, random: Random | None = None) -> Float[Tensor, " b"]:
+    def log_prob(self, z: Latent | Codes, c: Context, random: Random | None = None) -> Float[Tensor, " b"]:
         """log p(z | c) in nats, (b,). `random` is what an estimate draws; without it, that of seed 0 and the places in
         the batch, so that the same call gives the same number."""

@@ -1,8 +1,7 @@
 """Diffusion as a prior: eight independent pieces put together, and no formula of its own.
 
 The loss is the weighted |F - (a x + b eps)|^2 at stratified times; a sample follows a grid by a sampler, through a
-guided denoiser. In training, and there only, a condition is dropped with probability `drop`, so that the network knows the
-unconditional score, too.
+guided denoiser.
 
 A sample begins at the grid's first time t with x_t ~ N(0, alpha^2 + sigma^2): the mean and variance of whitened latents
 under noise. At t = 1 that is pure noise or almost; a grid that begins below (`leading`) has some signal there, and
@@ -11,8 +10,8 @@ sigma eps alone would have too little variance. Where variance is preserved it i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,29 +22,27 @@ from ldm.backbone.base import Backbone
 from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser, Rescheduled
 from ldm.diffusion.flow import length
 from ldm.diffusion.grid import Grid
-from ldm.diffusion.guidance.autoguidance import waits_for_guide
+from ldm.diffusion.guidance.autoguidance import Guide, waits_for_guide, with_guide
 from ldm.diffusion.guidance.base import Guidance
+from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.diffusion.likelihood import Flow, Hutchinson
 from ldm.diffusion.parameterization import Parameterization
 from ldm.diffusion.sampler.base import Sampler
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.time import TimeLaw
 from ldm.diffusion.weighting import Weighting
-from ldm.prior.base import Likelihood, Prior
+from ldm.prior.base import Latents, Likelihood, Prior
 from ldm.random import Random
-from ldm.types import Context, ContextShape, Latent, Probability
-
-log = logging.getLogger(__name__)
+from ldm.types import Context, ContextShape, Latent
 
 
 class Diffusion(Prior, Likelihood):
     """
     Arguments:
-        latent_shape, context: what is modelled and what it is given; known when the first stage and the conditioner are.
+        latents, context: what is modelled and what it is given; known when the first stage and the conditioner are.
         backbone: waits for (channels, context) and gives F(z, log_snr, c).
         guidance: waits for a denoiser and gives the guided one that samples.
         steps: of the sampler.
-        drop: the probability that an example is trained without its condition.
         offset_noise: deviation of a normal number a channel that is added to the noise in training, so that the mean of an
             image is learnt at high noise, too (Guttenberg 2023, "Diffusion with offset noise", where it is 0.1).
         sampling_schedule: that samples follow, where it is not the one of training.
@@ -58,9 +55,11 @@ class Diffusion(Prior, Likelihood):
         grid: the times of the steps.
     """
 
+    DRAWING: ClassVar = ("sampler", "grid", "guidance", "steps", "sampling_schedule")
+
     def __init__(
         self,
-        latent_shape: tuple[int, int, int],
+        latents: Latents,
         context: ContextShape,
         backbone: Callable[..., nn.Module],
         schedule: Schedule,
@@ -71,12 +70,11 @@ class Diffusion(Prior, Likelihood):
         grid: Grid,
         guidance: Callable[[Denoiser], Denoiser],
         steps: PositiveInt = 50,
-        drop: Probability = 0.1,
         offset_noise: NonNegativeFloat = 0.0,
         sampling_schedule: Schedule | None = None,
         likelihood: Flow | None = None,
     ):
-        super().__init__()
+        super().__init__(latents, context)
         parameterization.check(schedule)
         if waits_for_guide(guidance):
             raise ValueError(
@@ -84,16 +82,13 @@ class Diffusion(Prior, Likelihood):
                 "diffusion/guidance=classifier_free, then sample.py or evaluate.py with diffusion/guidance=autoguidance "
                 "guide=DIR"
             )
-        self.latent_shape, self.context = latent_shape, context
-        network = backbone(channels=latent_shape[0], context=context)
+        network = backbone(channels=latents.shape[0], context=context)
         self.denoiser = NetworkDenoiser(network, schedule, parameterization)
         self.weighting, self.time = weighting, time
-        self.sampler, self.grid, self.guidance, self.steps, self.drop = sampler, grid, guidance, steps, drop
+        self.sampler, self.grid, self.guidance, self.steps = sampler, grid, guidance, steps
         self.offset_noise, self.sampling_schedule = offset_noise, sampling_schedule
         self.likelihood = likelihood or Flow(Hutchinson())
         self.kind = self.likelihood.kind
-        self._told: Callable[[Denoiser], Denoiser] | None = None
-        self._tell_of_drop(guidance(self.denoiser))
 
     @property
     def factor(self) -> int:
@@ -113,29 +108,15 @@ class Diffusion(Prior, Likelihood):
         eps = random.normal("noise", tuple(z.shape[1:]))
         if self.offset_noise:
             eps = eps + self.offset_noise * random.normal("offset noise", (z.shape[1], 1, 1))
-        if self.training:
-            c = c.drop(self.drop, random.uniform("drop"))
         return {"diffusion": self.errors(z, c, u, eps).mean()}
 
-    def sample(self, shape: tuple[int, int, int, int], c: Context, random: Random | None = None) -> Latent:
+    def sample(self, shape: tuple[int, ...], c: Context, random: Random | None = None) -> Latent:
         random = random or Random.fresh(shape[0])
         denoiser = self.guided()
-        if self.guidance is not self._told:  # it may have been given since
-            self._tell_of_drop(denoiser)
-            self._told = self.guidance
         times = self.grid(denoiser.schedule, self.steps, self.lowest(denoiser.schedule))
         scale = length(denoiser.schedule, times[:1].to(random.rows.device))
         x = scale * random.normal("prior", tuple(shape[1:]))
         return self.sampler(denoiser, x, times, c, random)
-
-    def _tell_of_drop(self, guided: Denoiser) -> None:
-        if self.drop > 0 or self.context == ContextShape():
-            return
-        if any(isinstance(module, Guidance) and module.unconditional for module in guided.modules()):
-            log.warning(
-                "guidance asks for the answer without a condition, which prior.drop=0 never trains: its samples mean nothing; "
-                "take guidance of scale 1, or train with prior.drop=0.1"
-            )
 
     def lowest(self, schedule: Schedule) -> float:
         """The lowest time that was trained, said in times of the `schedule` that samples."""
@@ -149,6 +130,55 @@ class Diffusion(Prior, Likelihood):
         """The denoiser that samples: on its schedule, and guided."""
         other = self.sampling_schedule
         return self.guidance(self.denoiser if other is None else Rescheduled(self.denoiser, other))
+
+    def held_out(self, z: Latent, c: Context, random: Random) -> dict[str, Float[Tensor, " b"]]:
+        """The loss per example at fixed noise and, NaN where an example's time is elsewhere, in each quarter of the time."""
+        u = random.stratified("time")
+        error = self.errors(z, c, u, random.normal("noise", tuple(z.shape[1:])))
+        terms = {"diffusion": error}
+        for i in range(4):
+            inside = (u >= i / 4) & (u < (i + 1) / 4)
+            terms[f"diffusion, quarter {i + 1}"] = torch.where(inside, error, torch.nan)
+        return terms
+
+    def networks(self) -> list[nn.Module]:
+        """The backbone and, under autoguidance, the guide's."""
+        return [module.backbone for module in self.guided().modules() if isinstance(module, NetworkDenoiser)]
+
+    def asks_null(self) -> bool:
+        return any(isinstance(module, Guidance) and module.unconditional for module in self._around())
+
+    def check_negative(self) -> None:
+        found = [module for module in self._around() if isinstance(module, ClassifierFree)]
+        if not found:
+            raise ValueError(
+                "negative= takes the place of 'no condition', which this guidance does not ask for; take "
+                "diffusion/guidance=classifier_free"
+            )
+        if found[0].scale <= 1:
+            raise ValueError(f"negative= is what guidance above 1 moves away from; here guidance={found[0].scale:g}")
+
+    def _around(self) -> list[nn.Module]:
+        """The guided denoiser and all that it is made of; none while guidance waits for a guide."""
+        return [] if waits_for_guide(self.guidance) else list(self.guided().modules())
+
+    def guided_by(self, other: Prior | None, same_schedule: bool = True) -> bool:
+        if not waits_for_guide(self.guidance):
+            if other is not None:
+                raise ValueError("guide= is of diffusion/guidance=autoguidance; this run's guidance has no guide")
+            return False
+        if other is None:
+            raise ValueError(
+                "diffusion/guidance=autoguidance moves away from a worse model: give guide=DIR, a run trained less or "
+                "smaller on the same first stage, or guide_ema=0.2, a wider average of the same run"
+            )
+        if not isinstance(other, Diffusion):
+            raise ValueError(f"a guide is a diffusion; its prior is {type(other).__name__}")
+        theirs: Denoiser = other.denoiser
+        if not same_schedule:
+            theirs = Rescheduled(theirs, self.sampling_schedule or self.denoiser.schedule)
+        self.guidance = with_guide(self.guidance, Guide(theirs))
+        return True
 
     def log_prob(self, z: Latent, c: Context, random: Random | None = None) -> Float[Tensor, " b"]:
         """log p(z | c) in nats, (b,), of the model as it was trained, without guidance; hundreds of network calls."""

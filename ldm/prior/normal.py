@@ -1,4 +1,5 @@
-"""The standard normal prior: with `autoencoder=vae` it makes a plain VAE (arXiv 1312.6114). Nothing to learn."""
+"""The standard normal prior, with nothing to learn: with `autoencoder=vae` it makes a plain VAE (Kingma and Welling,
+Auto-Encoding Variational Bayes, 2013, arXiv 1312.6114)."""
 
 from __future__ import annotations
 
@@ -10,25 +11,22 @@ from torch import Tensor
 
 from ldm.prior.base import Likelihood, Prior
 from ldm.random import Random
-from ldm.types import Context, ContextShape, Latent
+from ldm.types import Context, Latent
 
 
 class Normal(Prior, Likelihood):
-    """
+    """p(z | c) = N(z; 0, 1) in every number, whatever the context.
+
     Arguments:
-        latent_shape, context: what is modelled and what it is given; known when the first stage and the conditioner are.
+        latents, context: what is modelled and what it is given; known when the first stage and the condition are.
     """
 
     kind: Literal["exact"] = "exact"
 
-    def __init__(self, latent_shape: tuple[int, int, int], context: ContextShape):
-        super().__init__()
-        self.latent_shape = latent_shape
-
     def loss(self, z: Latent, c: Context, random: Random | None = None) -> dict[str, Tensor]:
         return {"nll": -self.log_prob(z, c).mean()}
 
-    def sample(self, shape: tuple[int, int, int, int], c: Context, random: Random | None = None) -> Latent:
+    def sample(self, shape: tuple[int, ...], c: Context, random: Random | None = None) -> Latent:
         random = random or Random.fresh(shape[0])
         return random.normal("prior", tuple(shape[1:]))
 

@@ -6,6 +6,8 @@ the weights are not touched. A training step costs about three times a forward p
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +31,29 @@ def flops(network: nn.Module, *inputs: Any) -> int:
         for module, training in modes.items():
             module.training = training
     return counter.get_total_flops()
+
+
+@contextlib.contextmanager
+def counted(networks: Sequence[nn.Module]) -> Iterator[list[int]]:
+    """Within the block, a list of how many rows went through one of the networks, call by call; the first argument of a
+    network has the rows. Calls are counted outside of what torch compiled, which would not hear of a hook."""
+    rows: list[int] = []
+    own = [network._compiled_call_impl for network in networks]
+
+    def counting(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counts(*arguments: Any, **named: Any) -> Any:
+            rows.append(len(arguments[0]))
+            return call(*arguments, **named)
+
+        return counts
+
+    for network, compiled in zip(networks, own, strict=True):
+        network._compiled_call_impl = counting(compiled or network._call_impl)
+    try:
+        yield rows
+    finally:
+        for network, compiled in zip(networks, own, strict=True):
+            network._compiled_call_impl = compiled
 
 
 def backbone_flops(backbone: nn.Module, latent_shape: tuple[int, int, int], context: ContextShape) -> int:

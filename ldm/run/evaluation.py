@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ import torch
 import torch.distributed as dist
 from pydantic import PositiveInt
 
-from ldm.build import Config, described
+from ldm.build import Config
 from ldm.data.module import DataModule
 from ldm.metric.metric import Examples, Metric
 from ldm.model import LatentModel
-from ldm.prior.diffusion import Diffusion
+from ldm.prior.base import Codes
 from ldm.random import Random
+from ldm.run.cost import counted
 from ldm.run.drawn import Drawn
-from ldm.run.load import networks, scale_of
 from ldm.run.machine import code_version, device_name
 from ldm.run.record import Record
 from ldm.run.signals import StopFlag
@@ -88,7 +88,13 @@ class Evaluation:
             **{name: model.made_from.get(name) for name in ("config", "images_seen", "begun_from")},
         }
         if samples is not None:
-            facts |= _sampling(model, samples.evaluations())
+            node = None if model.config is None else model.config["prior"]
+            way = {
+                "prior": type(model.prior).__name__.lower(),
+                **model.prior.drawn(node),
+                **(facts.pop("drawn", None) or {}),
+            }
+            facts |= {"drawn": way, "evaluations": samples.evaluations()}
         records = [Record.of(measurement, facts) for metric in metrics for measurement in metric.measure()]
         if drawn is not None and not (dist.is_initialized() and dist.get_rank()):
             drawn.clear()  # after the measuring, for which all ranks have met
@@ -111,6 +117,8 @@ class Evaluation:
             captions=batch.get("caption", [""] * len(rows)),
             index=batch["index"],
             paired=bool(model.condition.needs),
+            model=model,
+            batch=batch,
         )
 
 
@@ -136,40 +144,14 @@ class _Samples:
         device = next(self.model.parameters()).device
         random = Random(self.seed, 0, torch.tensor(rows, device=device))
 
-        def draw() -> tuple[Latent, int]:
-            return self._counted(lambda: self.model.sample_latents(batch, random))
+        def draw() -> tuple[Latent | Codes, int]:
+            with counted(self.model.prior.networks()) as calls:
+                return self.model.sample_latents(batch, random), sum(calls)
 
         z, calls = draw() if self.drawn is None else self.drawn.of(rows, draw)
         self.images, self.calls = self.images + len(rows), self.calls + calls
         return self.model.decode(z.to(device))
 
-    def _counted(self, draw: Callable[[], Latent]) -> tuple[Latent, int]:
-        rows = []
-        # Hooks of denoisers, since what torch compiled knows nothing of its own.
-        found = networks(self.model.prior) if isinstance(self.model.prior, Diffusion) else []
-        handles = [each.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0]))) for each in found]
-        try:
-            return draw(), sum(rows)
-        finally:
-            for handle in handles:
-                handle.remove()
-
     def evaluations(self) -> int | None:
         """Of a network, for one image; None where the prior has none."""
         return round(self.calls / self.images) if self.calls else None
-
-
-def _sampling(model: LatentModel, evaluations: int | None) -> dict[str, Any]:
-    """How samples were drawn, in fields of Record."""
-    prior = model.prior
-    if not isinstance(prior, Diffusion):
-        return {"sampler": type(prior).__name__.lower()}
-    facts = {"steps": prior.steps, "evaluations": evaluations}
-    if model.config is None:
-        return facts | {"sampler": type(prior.sampler).__name__.lower()}
-    config = model.config["prior"]
-    words = {name: described(config[name]) for name in ("sampler", "grid")}
-    if prior.sampling_schedule is not None:
-        words["schedule"] = described(config["sampling_schedule"])
-    scale = scale_of(config["guidance"])
-    return facts | words | {"guided": described(config["guidance"], leave=("scale",)), "guidance": scale}

@@ -53,11 +53,9 @@ class Record:
         begun_from: the weights that training began from, by their hashes, where they were not drawn.
         asked: hash of what was asked for: metrics, samples and their seed, how samples are drawn, held-out images.
         weights: `raw`, or `averaged` with its profile, as `averaged:0.05`.
-        sampler, grid, guided: how samples were drawn, each a word as `dpmpp(sde=true)`: class and what is not the default.
-        guidance: the guidance's scale, which `guided` leaves out.
-        guide: of autoguidance, the run and its weights.
-        schedule: that samples followed, where it is not the one of training.
-        steps, evaluations: of the sampler; network evaluations per sample.
+        drawn: how samples were drawn: `prior`, its class, and all that the prior says of it (`Prior.drawn`), as `sampler`:
+            `dpmpp(sde=true)`, class and what is not the default; `guide`: of autoguidance, the run and its weights.
+        evaluations: network evaluations per sample.
         seconds: how long measuring took, sampling included.
         device: as `NVIDIA H200 x 8` or `CPU, 2 threads`.
         parameters: of the model that is measured.
@@ -88,14 +86,8 @@ class Record:
     begun_from: str | None = None
     asked: str | None = None
     weights: str | None = None
-    sampler: str | None = None
-    grid: str | None = None
-    schedule: str | None = None
-    steps: int | None = None
+    drawn: dict[str, Any] | None = None
     evaluations: int | None = None
-    guidance: float | None = None
-    guided: str | None = None
-    guide: str | None = None
     seconds: float | None = None
     device: str | None = None
     parameters: int | None = None
@@ -107,6 +99,18 @@ class Record:
     def of(cls, measurement: Measurement, context: Mapping[str, Any]) -> Record:
         """A measurement with what the run knows; `context` holds fields of Record by name."""
         return cls(**dataclasses.asdict(measurement), **context)
+
+    def flat(self) -> dict[str, Any]:
+        """Its fields, those of `drawn` as `drawn.NAME` in its place; without those that do not apply."""
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            found |= (
+                {f"drawn.{name}": each for name, each in value.items()}
+                if isinstance(value, dict)
+                else {field.name: value}
+            )
+        return {name: value for name, value in found.items() if value is not None}
 
 
 MUST_AGREE = (
@@ -227,12 +231,16 @@ def table(records: Iterable[Record]) -> list[Row]:
                 f"{record.metric} of {first[record.metric].run} and of {record.run} may not stand in one column; "
                 f"they differ in {'; '.join(pairs)}. Measure them alike, or make a table of each"
             )
-        setting = tuple(getattr(record, name) for name in _ROW)
-        latest[(record.metric, setting, record.seed, record.run)] = record
+        latest[(record.metric, _setting(record), record.seed, record.run)] = record
     groups: dict[tuple, list[Record]] = {}
     for (metric, setting, _, _), record in latest.items():
         groups.setdefault((setting, metric), []).append(record)
-    return [_row(dict(zip(_ROW, setting, strict=True)), group) for (setting, _), group in groups.items()]
+    return [_row({name: getattr(group[0], name) for name in _ROW}, group) for group in groups.values()]
+
+
+def _setting(record: Record) -> str:
+    """Names which model it is and how its samples were drawn."""
+    return json.dumps([getattr(record, name) for name in _ROW], sort_keys=True)
 
 
 def _row(setting: dict[str, Any], group: list[Record]) -> Row:

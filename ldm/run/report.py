@@ -45,20 +45,8 @@ _FAMILIES = {
     **{"fd_": "Fréchet distance", "kd_": "Kernel distance", "precision_": "Precision", "recall_": "Recall"},
     **{"density_": "Density", "coverage_": "Coverage"},
 }
-_HOW = (
-    *("split", "weights", "sampler", "grid", "schedule", "steps", "evaluations"),
-    *("guidance", "guided", "guide", "kind"),
-)
-_WORDS = {
-    "split": "{} split",
-    "weights": "weights {}",
-    "steps": "{} steps",
-    "evaluations": "{} network evaluations a sample",
-    "grid": "grid {}",
-    "schedule": "on schedule {}",
-    "guidance": "guidance {}",
-    "guide": "guide {}",
-}
+_HOW = ("split", "weights", "drawn", "evaluations", "kind")
+_WORDS = {"split": "{} split", "weights": "weights {}", "evaluations": "{} network evaluations a sample"}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -161,7 +149,7 @@ def _numbers(records: Sequence[Record]) -> str:
     """The newest value of each metric; those of an earlier training, before more steps or another setting, folded away."""
     latest: dict[tuple, Record] = {}
     for record in records:
-        key = tuple(getattr(record, name) for name in ("config", *MUST_AGREE, *_HOW))
+        key = (record.config, *(getattr(record, name) for name in MUST_AGREE), _how(record))
         latest.pop(key, None)
         latest[key] = record
     now = current([*latest.values()])
@@ -192,12 +180,21 @@ def _number(record: Record) -> str:
 
 
 def _how(record: Record) -> str:
+    """How a number came about: the part of the data, the weights, and all that is said of the samples."""
     words = []
     for name in _HOW:
         value = getattr(record, name)
-        if value is not None:
-            words.append(_WORDS.get(name, "{}").format(value if isinstance(value, str) else f"{value:g}"))
+        if name == "drawn":
+            own = dict(value or {})
+            words += [own.pop("prior")] if "prior" in own else []
+            words += [f"{key} {_plain(each)}" for key, each in own.items()]
+        elif value is not None:
+            words.append(_WORDS.get(name, "{}").format(_plain(value)))
     return ", ".join(words)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def _series(lines: Sequence[dict], stage: str) -> dict[str, list[tuple[float, float]]]:

@@ -28,7 +28,7 @@ from ldm.condition.label import Label, listed
 from ldm.condition.text import Text
 from ldm.model import LatentModel, Weights
 from ldm.stage.latents import weights_key
-from ldm.stage.provenance import SAMPLING, differences, said, shown
+from ldm.stage.provenance import differences, of_prior, said, shown
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def begin(model: LatentModel, words: Wanted) -> Origin:
         taken |= _classes(model.condition, other.condition, words.checkpoint)
     model.load_state_dict(taken, strict=False)
     _tell(own, found, taken, words)
-    changed = list(differences(_trained_as(other), _trained_as(model)))
+    changed = list(differences(of_prior(other.config["prior"]), of_prior(model.config["prior"])))
     if changed:
         log.warning("%s was trained with other words: %s", words.checkpoint, shown(said(changed, "prior.")))
     mean, std = other.autoencoder.latent_mean, other.autoencoder.latent_std
@@ -140,11 +140,6 @@ def _fits(name: str, own: dict[str, Tensor], found: dict[str, Tensor], model: La
     return own[name].shape == found[name].shape
 
 
-def _trained_as(model: LatentModel) -> Config:
-    """The words of a prior but for those of sampling."""
-    return {name: value for name, value in model.config["prior"].items() if name not in SAMPLING}
-
-
 def _check(
     model: LatentModel, other: LatentModel, own: dict[str, Tensor], taken: dict[str, Tensor], where: str
 ) -> None:
@@ -153,7 +148,9 @@ def _check(
     if not whole:
         raise ConfigError(f"prior.checkpoint: {type(model.prior).__name__} has no weights that it could begin from")
     if part < _ENOUGH * whole:
-        changed = shown(said(list(differences(_trained_as(other), _trained_as(model))), "prior."))
+        changed = shown(
+            said(list(differences(of_prior(other.config["prior"]), of_prior(model.config["prior"]))), "prior.")
+        )
         raise ConfigError(
             f"prior.checkpoint={where} holds another network: {part / whole:.0%} of this prior's weights would be its own"
             + (f". They differ in {changed}" if changed else "")

@@ -7,8 +7,8 @@ sqrt(E[mean^2 + std^2] - E[mean]^2), the deviation of a draw from q(z|x) over im
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,8 @@ from ldm.stage.launch import agree, rank, turn
 from ldm.tensors import hash_of
 
 log = logging.getLogger(__name__)
+
+Reads = Literal["latents", "codes"]
 
 ENOUGH = 10_000  # images for the moments
 _AROUND = 800  # bytes of a shard's header and of what the manifest says of it
@@ -49,9 +51,11 @@ def cached(
     store: Store,
     alignment: Alignment | None = None,
     stop: StopFlag | None = None,
+    reads: Reads = "latents",
 ) -> DataModule:
-    """`data` with latents in place of images, and features of the training images where there is an alignment, encoded now
-    where the store does not have them. All ranks call it. Stopped where a signal came first; the next time goes on."""
+    """`data` with latents, or codes, in place of images, and features of the training images where there is an alignment,
+    encoded now where the store does not have them. All ranks call it. Stopped where a signal came first; the next time goes
+    on."""
     if not _can_be_cached(data):
         log.info("latents are not cached: training images are cropped anew, or streamed")
         return data
@@ -62,7 +66,11 @@ def cached(
         found = autoencoder.posterior(images.to(device))
         return {"mean": found.mean, "std": found.std}
 
-    train, val = (_stored("latents", posterior, data, split, weights, store, stop) for split in ("train", "val"))
+    def codes(images: Tensor) -> dict[str, Tensor]:
+        return {"code": autoencoder.codes(images.to(device))}
+
+    encode = codes if reads == "codes" else posterior
+    train, val = (_stored(reads, encode, data, split, weights, store, stop) for split in ("train", "val"))
     if alignment is None:
         return data.with_latents(train, val, weights)
 
@@ -74,7 +82,12 @@ def cached(
 
 
 def cache_size(
-    autoencoder: Autoencoder, data: DataModule, store: Store, weights: str | None, alignment: Alignment | None = None
+    autoencoder: Autoencoder,
+    data: DataModule,
+    store: Store,
+    weights: str | None,
+    alignment: Alignment | None = None,
+    reads: Reads = "latents",
 ) -> int:
     """Bytes that `cached` will add to the store, to a few per cent.
 
@@ -83,10 +96,11 @@ def cache_size(
     """
     if not _can_be_cached(data):
         return 0
-    latent_size, total = math.prod(autoencoder.latent_shape), 0
+    channels, height, width = autoencoder.latent_shape
+    numbers, total = 2 * height * width * (1 if reads == "codes" else channels), 0  # a code takes as much as two
     for split in ("train", "val"):
-        if weights is None or store.find("latents", _name(data, split, weights)) is None:
-            total += _encoded_size(data, split, 2 * latent_size)
+        if weights is None or store.find(reads, _name(data, split, weights)) is None:
+            total += _encoded_size(data, split, numbers)
     if alignment is not None and store.find("features", _name(data, "train", alignment.key)) is None:
         feature = alignment.features(torch.zeros(1, *data.image_shape))
         total += _encoded_size(data, "train", feature.numel())

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.build import Config, build
+from ldm.build import Config, build, resolve
 from ldm.data.module import DataModule
 from ldm.files import checksum
 from ldm.run.checkpoint import Checkpoints
@@ -34,7 +34,6 @@ from ldm.stage.recipe import WATCHING, same_course
 Settings = dict[str, Any]
 History = list[dict[str, Any]]
 
-SAMPLING = ("sampler", "grid", "guidance", "steps", "sampling_schedule", "likelihood")  # a prior's, after training
 _FIRST = "first stage"
 _OTHER_DATA = "data.train: other images, labels or captions"
 _SHOWN = 5
@@ -81,10 +80,16 @@ def of_second(
         first: the history of the first stage; weights: its hash, None where it is not made yet.
         begun_from: the weights that it begins from (ldm.stage.finetune), None where they are drawn.
     """
-    prior = {name: value for name, value in config["prior"].items() if name not in SAMPLING} | (begun_from or {})
+    prior = of_prior(config["prior"]) | (begun_from or {})
     parts = {part: config.get(part) for part in ("condition", "alignment", "seed", "cache_latents")}
     settings = parts | {"prior": prior, "data": of_data(data), _FIRST: {"history": first, "weights": weights}}
     return _plain(settings | _training(config, "second"))
+
+
+def of_prior(node: Config) -> Settings:
+    """The words of a prior's node that its updates depend on: not how samples are drawn nor densities found."""
+    after = {*resolve(node["_target_"], "prior").DRAWING, "likelihood"}
+    return {name: value for name, value in node.items() if name not in after}
 
 
 def _training(config: Config, stage: str) -> Settings:

@@ -9,25 +9,28 @@ trained along; it is no part of the model.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ldm.alignment.alignment import Alignment
-from ldm.autoencoder.bottleneck import Posterior
+from ldm.backbone.base import Backbone
 from ldm.build import Config, ConfigError, build
 from ldm.model import LatentModel
-from ldm.prior.base import Likelihood
-from ldm.prior.diffusion import Diffusion
+from ldm.prior.base import Codes, Prior, Side
 from ldm.random import Random, seed_of
 from ldm.stage.player import Player, Terms
 from ldm.stage.recipe import Recipe
 from ldm.stage.stage import Stage
-from ldm.types import Latent
+from ldm.types import Context, Latent
 
 log = logging.getLogger(__name__)
+
+_BEGINNING = -2  # the step whose random numbers a prior's beginning takes; validation has -1
 
 
 class Second(Stage):
@@ -43,8 +46,9 @@ class Second(Stage):
         self.model, self.alignment = model, alignment
         model.autoencoder.requires_grad_(False)
         self._learnt = nn.ModuleDict({"condition": model.condition, "prior": model.prior})
-        along = {} if alignment is None else {"alignment": alignment}
-        self._trained = nn.ModuleDict({**self._learnt, **along})
+        along = {"alignment": alignment, "beside": model.prior.beside()}
+        present = {name: module for name, module in along.items() if module is not None}
+        self._trained = nn.ModuleDict({**self._learnt, **present})
         self._heard: list[Tensor] = []  # what the inner layer gave in the training step under way
         if alignment is not None:
             count = sum(p.numel() for p in alignment.parameters()) / 1e6
@@ -68,11 +72,28 @@ class Second(Stage):
             if layer.training:
                 heard.append(output)
 
-        return self.model.prior.denoiser.backbone.inner.layer.register_forward_hook(hear)
+        return backbone_of(self.model.prior).inner.layer.register_forward_hook(hear)
 
     def players(self) -> list[Player]:
-        parameters = [p for p in self._trained.parameters() if p.requires_grad]
-        return [Player("prior", parameters, self._loss, self.recipe.optimizer)]
+        sides = self.model.prior.sides()
+        return [self._player(side, first=side is sides[0]) for side in sides]
+
+    def _player(self, side: Side, first: bool) -> Player:
+        """A side of the prior on this stage's batches; the condition and an alignment move with the first."""
+        modules = nn.ModuleList(side.modules)
+        if first:
+            along = [] if self.alignment is None else [self.alignment]
+            modules = nn.ModuleList([self.model.condition, *side.modules, *along])
+        own = [parameter for parameter in modules.parameters() if parameter.requires_grad]
+
+        def loss(batch: dict[str, Any], random: Random, shared: dict[str, Any]) -> tuple[Terms, Terms]:
+            if "z" not in shared:
+                shared["z"] = self.model.latent(batch, random)
+            c = self.model.context(batch, random)
+            terms, logged = side.loss(shared["z"], c, random, self.updates, shared)
+            return (terms | self._aligned(batch) if first else terms), logged
+
+        return Player(side.name, own, loss, self.recipe.optimizer)
 
     def averaged(self) -> nn.Module:
         return self._learnt
@@ -81,24 +102,22 @@ class Second(Stage):
         return self._trained
 
     def to_compile(self) -> list[nn.Module]:
-        prior = self.model.prior
-        return [prior.denoiser.backbone] if isinstance(prior, Diffusion) else [prior]
+        return self.model.prior.networks()
 
-    def latent(self, batch: dict[str, Any], random: Random) -> Latent:
-        """A whitened latent of each example, drawn from its posterior."""
-        autoencoder = self.model.autoencoder
-        with torch.no_grad():
-            if "mean" in batch:
-                posterior = autoencoder.whiten(Posterior(batch["mean"].float(), batch["std"].float()))
-            else:
-                autoencoder.eval()
-                posterior = autoencoder.encode(batch["image"])
-            return posterior.sample(random.normal("posterior", tuple(posterior.mean.shape[1:])))
+    def begin(self) -> None:
+        self.model.prior.begin(self._whole_batches())
+        if dist.is_initialized():
+            for tensor in self.model.prior.state_dict().values():
+                if isinstance(tensor, Tensor):
+                    dist.broadcast(tensor, 0)  # the same data, to the last bit of any device's arithmetic
 
-    def _loss(self, batch: dict[str, Any], random: Random, shared: dict[str, Any]) -> tuple[Terms, Terms]:
-        z = self.latent(batch, random)
-        terms = self.model.prior.loss(z, self.model.condition(batch), random)
-        return terms | self._aligned(batch), {}
+    @torch.no_grad()
+    def _whole_batches(self) -> Iterator[tuple[Latent | Codes, Context]]:
+        """The first batches of training, each whole on every rank."""
+        for batch in self.trainer.datamodule.data.loader(0, self.steps):
+            batch = self.trainer.strategy.batch_to_device(batch)
+            random = Random(self._key(), _BEGINNING, batch["row"], batch["total"])
+            yield self.model.latent(batch, random), self.model.condition(batch)
 
     def _aligned(self, batch: dict[str, Any]) -> Terms:
         if self.alignment is None:
@@ -108,36 +127,25 @@ class Second(Stage):
         return {"alignment": self.alignment(inner, feature)}
 
     def validation_terms(self, batch: dict[str, Any], random: Random) -> dict[str, Tensor]:
-        prior, c = self.model.prior, self.model.condition(batch)
-        z = self.latent(batch, random)
-        if isinstance(prior, Diffusion):
-            return _by_time(prior, z, c, random)
-        if isinstance(prior, Likelihood):
-            return {"nll per dimension": -prior.log_prob(z, c) / z[0].numel()}
-        return {name: value.expand(len(z)) for name, value in prior.loss(z, c, random).items()}
+        return self.model.prior.held_out(self.model.latent(batch, random), self.model.condition(batch), random)
 
 
 def aligned(node: Config | None, model: LatentModel, seed: int) -> Alignment | None:
     """The alignment that a config describes, for this model; None where it describes none."""
     if not node:
         return None
-    if not isinstance(model.prior, Diffusion):
+    backbone = backbone_of(model.prior)
+    if backbone is None:
         raise ConfigError(
-            f"alignment compares an inner layer of a diffusion's backbone, and {type(model.prior).__name__} has none: "
+            f"alignment compares an inner layer of a prior's backbone, and {type(model.prior).__name__} has none: "
             "take alignment=none"
         )
-    inner, (_, height, width) = model.prior.denoiser.backbone.inner, model.autoencoder.latent_shape
+    inner, (_, height, width) = backbone.inner, model.autoencoder.latent_shape
     torch.manual_seed(seed_of(seed, "alignment"))  # the projection's first weights
     grid = (height // inner.stride[0], width // inner.stride[1])
     return build(node, "alignment", width=inner.width, grid=grid)
 
 
-def _by_time(prior: Diffusion, z: Latent, c: Any, random: Random) -> dict[str, Tensor]:
-    """The loss per example and, NaN where an example's time is elsewhere, in each quarter of the time."""
-    u = random.stratified("time")
-    error = prior.errors(z, c, u, random.normal("noise", tuple(z.shape[1:])))
-    terms = {"diffusion": error}
-    for i in range(4):
-        inside = (u >= i / 4) & (u < (i + 1) / 4)
-        terms[f"diffusion, quarter {i + 1}"] = torch.where(inside, error, torch.nan)
-    return terms
+def backbone_of(prior: Prior) -> Backbone | None:
+    """The first of a prior's networks that is a backbone."""
+    return next((network for network in prior.networks() if isinstance(network, Backbone)), None)

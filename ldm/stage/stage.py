@@ -114,12 +114,15 @@ class Stage(L.LightningModule, ABC):
         # wait for the device whether it came. `StopFlag` does this.
         self.trainer._signal_connector.register_signal_handlers = lambda: None
         self.trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        found = self.checkpoints.load() if self.checkpoints is not None else None
+        if found is None:
+            self.begin()
         self.average = Average(self.averaged(), WarmUp(self.recipe.decay, self.steps))
         self.powers = Powers(self.averaged(), self.recipe.snapshots, self.steps)
         self._skipped = torch.zeros(2, device=self.device)  # in all, in a row
         self._means = Means()
         self._wait = 0.0
-        self._resume()
+        self._resume(found)
         if self.checkpoints is not None:
             agree(lambda: self.checkpoints.check_room(self.state()))
         if self.stop is not None:
@@ -131,8 +134,11 @@ class Stage(L.LightningModule, ABC):
         self._flushed = self.seconds
         self._mark = time.monotonic()
 
-    def _resume(self) -> None:
-        found = self.checkpoints.load() if self.checkpoints is not None else None
+    def begin(self) -> None:
+        """Take from data what has to be there before update 0 and before averages copy the weights."""
+        return
+
+    def _resume(self, found: tuple[int, dict[str, Any]] | None) -> None:
         step = 0 if found is None else found[0]
         if found is not None:
             self._saved = step

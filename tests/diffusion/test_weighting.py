@@ -8,6 +8,7 @@ import torch
 
 from ldm.diffusion.denoiser import Errors, NetworkDenoiser
 from ldm.diffusion.weighting import Learned, Prediction
+from ldm.prior.base import Latents
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
 from ldm.types import Context, ContextShape
@@ -128,7 +129,7 @@ class Zero(torch.nn.Module):
 def prior_of(schedule, parameterization, weighting, law):
     """A diffusion of these pieces over a network that says 0; what only samples is of no account."""
     return Diffusion(
-        (2, 2, 2),
+        Latents((2, 2, 2)),
         ContextShape(),
         Zero,
         SCHEDULES[schedule](),

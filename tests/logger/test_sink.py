@@ -48,7 +48,7 @@ class Broken(Sink):
 
 CONFIG = {"seed": 3, "name": None, "first": {"optimizer": {"lr": 1e-3, "betas": [0.9, 0.99]}}}
 RECORDS = [
-    Record(metric="fid", value=12.5, standard_error=0.25, n=8, sampler="ddim", images_seen=64),
+    Record(metric="fid", value=12.5, standard_error=0.25, n=8, drawn={"sampler": "ddim"}, images_seen=64),
     Record(metric="psnr", value=30.75, n=8, images_seen=64),
 ]
 # What runs are to be ranked by, and where among the curves.
@@ -116,7 +116,7 @@ def test_wandb_is_told_all_of_a_run(tmp_path, service):
     assert told.summary.items() >= NUMBERS.items() and told.codes == [FINISHED] and not told.preempted
     [files] = tmp_path.glob("wandb/offline-run-*/files")
     table = json.loads((files / last["evaluation/records.path"]).read_text())
-    assert table["columns"] == ["metric", "value", "standard_error", "n", "sampler", "images_seen"]
+    assert table["columns"] == ["metric", "value", "standard_error", "n", "drawn.sampler", "images_seen"]
     assert table["data"] == [["fid", 12.5, 0.25, 8, "ddim", 64], ["psnr", 30.75, None, 8, None, 64]]
     assert "the run on one page" in (files / last["report.path"]).read_text()
 

@@ -64,7 +64,6 @@ FAULTS = [
         ("except (Exception, SystemExit) as error", "except Exception as error"),
         ("] = each.standard_error", "] = each.value"),
         ("each.images_seen or 0", "0"),
-        ("if any(getattr(record, name) is not None for", "if all(getattr(record, name) is not None for"),
     ),
     *of(
         "ldm/logger/wandb.py",

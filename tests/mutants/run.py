@@ -4,6 +4,34 @@ from tests.mutants.fault import of
 
 FAULTS = [
     *of(
+        "ldm/run/guide.py",
+        "tests/run/test_load.py",
+        ("guide=other.condition(*arguments)", "guide=own"),
+        ("if other is not None:\n        _fits(model, other)", "if False:\n        _fits(model, other)"),
+    ),
+    *of(
+        "ldm/run/load.py",
+        "tests/run/test_load.py",
+        ('scaled(guidance)["scale"] = scale', 'guidance["scale"] = scale'),
+        ('words["sampling_schedule"] = None', 'words["steps"] = 3'),
+        ('model.config = model.config | {"prior": model', 'model.prior.config = model.config | {"prior": model'),
+        ("if name not in prior.DRAWING:", "if False:"),
+    ),
+    *of(
+        "ldm/run/cost.py",
+        ("tests/run/test_cost.py", "tests/run/test_evaluation.py", "tests/run/test_load.py"),
+        ("rows.append(len(arguments[0]))", "rows.append(1)"),
+        ("network._compiled_call_impl = compiled\n", "pass\n"),
+    ),
+    *of(
+        "ldm/run/record.py",
+        "tests/run/test_record.py",
+        (
+            "latest[(record.metric, _setting(record), record.seed, record.run)]",
+            "latest[(record.metric, _setting(record), record.run, record.date)]",
+        ),
+    ),
+    *of(
         "ldm/run/checkpoint.py",
         "tests/run/test_checkpoint.py",
         ('name = f"{name}#{len(tensors)}"', "pass"),
@@ -61,10 +89,6 @@ FAULTS = [
         ('!= b"\\n":', '== b"\\n":'),
         ('_VARIES = ("value", "standard_error", "seed"', '_VARIES = ("value", "standard_error"'),
         (
-            "latest[(record.metric, setting, record.seed, record.run)]",
-            "latest[(record.metric, setting, record.run, record.date)]",
-        ),
-        (
             "str(v) if isinstance(v, float) and not math.isfinite(v) else v",
             "0.0 if isinstance(v, float) and not math.isfinite(v) else v",
         ),
@@ -81,7 +105,6 @@ FAULTS = [
             'samples = [grid for grid in grids if grid.kind == "samples"]',
             'samples = [grid for grid in grids if grid.kind != "samples"]',
         ),
-        ('"steps": "{} steps"', '"steps": "{}"'),
     ),
     *of(
         "ldm/run/chart.py",
@@ -150,16 +173,9 @@ FAULTS = [
         "tests/run/test_load.py",
         ('return "averaged" if weights == "average" else "raw"', 'return "averaged"'),
         (".rebuild(ema)", ".rebuild(0.1)"),
-        ("prior.sampling_schedule = other\n", "pass\n"),
-        ('prior.steps = config.get("steps", prior.steps)', "prior.steps = prior.steps"),
-        ('scaled(new["guidance"])["scale"] = self.guidance', 'new["guidance"]["scale"] = self.guidance'),
         ("for node in reversed(chain):", "for node in chain[:1]:"),
-        ("guide=other.condition(*arguments)", "guide=own"),
-        ('if new.get("sampling_schedule") == own["schedule"]:', "if False:"),
         ("own.get(place) or own[name]", "own[name]"),
         ('load(self.guide or run, "average"', 'load(run, "average"'),
-        ('model.config = model.config | {"prior": config}', "pass"),
-        ("return Rescheduled(other.prior.denoiser, model", "return other.prior.denoiser or (model"),
     ),
     *of(
         "ldm/run/signals.py",

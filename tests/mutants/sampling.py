@@ -6,6 +6,47 @@ FAULTS = [
     *of(
         "ldm/command/sample.py",
         "tests/command/test_sample.py",
+        (
+            "Changes(diffusion, guidance, steps, prior, guide, guide_ema)",
+            "Changes(diffusion, None, steps, prior, guide, guide_ema)",
+        ),
+        (
+            "Changes(diffusion, guidance, steps, prior, guide, guide_ema)",
+            "Changes(diffusion, guidance, None, prior, guide, guide_ema)",
+        ),
+        ("        network.compile()", "        pass"),
+    ),
+    *of(
+        "ldm/command/evaluate.py",
+        ("tests/command/test_evaluate.py", "tests/run/test_load.py"),
+        (
+            "Changes(diffusion, guidance, steps, prior, guide, guide_ema)",
+            "Changes(diffusion, None, steps, prior, guide, guide_ema)",
+        ),
+        ('facts |= {} if guide is None else {"drawn": {"guide": guide}}', "pass"),
+    ),
+    *of(
+        "ldm/model.py",
+        "tests/test_model.py",
+        (
+            'batch).drop(self.condition.drop, random.uniform("drop"))',
+            'batch).drop(1 - self.condition.drop, random.uniform("drop"))',
+        ),
+        ("self.condition.drop == 0 and", "True and"),
+        ("if self.condition.needs and", "if"),
+        (
+            'self.autoencoder.whiten(Posterior(batch["mean"].float(), batch["std"].float()))',
+            'Posterior(batch["mean"].float(), batch["std"].float())',
+        ),
+        ('self.autoencoder.eval().encode(batch["image"])', 'self.autoencoder.eval().posterior(batch["image"])'),
+        ('posterior.sample(random.normal("posterior", tuple(posterior.mean.shape[1:])))', "posterior.mean"),
+        ("own.decode(z)).float()", "own.decode_raw(z)).float()"),
+        ("decode(z)).float().clamp(-1, 1)", "decode(z)).float().clamp(0, 1)"),
+        ("decode(self.autoencoder.encode(x).mean)", "decode(self.autoencoder.posterior(x).mean)"),
+    ),
+    *of(
+        "ldm/command/sample.py",
+        "tests/command/test_sample.py",
         ('Random(seed, 0, batch["index"])', 'Random(0, 0, batch["index"])'),
         ('Random(seed, 0, batch["index"])', "Random(seed, 0, torch.arange(len(rows)))"),
         ("[captions[i] for i in rows]", "[captions[i] for i in range(len(rows))]"),
@@ -21,15 +62,9 @@ FAULTS = [
             "model = changes.load(run, weights, ema, device_of(device))",
             "model = changes.load(run, 'average', ema, device_of(device))",
         ),
-        ("Changes(diffusion, guidance, steps, guide, guide_ema)", "Changes(diffusion, None, steps, guide, guide_ema)"),
-        (
-            "Changes(diffusion, guidance, steps, guide, guide_ema)",
-            "Changes(diffusion, guidance, None, guide, guide_ema)",
-        ),
         ("not (folder / _name(row)).exists()]", "True]"),
         ("!= facts:", "is facts:"),
         ("if not images.isfinite().all():", "if not images.isfinite().any():"),
-        ("each.backbone.compile()", "pass"),
         ("if len(given) > 1:", "if len(given) > 2:"),
         ("[model.condition.number(label)] * n", "[0 * model.condition.number(label)] * n"),
         ("and 0 <= label < len(model", "and 0 < label < len(model"),
@@ -58,12 +93,10 @@ FAULTS = [
         ('"data": measured.fingerprint,', '"data": "",'),
         ("record.write(place.records, *records)", "record.write(place.records, *records[:1])"),
         ("report.write(place.path)\n", "pass\n"),
-        ("Changes(diffusion, guidance, steps, guide, guide_ema)", "Changes(diffusion, None, steps, guide, guide_ema)"),
     ),
     *of(
         "ldm/command/evaluate.py",
         ("tests/run/test_load.py::test_records_tell_samplers_and_guidance_apart", "tests/command/test_evaluate.py"),
-        ('"guide": changes.guide_named(run),', '"guide": None,'),
     ),
     *of(
         "ldm/command/evaluate.py",
@@ -84,10 +117,6 @@ FAULTS = [
     *of(
         "ldm/model.py",
         ("tests/test_products.py", "tests/test_model.py"),
-        ("self.autoencoder.decode(z).float()", "self.autoencoder.decode_raw(z).float()"),
-        ("decode(z).float().clamp(-1, 1)", "decode(z).float().clamp(0, 1)"),
-        ("decode(z).float().clamp(-1, 1)", "decode(z).float()"),
-        ("self.decode(self.autoencoder.encode(x).mean)", "self.decode(self.autoencoder.posterior(x).mean)"),
         ("load_weights(model, folder / _FILES[weights])", 'load_weights(model, folder / _FILES["average"])'),
         ("return model.to(device).eval()", "return model.to(device).train()"),
         ("folder / _FILES[weights])\n        write_json", 'folder / _FILES["average"])\n        write_json'),

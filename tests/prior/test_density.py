@@ -11,7 +11,7 @@ from ldm.diffusion.sampler.ddim import DDIM
 from ldm.diffusion.time import Uniform
 from ldm.diffusion.weighting import Prediction
 from ldm.ode import RungeKutta
-from ldm.prior.base import Likelihood
+from ldm.prior.base import Latents, Likelihood
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
 from ldm.types import Context, ContextShape
@@ -32,7 +32,7 @@ def prior(schedule, parameterization="v", denoiser=None, grid=None, sampler=None
         return ExactNetwork(*parts, denoiser=None if denoiser is None else denoiser(parts[0]))
 
     rest = (Prediction(), Uniform(), sampler or DDIM(), grid or Trailing(), ClassifierFree)
-    return Diffusion((2, 1, 1), ContextShape(), backbone, *parts, *rest, **options)
+    return Diffusion(Latents((2, 1, 1)), ContextShape(), backbone, *parts, *rest, **options)
 
 
 def gaussian(schedule):

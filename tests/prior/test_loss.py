@@ -14,6 +14,7 @@ from ldm.diffusion.schedule import Cosine, Rectified
 from ldm.diffusion.time import LogitNormal
 from ldm.diffusion.weighting import Weighting
 from ldm.ode import RungeKutta
+from ldm.prior.base import Latents
 from ldm.prior.diffusion import Diffusion
 from ldm.types import Context, ContextShape
 
@@ -29,7 +30,9 @@ class Told(Weighting):
 def prior(guidance=ClassifierFree, schedule=None, parameterization=None, **options) -> Diffusion:
     torch.manual_seed(0)
     parts = (schedule or Cosine(), parameterization or V(), Told(), LogitNormal(0.4, 0.8), DDIM(), Grid(), guidance)
-    one = Diffusion((3, 2, 2), ContextShape(), lambda **given: MLP(**given, sides=(2, 2), width=8), *parts, **options)
+    one = Diffusion(
+        Latents((3, 2, 2)), ContextShape(), lambda **given: MLP(**given, sides=(2, 2), width=8), *parts, **options
+    )
     with torch.no_grad():
         for p in one.denoiser.parameters():  # those too that begin at zero
             p.add_(0.3 * torch.randn_like(p))

@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_refused_by_name(one, words, said):
 
 def test_other_priors_have_no_such_words(tmp_path):
     run = saved(tmp_path, tiny(tmp_path, "prior=normal"))
-    with pytest.raises(ValueError, match="diffusion/sampler=, steps= is of diffusion; this run's prior is Normal"):
+    with pytest.raises(ValueError, match="diffusion/sampler= is not of this run's prior, Normal"):
         changed(run, "diffusion/sampler=heun", "steps=3")
     assert changed(run).prior.sample
 
@@ -267,10 +267,17 @@ def test_records_tell_samplers_and_guidance_apart(one):
     found = [each for each in record.read(one / "records.jsonl") if each.metric == "fd_random_conv"]
     assert len(record.table(found)) == len(found) == len(every)
     plain, third, fifth, last = found[0], found[2], found[4], found[-1]
-    assert (plain.sampler, plain.grid, plain.guided, plain.guidance) == ("ddim", "uniform", "classifierfree", 2.0)
-    assert plain.schedule is None and found[5].schedule == "shifted(schedule=rectified)"
-    assert (third.sampler, fifth.guidance) == ("dpmpp(sde=true)", 2.0)
-    assert fifth.guided == "interval(guidance=classifierfree, low=0.4, high=3)"
-    assert (last.guided, last.guide) == ("autoguidance", f"{one.name}, averaged")
+    way = {
+        "prior": "diffusion",
+        "sampler": "ddim",
+        "grid": "uniform",
+        "guidance": "classifierfree(scale=2)",
+        "steps": 2,
+    }
+    assert plain.drawn == way
+    assert found[5].drawn == way | {"sampling_schedule": "shifted(schedule=rectified)"}
+    assert third.drawn == way | {"sampler": "dpmpp(sde=true)"}
+    assert fifth.drawn == way | {"guidance": "interval(guidance=classifierfree(scale=2), low=0.4, high=3)"}
+    assert last.drawn == way | {"guidance": "autoguidance", "guide": f"{one.name}, averaged"}
     assert (plain.evaluations, last.evaluations) == (4, 4), "two steps, two networks or one twice"
-    assert "on schedule shifted" in (one / "report.html").read_text()
+    assert "sampling_schedule shifted" in (one / "report.html").read_text()

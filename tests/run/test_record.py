@@ -24,10 +24,8 @@ FULL = Record(
     split="test",
     seed=0,
     weights="averaged:0.05",
-    sampler="ddim",
-    steps=50,
+    drawn={"prior": "diffusion", "sampler": "ddim", "steps": 50},
     evaluations=100,
-    guidance=3.0,
     seconds=1.5,
     device="CPU",
     parameters=7,
@@ -106,19 +104,19 @@ def test_what_must_agree(field):
         **{field: {"n": 0, "paired": False, "rounded": False}.get(field, "other")},
         seed=5,
         value=1.0,
-        sampler="ddpm",
+        drawn={"sampler": "ddpm"},
     )
     assert comparable(FULL, other) == [field]
-    assert comparable(FULL, replace(FULL, seed=5, sampler="ddpm")) == []
+    assert comparable(FULL, replace(FULL, seed=5, drawn={"sampler": "ddpm"})) == []
 
 
 def test_seeds_are_averaged():
     runs = [replace(FULL, run=f"r{s}", seed=s, value=v, seconds=float(s)) for s, v in enumerate([1.0, 2.0, 6.0])]
-    other = [replace(r, sampler="ddpm", value=r.value + 1) for r in runs[:1]]
+    other = [replace(r, drawn={"sampler": "ddpm"}, value=r.value + 1) for r in runs[:1]]
     first, second = table([*runs, *other])
     assert (first.mean, first.seeds, first.n) == (3.0, 3, 512)
     assert first.standard_error == pytest.approx(math.sqrt(7 / 3))  # s^2 = (4 + 1 + 9) / 2 = 7
-    assert first.setting["sampler"] == "ddim" and "kind" not in first.setting
+    assert first.setting["drawn"]["sampler"] == "ddim" and "kind" not in first.setting
     assert (second.mean, second.seeds, second.standard_error) == (2.0, 1, 0.5)
 
 

@@ -194,7 +194,12 @@ def test_a_validation_curve_finds_its_training_curve(name, wanted):
 
 def test_how_a_number_was_made_is_said_in_words():
     made = record.Record(
-        metric="fid", value=1.0, split="val", weights="raw", sampler="ddim", steps=50, evaluations=100, guidance=3.0
+        metric="fid",
+        value=1.0,
+        split="val",
+        weights="raw",
+        evaluations=100,
+        drawn={"prior": "x", "sampler": "ddim", "steps": 50},
     )
-    said = "val split, weights raw, ddim, 50 steps, 100 network evaluations a sample, guidance 3"
+    said = "val split, weights raw, x, sampler ddim, steps 50, 100 network evaluations a sample"
     assert _how(made) == said

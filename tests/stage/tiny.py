@@ -38,6 +38,7 @@ from ldm.loss.first_stage import FirstStageLoss
 from ldm.loss.reconstruction import Gaussian as GaussianLikelihood
 from ldm.model import LatentModel
 from ldm.nn.patchgan import PatchGAN
+from ldm.prior.base import Latents
 from ldm.prior.diffusion import Diffusion
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal
@@ -154,9 +155,9 @@ def second(
         parts = {"width": 4, "multipliers": (1,), "blocks": 1, "attention": (True,), "heads": 1, "dropout": dropout}
         return shaken(UNet(channels, context, **parts))
 
-    ae, condition = autoencoder(), Label(3, width=4)
+    ae, condition = autoencoder(), Label(3, width=4, drop=DROP)
     parts = (CosineSchedule(), V(), Prediction(), Time(), DDIM(), Grid())
-    prior = Diffusion(ae.latent_shape, condition.shape, backbone, *parts, lambda d: ClassifierFree(d, 2.0), 2, DROP)
+    prior = Diffusion(Latents(ae.latent_shape), condition.shape, backbone, *parts, lambda d: ClassifierFree(d, 2.0), 2)
     along = None if aligned is None else alignment(aligned)
     stage = Second(LatentModel(ae, condition, prior), recipe(**options), seed, along)
     stage.reads = latents if cached else data

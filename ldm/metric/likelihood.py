@@ -1,0 +1,60 @@
+"""How probable a prior finds held-out latents, where it is a `Likelihood`: -log p(z | c) in nats per number of the latent.
+
+z is drawn from q(z|x), whitened. Nats of latents say how well a prior fits *these* latents: priors of one first stage may
+be compared, of two first stages never, and bits per dimension of pixels these are not.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ldm.eight_bits import eight_bits
+from ldm.metric.gather import gather_rows, image_hashes, set_hash
+from ldm.metric.measurement import Measurement
+from ldm.metric.metric import Examples, Metric, leave_out
+from ldm.prior.base import Likelihood
+from ldm.random import Random
+
+
+class LatentLikelihood(Metric):
+    """`latent_nats_per_dim`: the mean over examples, with its error.
+
+    Arguments:
+        seed: of the latents' draws and of what an estimate draws.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+        self._values = [torch.zeros(0, dtype=torch.float64)]
+        self._hashes = [torch.zeros(0, dtype=torch.int64)]
+        self._kind, self._family = None, "no prior"
+
+    def add(self, examples: Examples) -> None:
+        model, batch = examples.model, examples.batch
+        self._hashes.append(image_hashes(eight_bits(examples.real)))
+        if model is None or batch is None:
+            return
+        self._family = f"a prior of the family {type(model.prior).__name__}"
+        if isinstance(model.prior, Likelihood):
+            random = Random(self.seed, 0, examples.index)
+            log_prob = model.prior.log_prob(model.latent(batch, random), model.condition(batch), random)
+            self._values.append((-log_prob.double() / model.prior.latents.numbers).cpu())
+            self._kind = model.prior.kind
+
+    def measure(self) -> list[Measurement]:
+        values, reference = gather_rows(torch.cat(self._values)), set_hash(gather_rows(torch.cat(self._hashes)))
+        if len(values) == 0:
+            leave_out("latent_nats_per_dim", "a prior that gives densities", self._family)
+            return []
+        n = len(values)
+        error = float(values.std() / n**0.5) if n > 1 else None
+        return [
+            Measurement(
+                metric="latent_nats_per_dim",
+                value=float(values.mean()),
+                standard_error=error,
+                n=n,
+                reference_hash=reference,
+                kind=self._kind,
+            )
+        ]
