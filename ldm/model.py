@@ -22,10 +22,10 @@ from ldm.autoencoder.bottleneck import Posterior
 from ldm.build import Config, ConfigError, build, resolve
 from ldm.condition.conditioner import Conditioner
 from ldm.files import sync, write_json
-from ldm.prior.base import Codes, Latents, Prior
+from ldm.prior.base import Latents, Prior
 from ldm.random import Random
 from ldm.tensors import hash_of, read_tensors, write_tensors
-from ldm.types import Context, Image, Latent
+from ldm.types import Codes, Context, Image, Latent
 
 log = logging.getLogger(__name__)
 

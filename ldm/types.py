@@ -13,12 +13,13 @@ from typing import Annotated, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
 Image: TypeAlias = Float[Tensor, "b c h w"]
 Latent: TypeAlias = Float[Tensor, "b z lh lw"]
+Codes: TypeAlias = Int[Tensor, "b lh lw"]
 Time: TypeAlias = Float[Tensor, " b"]
 
 Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]

@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm.build import Config, build, check, described, is_node, merged, nearest
 from ldm.random import Random
-from ldm.types import Context, ContextShape, Latent
+from ldm.types import Codes, Context, ContextShape, Latent
 
-Codes = Int[Tensor, "b lh lw"]
 Terms = dict[str, Tensor]
 
 GIVEN = ("latents", "context")

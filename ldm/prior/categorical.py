@@ -19,9 +19,9 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from ldm.nn.attention import masked_mean
-from ldm.prior.base import Codes, Latents, Likelihood, Prior, Terms
+from ldm.prior.base import Latents, Likelihood, Prior, Terms
 from ldm.random import Random
-from ldm.types import Context, ContextShape
+from ldm.types import Codes, Context, ContextShape
 
 _EXAMPLES = 10_000  # that are counted
 

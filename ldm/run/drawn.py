@@ -1,6 +1,7 @@
 """The latents that an evaluation has drawn so far, so that one that was stopped or killed goes on where it was.
 
-    KEY/FIRST-LAST-COUNT.safetensors    z (b, c, h, w), of a batch of held-out rows of one rank; calls and seconds, its cost
+    KEY/FIRST-LAST-COUNT.safetensors    z (b, c, h, w), or codes (b, h, w), of a batch of held-out rows of one rank;
+                                        calls and seconds, its cost
 
 KEY names the model's weights and what was asked for. Latents are small and exact: decoded again, they give the same images.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ldm.tensors import read_tensors, write_tensors
-from ldm.types import Latent
+from ldm.types import Codes, Latent
 
 
 class Drawn:
@@ -35,7 +36,7 @@ class Drawn:
             if other != self.place:
                 shutil.rmtree(other, ignore_errors=True)  # another rank may be at it, too
 
-    def of(self, rows: Sequence[int], draw: Callable[[], tuple[Latent, int]]) -> tuple[Latent, int]:
+    def of(self, rows: Sequence[int], draw: Callable[[], tuple[Latent | Codes, int]]) -> tuple[Latent | Codes, int]:
         """The latents of these rows and how many rows went through networks for them: what `draw` gives, or gave before."""
         file = self.place / f"{rows[0]}-{rows[-1]}-{len(rows)}.safetensors"
         if file.is_file():

@@ -22,7 +22,6 @@ from ldm.build import Config
 from ldm.data.module import DataModule
 from ldm.metric.metric import Examples, Metric
 from ldm.model import LatentModel
-from ldm.prior.base import Codes
 from ldm.random import Random
 from ldm.run.cost import counted
 from ldm.run.drawn import Drawn
@@ -30,7 +29,7 @@ from ldm.run.machine import code_version, device_name
 from ldm.run.record import Record
 from ldm.run.signals import StopFlag
 from ldm.run.store import key_of
-from ldm.types import Image, Latent
+from ldm.types import Codes, Image, Latent
 
 log = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ from ldm.alignment.alignment import Alignment
 from ldm.backbone.base import Backbone
 from ldm.build import Config, ConfigError, build
 from ldm.model import LatentModel
-from ldm.prior.base import Codes, Prior, Side
+from ldm.prior.base import Prior, Side
 from ldm.random import Random, seed_of
 from ldm.stage.player import Player, Terms
 from ldm.stage.recipe import Recipe
 from ldm.stage.stage import Stage
-from ldm.types import Context, Latent
+from ldm.types import Codes, Context, Latent
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,82 @@
+"""Whole runs of priors other than diffusion: what they read comes through cache, stage, decoding and evaluation."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ldm.command.sample import sample
+from ldm.experiment.experiment import Experiment
+from ldm.model import LatentModel
+from ldm.random import Random
+from ldm.run import record
+from tests.runs import compose, tiny
+
+
+def finished(config: dict) -> dict:
+    assert Experiment(config).run() == 0
+    return config
+
+
+def numbers(folder) -> dict[str, record.Record]:
+    return {each.metric: each for each in record.read(folder / "records.jsonl")}
+
+
+WORDS = ["autoencoder=vq_f4", "prior=categorical", "condition=none", "metric=[offline,likelihood]"]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_codes_go_through_cache_stage_and_decoding(tmp_path, cache):
+    """The table of logits begins as the counts of the codes of the first eight training images, and with no learning rate it
+    stays there."""
+    words = [*WORDS, f"cache_latents={str(cache).lower()}", "second.optimizer.lr=0"]
+    config = finished(tiny(tmp_path, *words))
+    run = tmp_path / "runs/run"
+    model = LatentModel.load(run)
+    experiment = Experiment(config)
+    experiment._prepare()
+    images = experiment.data.items("train", range(16))["image"]
+    codes = model.autoencoder.codes(images)
+    if cache:
+        shards = [load_file(file) for file in (tmp_path / "store/codes").glob("*/shard-*.safetensors")]
+        [train] = [shard["code"] for shard in shards if len(shard["code"]) == 16]
+        assert torch.equal(train.long(), codes) and not (tmp_path / "store/latents").exists()
+    of_first = torch.cat([batch["index"] for batch in experiment.data.loader(0, 2)])
+    counts = torch.nn.functional.one_hot(codes[of_first], model.prior.latents.codes).sum(0).permute(2, 0, 1)
+    torch.testing.assert_close(model.prior.logits.exp(), 1.0 + counts)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["nll per dimension"] > 0 for row in rows if row["stage"] == "second" and "nll per dimension" in row)
+    found = numbers(run)
+    assert found["fd_random_conv"].drawn == {"prior": "categorical", "temperature": 1.0}
+    held_out = experiment.data.items("val", range(5))["image"]
+    log_p = model.prior.log_prob(model.autoencoder.codes(held_out), model.condition({}))
+    each = found["latent_nats_per_dim"]
+    assert each.value == pytest.approx((-log_p / log_p.new_tensor(codes[0].numel())).mean().item(), rel=1e-5)
+    assert (each.n, each.kind) == (5, "exact")
+
+
+def test_a_finished_prior_draws_by_other_words(tmp_path):
+    """Temperature is of sampling alone: a cold table draws its likeliest code everywhere; another family's word is refused."""
+    finished(tiny(tmp_path, *WORDS))
+    run = str(tmp_path / "runs/run")
+    words = compose(f"run={run}", "n=2", "device=cpu", f"out={tmp_path / 'cold'}", name="sample")
+    sample(**words | {"prior": {"temperature": 1e-4}})
+    model = LatentModel.load(run)
+    likeliest = model.decode(model.prior.logits.argmax(0)[None])
+    model.prior.temperature = 1e-4
+    torch.testing.assert_close(model.sample({}, Random(0, 0, torch.arange(1))), likeliest)
+    said = json.loads((tmp_path / "cold/samples.json").read_text())
+    assert said["prior"] == {"temperature": 1e-4}
+    with pytest.raises(ValueError, match=r"prior\.steps= says nothing of how samples are drawn.*Categorical draws its"):
+        sample(**words | {"prior": {"steps": 3}})
+    with pytest.raises(ValueError, match=r"steps= is not of this run's prior, Categorical.*prior\.temperature="):
+        sample(**words | {"steps": 3})
+
+
+def test_a_mixture_on_a_labelled_set(tmp_path):
+    finished(tiny(tmp_path, "prior=mixture", "prior.components=3", "metric=[offline,likelihood]"))
+    found = numbers(tmp_path / "runs/run")
+    assert found["fd_random_conv"].drawn == {"prior": "mixture"} and found["latent_nats_per_dim"].kind == "exact"
+    rows = [json.loads(line) for line in (tmp_path / "runs/run/metrics.jsonl").read_text().splitlines()]
+    assert any("val nll per dimension (average)" in row for row in rows)
