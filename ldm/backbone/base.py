@@ -19,7 +19,7 @@ from ldm.nn.attention import masked_mean
 from ldm.nn.embedding import TimeEmbedding
 from ldm.types import Context, ContextShape, Latent, Time
 
-Told: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
+Conditioning: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
 """What every block is told: the embedding (b, e), the context's tokens and their mask."""
 
 
@@ -43,7 +43,7 @@ class Backbone(nn.Module, ABC):
         channels: of z.
         context: what the context holds.
         width: of the embedding of log-SNR that `time` makes.
-        told: width of what the network's parts are told.
+        embedding: width of what the network's parts are told.
         pooled_context: whether the mean of the context's tokens, where there are some, is added to it.
 
     Attributes:
@@ -57,15 +57,15 @@ class Backbone(nn.Module, ABC):
         channels: PositiveInt,
         context: ContextShape,
         width: PositiveInt,
-        told: PositiveInt,
+        embedding: PositiveInt,
         time: TimeEmbedding,
         pooled_context: bool,
     ):
         super().__init__()
         self.channels, self.context = channels, context
         self.time = time(width)
-        self.tell_time = nn.Sequential(nn.Linear(width, told), nn.SiLU(), nn.Linear(told, told))
-        self.tell_context = nn.Linear(context.tokens, told) if pooled_context and context.tokens else None
+        self.embed_time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.embed_context = nn.Linear(context.tokens, embedding) if pooled_context and context.tokens else None
 
     @abstractmethod
     def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
@@ -77,10 +77,12 @@ class Backbone(nn.Module, ABC):
         """Where the network is to have understood z, with as much of it left to say what was asked; for alignment.
         ValueError where training leaves no such layer to all tokens."""
 
-    def tell(self, log_snr: Time, c: Context) -> Float[Tensor, "b e"]:
+    def embed(self, log_snr: Time, c: Context) -> Float[Tensor, "b e"]:
         """What the network's parts are told of the noise level and, pooled, of the context."""
-        told = self.tell_time(self.time(log_snr).to(self.tell_time[0].weight.dtype))
-        return told if self.tell_context is None else told + self.tell_context(masked_mean(c.tokens, c.mask))
+        embedding = self.embed_time(self.time(log_snr).to(self.embed_time[0].weight.dtype))
+        return (
+            embedding if self.embed_context is None else embedding + self.embed_context(masked_mean(c.tokens, c.mask))
+        )
 
     def joined(self, z: Latent, c: Context) -> Float[Tensor, "b k lh lw"]:
         """z and the spatial context, if any, as channels of one map."""

@@ -19,7 +19,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ldm.backbone.base import Backbone, Inner, Told
+from ldm.backbone.base import Backbone, Conditioning, Inner
 from ldm.nn.attention import Attention, FeedForward
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
 from ldm.nn.position import Position, SinCos
@@ -40,9 +40,9 @@ class Modulated(nn.Module):
         self.modulation = nn.Linear(width, (2 + gated) * width)
         self.gated = gated
 
-    def forward(self, x: Float[Tensor, "b n d"], told: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Float[Tensor, "b n d"], embedding: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor | None]:
         """(the tokens, the gate (b, 1, d) if there is one)."""
-        shift, scale, *gate = self.modulation(told)[:, None].chunk(2 + self.gated, dim=-1)
+        shift, scale, *gate = self.modulation(embedding)[:, None].chunk(2 + self.gated, dim=-1)
         return self.norm(x) * (1 + scale) + shift, gate[0] if gate else None
 
 
@@ -77,21 +77,21 @@ class Block(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def _forward(
-        self, x: Tensor, rotation: Tensor | None, told: Tensor, tokens: Tensor | None, mask: Tensor | None
+        self, x: Tensor, rotation: Tensor | None, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        y, gate = self.before_attention(x, told)
+        y, gate = self.before_attention(x, embedding)
         x = x + gate * self.attention(y, rotation=rotation)
         if self.cross_attention is not None:
             x = x + self.cross_attention(self.cross_norm(x), tokens, mask)
-        y, gate = self.before_feed(x, told)
+        y, gate = self.before_feed(x, embedding)
         return x + gate * self.feed(y)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "#b n e"] | None, told: Told
+        self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "#b n e"] | None, conditioning: Conditioning
     ) -> Float[Tensor, "b n d"]:
         if self.checkpointing and self.training:
-            return checkpoint(self._forward, x, rotation, *told, use_reentrant=False)
-        return self._forward(x, rotation, *told)
+            return checkpoint(self._forward, x, rotation, *conditioning, use_reentrant=False)
+        return self._forward(x, rotation, *conditioning)
 
 
 class DiT(Backbone):
@@ -136,7 +136,7 @@ class DiT(Backbone):
     ):
         super().__init__(channels, context, width, width, time, pooled_context)
         if context.tokens is not None and not (cross_attention or pooled_context):
-            raise ValueError("this DiT would not hear its context: set cross_attention or pooled_context to true")
+            raise ValueError("this DiT would ignore its context: set cross_attention or pooled_context to true")
         self.patch = self.factor = patch
         self.routing, self.places = routing, position(width, heads)
         self.span = None if routing is None else routing.span(depth)
@@ -169,9 +169,9 @@ class DiT(Backbone):
         if added is not None:
             x = x + added.to(x.dtype)
         rotation = self.places.rotation(height, width, z.device)
-        told = F.silu(self.tell(log_snr, c))
-        x = self._routed(x, rotation, (told, c.tokens, c.mask))
-        x = self.head(self.before_head(x, told)[0])
+        embedding = F.silu(self.embed(log_snr, c))
+        x = self._routed(x, rotation, (embedding, c.tokens, c.mask))
+        x = self.head(self.before_head(x, embedding)[0])
         return rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=height, p=self.patch, q=self.patch)
 
     @property
@@ -185,18 +185,18 @@ class DiT(Backbone):
             raise ValueError("tokens go around every block: set backbone.routing.before=1, for alignment")
         return Inner(self.blocks[passed[0]], self.stem.out_features, (self.patch, self.patch))
 
-    def _routed(self, x: Tensor, rotation: Tensor | None, told: Told) -> Tensor:
+    def _routed(self, x: Tensor, rotation: Tensor | None, conditioning: Conditioning) -> Tensor:
         """Through all blocks; in training, by way of the routing."""
         if self.routing is None or not self.training:
-            return self._through(slice(None), x, rotation, told)
+            return self._through(slice(None), x, rotation, conditioning)
         start, stop = self.span
-        x = self._through(slice(start), x, rotation, told)
+        x = self._through(slice(start), x, rotation, conditioning)
         kept = self.routing.kept(x)
         turned = None if rotation is None else taken(rotation, kept)
-        x = put_back(x, self._through(slice(start, stop), taken(x, kept), turned, told), kept)
-        return self._through(slice(stop, None), x, rotation, told)
+        x = put_back(x, self._through(slice(start, stop), taken(x, kept), turned, conditioning), kept)
+        return self._through(slice(stop, None), x, rotation, conditioning)
 
-    def _through(self, blocks: slice, x: Tensor, rotation: Tensor | None, told: Told) -> Tensor:
+    def _through(self, blocks: slice, x: Tensor, rotation: Tensor | None, conditioning: Conditioning) -> Tensor:
         for block in self.blocks[blocks]:
-            x = block(x, rotation, told)
+            x = block(x, rotation, conditioning)
         return x

@@ -27,8 +27,8 @@ class _Block(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Float[Tensor, "b d"], told: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        scale, shift = self.modulation(told).chunk(2, dim=1)
+    def forward(self, x: Float[Tensor, "b d"], embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        scale, shift = self.modulation(embedding).chunk(2, dim=1)
         return x + self.out(self.dropout(F.silu(self.hidden(self.norm(x) * (1 + scale) + shift))))
 
 
@@ -75,10 +75,10 @@ class MLP(Backbone):
                 f"channels and with backbone.sides=[{height},{width}]"
             )
         self.check_context(c)
-        told = F.silu(self.tell(log_snr, c))
+        embedding = F.silu(self.embed(log_snr, c))
         x = self.stem(self.joined(z, c).flatten(1))
         for block in self.blocks:
-            x = block(x, told)
+            x = block(x, embedding)
         return self.head(F.silu(self.norm(x))).view_as(z)
 
     @property

@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ldm.backbone.base import Backbone, Inner, Told
+from ldm.backbone.base import Backbone, Conditioning, Inner
 from ldm.nn.attention import SpatialTransformer, masked_mean
 from ldm.nn.drawing import Drawing
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
@@ -38,10 +38,10 @@ class Layer(nn.Module):
         x = self.block(x, embedding)
         return x if self.transformer is None else self.transformer(x, tokens, mask)
 
-    def forward(self, x: Float[Tensor, "b i h w"], told: Told) -> Float[Tensor, "b o h w"]:
+    def forward(self, x: Float[Tensor, "b i h w"], conditioning: Conditioning) -> Float[Tensor, "b o h w"]:
         if self.checkpointing and self.training:
-            return checkpoint(self._forward, x, *told, use_reentrant=False)
-        return self._forward(x, *told)
+            return checkpoint(self._forward, x, *conditioning, use_reentrant=False)
+        return self._forward(x, *conditioning)
 
 
 class Level(nn.Module):
@@ -51,19 +51,19 @@ class Level(nn.Module):
         super().__init__()
         self.layers, self.resample = nn.ModuleList(layers), resample
 
-    def down(self, x: Tensor, told: Told) -> list[Tensor]:
+    def down(self, x: Tensor, conditioning: Conditioning) -> list[Tensor]:
         """Every feature map made on the way, each kept for the way up."""
         made = []
         for layer in self.layers:
-            made.append(x := layer(x, told))
+            made.append(x := layer(x, conditioning))
         if self.resample is not None:
             made.append(self.resample(x))
         return made
 
-    def up(self, x: Tensor, skips: list[Tensor], told: Told) -> Tensor:
+    def up(self, x: Tensor, skips: list[Tensor], conditioning: Conditioning) -> Tensor:
         """Takes one skip a layer from the end of `skips`."""
         for layer in self.layers:
-            x = layer(torch.cat([x, skips.pop()], dim=1), told)
+            x = layer(torch.cat([x, skips.pop()], dim=1), conditioning)
         return x if self.resample is None else self.resample(x)
 
 
@@ -121,8 +121,8 @@ class UNet(Backbone):
         checkpointing: bool = False,
         time: TimeEmbedding = LogSnrEmbedding,
     ):
-        told = 4 * width
-        super().__init__(channels, context, width, told, time, pooled_context)
+        embedding = 4 * width
+        super().__init__(channels, context, width, embedding, time, pooled_context)
         counts = (blocks,) * len(multipliers) if isinstance(blocks, int) else tuple(blocks)
         self._check_levels(tuple(multipliers), counts, tuple(attention))
         drawn_context = 0 if context.tokens is None else drawn_context
@@ -130,7 +130,7 @@ class UNet(Backbone):
         widths = [width * multiplier for multiplier in multipliers]
 
         def layer(inputs: int, outputs: int, attend: bool) -> Layer:
-            block = ResBlock(inputs, outputs, told, norm=norm, scale_shift=scale_shift, dropout=dropout)
+            block = ResBlock(inputs, outputs, embedding, norm=norm, scale_shift=scale_shift, dropout=dropout)
             if not attend:
                 return Layer(block, None, checkpointing)
             count, kind = heads or max(1, outputs // head_width), attention_norm or norm
@@ -167,17 +167,17 @@ class UNet(Backbone):
     def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
         """F(z, log_snr, c), of z's shape; log_snr is (b,)."""
         self.check(z, c, self.factor, "patch * 2^(levels - 1)")
-        told = (self.tell(log_snr, c), c.tokens, c.mask)
+        conditioning = (self.embed(log_snr, c), c.tokens, c.mask)
         x = torch.cat([self.joined(z, c), *self._drawn(z, c)], dim=1)
         x = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [x]
         for level in self.downs:
-            skips += level.down(skips[-1], told)
+            skips += level.down(skips[-1], conditioning)
         x = skips[-1]
         for layer in self.middle:
-            x = layer(x, told)
+            x = layer(x, conditioning)
         for level in self.ups:
-            x = level.up(x, skips, told)
+            x = level.up(x, skips, conditioning)
         x = self.head(F.silu(self.norm(x)))
         return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
 

@@ -45,31 +45,33 @@ class AdaptiveWeight:
         self.value: Float[Tensor, ""] | None = None
         self._passed = 0
         self._both = torch.zeros((2, *last_layer.shape), device=last_layer.device)
-        self._verdicts: Float[Tensor, ""] = torch.zeros((), device=last_layer.device)
+        self._earlier: Float[Tensor, ""] = torch.zeros((), device=last_layer.device)
         self._apart: list[Tensor | None] = [None] * len(self.parameters)
 
     def __call__(
-        self, reconstruction: Float[Tensor, ""], verdict: Float[Tensor, ""], weight: float
+        self, reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], weight: float
     ) -> Float[Tensor, ""] | None:
         """The weighted verdict of all parts, to minimise with the last one; None before it.
 
         Called once for each part and before its backward pass.
         """
         self._passed += 1
-        both = [torch.autograd.grad(term, self.last_layer, retain_graph=True)[0] for term in (reconstruction, verdict)]
+        both = [
+            torch.autograd.grad(term, self.last_layer, retain_graph=True)[0] for term in (reconstruction, adversarial)
+        ]
         self._both += torch.stack(both).float() / self.parts
         if self._passed < self.parts:
-            self._keep_apart(verdict)
+            self._keep_apart(adversarial)
             return None
         self.value = weight * _ratio(_mean_over_ranks(self._both))
         for p, gradient in zip(self.parameters, self._apart, strict=True):
             if gradient is not None:
                 p.grad = self.value * gradient if p.grad is None else p.grad.add_(self.value * gradient)
-        return self.value * (verdict + self._verdicts)
+        return self.value * (adversarial + self._earlier)
 
-    def _keep_apart(self, verdict: Float[Tensor, ""]) -> None:
-        self._verdicts = self._verdicts + verdict.detach()
-        part = verdict / self.parts
+    def _keep_apart(self, adversarial: Float[Tensor, ""]) -> None:
+        self._earlier = self._earlier + adversarial.detach()
+        part = adversarial / self.parts
         scaled = part if self.scaler is None else self.scaler.scale(part)
         new = torch.autograd.grad(scaled, self.parameters, retain_graph=True, allow_unused=True)
         self._apart = [a if b is None else b if a is None else a.add_(b) for a, b in zip(self._apart, new, strict=True)]
@@ -77,8 +79,8 @@ class AdaptiveWeight:
 
 def _ratio(both: Float[Tensor, "2 *layer"]) -> Float[Tensor, ""]:
     """|first| / (|second| + 1e-4), at most 1e4; 0 where not finite."""
-    wanted, heard = both.flatten(1).norm(dim=1)
-    return (wanted / (heard + 1e-4)).nan_to_num(0.0, posinf=CLAMP).clamp(0, CLAMP)
+    reconstruction, adversarial = both.flatten(1).norm(dim=1)
+    return (reconstruction / (adversarial + 1e-4)).nan_to_num(0.0, posinf=CLAMP).clamp(0, CLAMP)
 
 
 def _mean_over_ranks(x: Tensor) -> Tensor:

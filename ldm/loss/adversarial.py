@@ -46,7 +46,7 @@ class Adversarial(nn.Module):
             )
         self.critic, self.weight, self.start, self.critic_start = critic, weight, start, critic_start
 
-    def verdict(self, y: Image) -> Float[Tensor, ""]:
+    def generator_loss(self, y: Image) -> Float[Tensor, ""]:
         """-mean(D(y)), with gradients for y alone."""
         frozen = {name: p.detach() for name, p in self.critic.named_parameters()}
         return -functional_call(self.critic, frozen, (y,)).float().mean()

@@ -86,9 +86,10 @@ class FirstStageLoss(nn.Module):
             terms[name] = value * (self.kl_weight if name == "kl" else 1.0) / numbers
             logged[f"{name} (unweighted)"] = value.detach()
         if self.adversarial is not None and update >= self.adversarial.start:
-            heard = adaptive(terms["reconstruction"], self.adversarial.verdict(y), self.adversarial.weight)
-            if heard is not None:
-                terms["adversarial"] = heard
+            unweighted = self.adversarial.generator_loss(y)
+            adversarial = adaptive(terms["reconstruction"], unweighted, self.adversarial.weight)
+            if adversarial is not None:
+                terms["adversarial"] = adversarial
         return terms, logged
 
     def critic(self, x: Image, y: Image, update: int) -> tuple[Terms, Terms]:

@@ -65,12 +65,12 @@ class ResBlock(nn.Module):
         if self.embed is None:
             h = self.norm2(h)
         else:
-            told = self.embed(F.silu(embedding))[:, :, None, None]
+            modulation = self.embed(F.silu(embedding))[:, :, None, None]
             if self.scale_shift:
-                scale, shift = told.chunk(2, dim=1)
+                scale, shift = modulation.chunk(2, dim=1)
                 h = self.norm2(h) * (1 + scale) + shift
             else:
-                h = self.norm2(h + told)
+                h = self.norm2(h + modulation)
         return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
 
 
