@@ -1,10 +1,15 @@
-"""The U-Net of latent diffusion: F(z_t, log-SNR, c) with the shape of z_t.
+"""The U-Net of latent diffusion: F(z_t, log SNR, c) with the shape of z_t.
 
-Residual blocks told the noise level, at resolutions that halve from level to level, with skip connections between the
-way down and the way up (arXiv 2006.11239, appendix B), and transformers over pixels with cross-attention to the
-context's tokens at chosen levels (arXiv 2112.10752, section 3.3). With default parts it is the network of Stable
-Diffusion, layer for layer. `patch` folds p x p pixels into channels first, which is where the cost of a high resolution
-is saved.
+It consists of residual blocks that are conditioned on the noise level, at resolutions that halve from level to level, with
+skip connections between the way down and the way up (Ho et al. 2020, appendix B). At chosen levels each block is followed
+by a transformer over pixels with cross-attention to the context's tokens (Rombach et al. 2021, section 3.3). With the
+default parts it is the network of Stable Diffusion, layer for layer. `patch` folds p x p pixels into channels before the
+first convolution, which makes a high resolution cheaper.
+
+Sources:
+    Ho et al., Denoising Diffusion Probabilistic Models (2020), arXiv 2006.11239
+    Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (2021), arXiv 2112.10752
+    Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), arXiv 2105.05233
 """
 
 from __future__ import annotations
@@ -28,7 +33,13 @@ from ldm.types import Context, ContextShape, Latent, Probability, Time
 
 
 class Layer(nn.Module):
-    """A residual block and, at some levels, a transformer; recomputed in the backward pass if `checkpointing`."""
+    """A residual block and, at some levels, a transformer behind it.
+
+    Arguments:
+        block: the residual block.
+        transformer: the transformer, or None.
+        checkpointing: recompute activations in the backward pass instead of keeping them.
+    """
 
     def __init__(self, block: ResBlock, transformer: SpatialTransformer | None, checkpointing: bool):
         super().__init__()
@@ -39,20 +50,21 @@ class Layer(nn.Module):
         return x if self.transformer is None else self.transformer(x, tokens, mask)
 
     def forward(self, x: Float[Tensor, "b i h w"], conditioning: Conditioning) -> Float[Tensor, "b o h w"]:
+        """A feature map (b, i, h, w) to one of the block's output channels, (b, o, h, w)."""
         if self.checkpointing and self.training:
             return checkpoint(self._forward, x, *conditioning, use_reentrant=False)
         return self._forward(x, *conditioning)
 
 
 class Level(nn.Module):
-    """The layers of one resolution and the change to the next, if any."""
+    """The layers of one resolution, and the change to the next resolution, if there is one."""
 
     def __init__(self, layers: list[Layer], resample: nn.Module | None):
         super().__init__()
         self.layers, self.resample = nn.ModuleList(layers), resample
 
     def down(self, x: Tensor, conditioning: Conditioning) -> list[Tensor]:
-        """Every feature map made on the way, each kept for the way up."""
+        """The feature maps of all layers, the last one at the next resolution; the way up takes each of them again."""
         made = []
         for layer in self.layers:
             made.append(x := layer(x, conditioning))
@@ -61,7 +73,7 @@ class Level(nn.Module):
         return made
 
     def up(self, x: Tensor, skips: list[Tensor], conditioning: Conditioning) -> Tensor:
-        """Takes one skip a layer from the end of `skips`."""
+        """The feature map after this level. Each layer takes the last map from `skips` and concatenates it to its input."""
         for layer in self.layers:
             x = layer(torch.cat([x, skips.pop()], dim=1), conditioning)
         return x if self.resample is None else self.resample(x)
@@ -72,23 +84,23 @@ class UNet(Backbone):
 
     Arguments:
         channels: of z; the output has as many.
-        context: what the context holds. Without tokens, transformers attend to pixels only.
+        context: the widths of the context's parts. Without tokens, transformers attend to pixels only.
         width: channels of the first level.
         multipliers: channels of every level, as multiples of `width`, the highest resolution first.
         blocks: residual blocks of each level on the way down, one number or one a level; the way up has one more.
-        attention: per level, whether a transformer follows each block.
-        middle_attention: whether one stands in the middle.
-        heads: of every attention, or `None` for channels / head_width.
+        attention: for each level, whether a transformer follows each block.
+        middle_attention: whether a transformer stands in the middle.
+        heads: number of heads of every attention, or `None` for channels / head_width.
         head_width: channels of one head where `heads` is not given.
         depth: transformer blocks in each transformer.
         down, up: halve and double the resolution: `Downsample` or `Unshuffle`, `Upsample` or `Shuffle`.
-        norm: of residual blocks.
-        attention_norm: of transformers, the same as `norm` unless given.
-        scale_shift: how blocks are told the noise level: scaled and shifted, or added.
-        pooled_context: whether the mean of the context's tokens, where there are some, is added to the noise embedding.
-        drawn_context: channels of smooth maps that this mean, where there is one, draws for the input (`ldm.nn.drawing`); with
-            some, words of place are learnt in hundreds of updates in place of thousands.
-        patch: z is folded by patch x patch pixels into channels before the first convolution.
+        norm: the normalisation in residual blocks.
+        attention_norm: the normalisation in transformers; the same as `norm` unless given.
+        scale_shift: how the embedding of the noise level enters a block: as scale and shift, or added.
+        pooled_context: whether the mean of the context's tokens, if there are any, is added to the embedding.
+        drawn_context: channels of smooth maps that are made of this mean and concatenated to the input (`ldm.nn.drawing`);
+            with some, words of place are learnt in hundreds of updates instead of thousands.
+        patch: patch x patch pixels of z are folded into channels before the first convolution.
         checkpointing: recompute activations in the backward pass instead of keeping them.
         time: makes the embedding of log-SNR, given its width.
         dropout: the share of activations that each block leaves out in training.
@@ -157,7 +169,7 @@ class UNet(Backbone):
             )
 
     def _start_at_zero(self) -> None:
-        """Every residual branch starts as the identity and the output as zero (arXiv 2105.05233's code)."""
+        """Every residual block begins as the identity, and the output as zero (the code of Dhariwal and Nichol 2021)."""
         for module in self.modules():
             if isinstance(module, (ResBlock, SpatialTransformer)):
                 module.start_as_identity()
@@ -165,7 +177,7 @@ class UNet(Backbone):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
-        """F(z, log_snr, c), of z's shape; log_snr is (b,)."""
+        """F(z, log_snr, c), (b, c, h, w) like z; log_snr is (b,)."""
         self.check(z, c, self.factor, "patch * 2^(levels - 1)")
         conditioning = (self.embed(log_snr, c), c.tokens, c.mask)
         x = torch.cat([self.joined(z, c), *self._drawn(z, c)], dim=1)
@@ -183,7 +195,7 @@ class UNet(Backbone):
 
     @property
     def inner(self) -> Inner:
-        """The last layer of the middle, where the map is smallest."""
+        """The last layer of the middle, at the lowest resolution."""
         layer = self.middle[-1]
         return Inner(layer, layer.block.outputs, (self.factor, self.factor))
 
@@ -200,7 +212,7 @@ def _way_down(
     counts: Sequence[int],
     attention: Sequence[bool],
 ) -> tuple[nn.ModuleList, list[int]]:
-    """The levels on the way down and the channels of every feature map kept, that of the stem first."""
+    """The levels on the way down, and the channels of all feature maps that the way up takes again, the stem's first."""
     levels, kept = nn.ModuleList(), [widths[0]]
     for i, outputs in enumerate(widths):
         layers = []
@@ -223,7 +235,7 @@ def _way_up(
     attention: Sequence[bool],
     kept: Sequence[int],
 ) -> nn.ModuleList:
-    """The levels on the way up, each layer with the last feature map kept that no other has taken."""
+    """The levels on the way up. Each layer also takes the last of the kept feature maps that no other layer has taken."""
     levels, kept, now = nn.ModuleList(), list(kept), kept[-1]
     for i in reversed(range(len(widths))):
         layers = []

@@ -189,6 +189,6 @@ FAULTS = [
     *of(
         "ldm/backbone/base.py",
         ("tests/backbone/test_unet.py", "tests/backbone/test_dit.py", "tests/backbone/test_mlp.py"),
-        ("return embedding if self.embed_context is None else", "return embedding if True else"),
+        ("if self.embed_context is None:", "if True:"),
     ),
 ]
