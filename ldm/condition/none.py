@@ -10,6 +10,8 @@ from ldm.types import Context, ContextShape
 
 
 class Unconditional(Conditioner):
+    """The conditioner of a model without conditions: an empty context."""
+
     needs = ()
 
     def __init__(self) -> None:
@@ -17,6 +19,7 @@ class Unconditional(Conditioner):
         self.shape = ContextShape()
 
     def forward(self, batch: Mapping[str, Any]) -> Context:
+        """The empty context."""
         return Context()
 
     def fit(self, captions: Iterable[str]) -> None:

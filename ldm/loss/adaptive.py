@@ -1,12 +1,17 @@
-"""The adaptive weight of a critic's verdict (arXiv 2012.09841, equation 7), over the whole batch of an update.
+"""The adaptive weight of the generator's adversarial loss (Esser et al. 2020, equation 7), over the batch of an update.
 
-    lambda = weight |grad_L rec| / (|grad_L verdict| + 1e-4)
+    lambda = weight |grad_L reconstruction loss| / (|grad_L adversarial loss| + 1e-4)
 
-with gradients at the decoder's last layer L, so that the critic pulls about as hard as the reconstruction does. Norms are
-not linear: they are of gradients averaged over ranks and over the parts (micro-batches) in which the batch comes, so
-lambda is known with the last part only. The verdict's gradient of the parts before is kept beside that of the other
-terms until then, and is added with its weight. A batch in one piece costs nothing of this; each part more costs one
-backward pass, and all of them together the memory of one gradient.
+with gradients at the decoder's last layer L. So the adversarial loss has about as much influence on the decoder as the
+reconstruction loss.
+
+The norms are those of gradients averaged over all ranks and micro-batches, and a norm is not linear in the gradient.
+So lambda is known only with the last micro-batch of an update. Until then the gradients of the adversarial loss are
+accumulated apart from those of the other terms, and at the end they are added with their weight. With a single micro-batch
+this costs nothing; each further one costs a backward pass, and together they cost the memory of one gradient.
+
+Sources:
+    Esser et al., Taming Transformers for High-Resolution Image Synthesis (2020), arXiv 2012.09841
 """
 
 from __future__ import annotations
@@ -22,16 +27,16 @@ CLAMP = 1e4
 
 
 class AdaptiveWeight:
-    """Of one update.
+    """The adaptive weight for one update.
 
     Arguments:
-        parameters: what the update moves.
-        last_layer: of the decoder, one of them.
-        parts: in which the batch comes; each one's backward pass is of the mean over its images, divided by `parts`.
-        scaler: of those backward passes, if any.
+        parameters: the parameters that the update changes.
+        last_layer: the decoder's last layer, one of the parameters.
+        parts: number of micro-batches; the backward pass of each is of its mean loss divided by `parts`.
+        scaler: the gradient scaler of these backward passes, if there is one.
 
     Attributes:
-        value: lambda, once it is known.
+        value: lambda, or None before it is known.
     """
 
     def __init__(
@@ -51,9 +56,13 @@ class AdaptiveWeight:
     def __call__(
         self, reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], weight: float
     ) -> Float[Tensor, ""] | None:
-        """The weighted verdict of all parts, to minimise with the last one; None before it.
+        """The weighted adversarial loss of all micro-batches, to be minimised with the last one; None for all before it.
 
-        Called once for each part and before its backward pass.
+        It has to be called once for each micro-batch, before its backward pass.
+
+        Arguments:
+            reconstruction, adversarial: the two losses of the micro-batch.
+            weight: a factor of lambda.
         """
         self._passed += 1
         both = [
