@@ -1,4 +1,4 @@
-"""The one rule by which an image of floating-point numbers becomes what is shown, stored as PNG and measured: 8 bits."""
+"""The one rule by which images of floating-point numbers are rounded to 8 bits, to be shown, stored as PNG and measured."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ldm.types import Image
 
 
 def eight_bits(x: Image) -> UInt8[Tensor, "b 3 h w"]:
-    """The 8-bit RGB image that x in [-1, 1] of 1, 3 or 4 channels is shown as; alpha is composited on white.
+    """Images x in [-1, 1] with 1, 3 or 4 channels as 8-bit RGB images; grey is repeated, and alpha composited on white.
 
-    Values outside are clamped, and what is not a number becomes mid grey.
+    Numbers outside of [-1, 1] are clamped, and NaN becomes mid grey. Raises ValueError for another shape.
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3, 4):
         raise ValueError(f"wanted images (b, 1 | 3 | 4, h, w) in [-1, 1], got shape {tuple(x.shape)}")

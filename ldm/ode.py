@@ -1,8 +1,9 @@
-"""Solvers of dy/du = f(u, y) for a batch whose rows have nothing to do with each other.
+"""Solvers of the ordinary differential equation dy/du = f(u, y) for a batch of independent rows.
 
-`RungeKutta` is the classical method with fixed steps (fourth order). `DormandPrince` is the pair of orders 5 and 4 (doi
-10.1016/0771-050X(80)90013-3) with a step of its own for every row, so that no row depends on the others; it looks at
-the errors on the host after each step, and a device has to wait for that.
+`RungeKutta` is the classical Runge-Kutta method of fourth order with fixed steps. `DormandPrince` is the embedded pair of
+orders 5 and 4 of Dormand and Prince, A Family of Embedded Runge-Kutta Formulae (1980), doi 10.1016/0771-050X(80)90013-3. It
+has a step size of its own for every row, so that no row depends on the others. After each step the host reads the errors,
+and a device has to wait for that.
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 Slope = Callable[[Float[Tensor, " b"], Float[Tensor, "b n"]], Float[Tensor, "b n"]]
+"""f(u, y) with u (b,) and y (b, n): the derivative dy/du, (b, n)."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """y (b, n) at the end, evaluations of f (b,) that each row needed, and the step (b,) to try next."""
+    """The result of a solver.
+
+    Fields:
+        y: the solution at the end, (b, n).
+        evaluations: how often f was evaluated for each row, (b,).
+        step: the step size to try first if the solution is continued, (b,).
+    """
 
     y: Tensor
     evaluations: Tensor
@@ -29,14 +37,22 @@ class Solution:
 
 
 class Solver(ABC):
+    """A method that solves dy/du = f(u, y). A new one writes `__call__`."""
+
     @abstractmethod
     def __call__(
         self, f: Slope, y: Float[Tensor, "b n"], start: Float[Tensor, " b"], end: Float[Tensor, " b"]
     ) -> Solution:
-        """y at `end` of y at `start`."""
+        """The solution at u = `end`, (b,), that has the value `y`, (b, n), at u = `start`, (b,)."""
 
 
 class RungeKutta(Solver):
+    """The classical Runge-Kutta method of fourth order.
+
+    Arguments:
+        steps: number of steps of equal size, of four evaluations each.
+    """
+
     def __init__(self, steps: PositiveInt = 50):
         self.steps = steps
 
@@ -68,9 +84,12 @@ _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 
 class DormandPrince(Solver):
-    """
-    tolerance: of every element's error in a step, in units of 1 + |element|.
-    steps: more of them than this are an error: f is not smooth, or the tolerance too small for its precision.
+    """The method of Dormand and Prince with adaptive steps.
+
+    Arguments:
+        tolerance: of the error of every element of y in a step, in units of 1 + |element|.
+        steps: the greatest number of steps. If it does not suffice, f is not smooth or the tolerance is too small for its
+            precision, and ArithmeticError is raised.
     """
 
     def __init__(self, tolerance: PositiveFloat = 1e-5, steps: PositiveInt = 10_000):
@@ -84,7 +103,11 @@ class DormandPrince(Solver):
         end: Float[Tensor, " b"],
         first: Float[Tensor, " b"] | None = None,
     ) -> Solution:
-        """`first`: the step to try first, (b,); a twentieth of the way if it is not given."""
+        """The solution at `end`.
+
+        Arguments:
+            first: the step size to try first, (b,); by default a twentieth of the distance.
+        """
         way = end - start
         step = way / 20
         if first is not None:
@@ -110,12 +133,12 @@ class DormandPrince(Solver):
         raise ArithmeticError(f"no solution within {self.steps} steps at tolerance {self.tolerance}; try a greater one")
 
     def _step(self, f: Slope, u: Tensor, y: Tensor, h: Tensor, k_1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """y after a step, the slope there, and the greatest error of a row in units of what is tolerated."""
+        """y after a step of size h, dy/du there, and the greatest error of each row in units of the tolerated error."""
         slopes, new = [k_1], y
         for node, weights in zip(_NODES, _WEIGHTS, strict=True):
             new = y + h[:, None] * sum(w * k for w, k in zip(weights, slopes, strict=True) if w)
             slopes.append(f(u + node * h, new))
         error = h[:, None] * sum(w * k for w, k in zip(_ERROR, slopes, strict=True) if w)
         scale = self.tolerance * (1 + torch.maximum(y.abs(), new.abs()))
-        # What is not finite is no step at all.
+        # A step with a result that is not finite counts as one with an infinite error.
         return new, slopes[-1], (error / scale).abs().amax(1).nan_to_num(torch.inf)

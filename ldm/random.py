@@ -1,10 +1,11 @@
 """Randomness without state: every random number is a function of (seed, step, row, stream).
 
-A generator carries a position that has to be saved, restored and shared between ranks; a function does not. Here the
-uniform number of element e of row r is a mixing function (SplitMix64's finaliser, Steele et al. 2014,
-doi 10.1145/2660193.2660195) of a key made from (seed, step, stream) and of the pair (r, e); normals come from
-pairs of uniforms by Box and Muller (1958). So a resumed run draws what the uninterrupted one would have drawn, rank
-k of n draws its rows of the one global batch, and a CPU and a GPU draw the same numbers up to rounding.
+A random generator has a state that has to be saved, restored and kept equal between ranks; a function has none. Here the
+uniform number of element e of row r is a hash of (r, e) and of a key that is made from (seed, step, stream). The hash is the
+finaliser of SplitMix64 (Steele et al., Fast Splittable Pseudorandom Number Generators (2014), doi 10.1145/2660193.2660195).
+Normal numbers are made of pairs of uniform ones (Box and Muller, A Note on the Generation of Random Normal Deviates (1958)).
+So a resumed run draws the numbers that the uninterrupted run would have drawn, each rank draws the numbers of its own rows of
+the global batch, and a CPU and a GPU draw the same numbers up to rounding.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class Random:
     """The random numbers of one batch.
 
     Arguments:
-        seed, step: name the batch; sampling uses step 0.
-        rows: (b,) the position of each example in the global batch, or the number of each image of a sampling job.
-        total: size of the global batch, over which times are stratified.
+        seed, step: the seed of the run and the number of the update; sampling uses step 0.
+        rows: the position of each example in the global batch, or the number of each image that is sampled, (b,).
+        total: size of the global batch, over which `stratified` stratifies; by default the number of rows.
     """
 
     def __init__(self, seed: int, step: int, rows: Int[Tensor, " b"], total: int | None = None):
@@ -52,7 +53,8 @@ class Random:
 
     @classmethod
     def fresh(cls, rows: int, device: torch.device | str = "cpu") -> Random:
-        """Numbers keyed by torch's own generator, for use without a run (a notebook's ten-line loop)."""
+        """Random numbers for `rows` examples with a seed drawn from torch's generator, for use outside of a run, as in a
+        notebook."""
         seed = int(torch.randint(1 << 62, ()).item())
         return cls(seed, 0, torch.arange(rows, device=device))
 
@@ -67,11 +69,11 @@ class Random:
         return _shift(bits, 40).to(torch.float32) * 2.0**-24
 
     def uniform(self, stream: str, shape: tuple[int, ...] = ()) -> Float[Tensor, "b ..."]:
-        """(b, *shape) in [0, 1), on the device of `rows`."""
+        """Uniform numbers in [0, 1), (b, *shape), float32, on the device of `rows`. Another `stream` gives other numbers."""
         return self._uniform(stream, math.prod(shape), self.rows.device).view(len(self.rows), *shape)
 
     def normal(self, stream: str, shape: tuple[int, ...] = ()) -> Float[Tensor, "b ..."]:
-        """(b, *shape), standard normal, float32, on the device of `rows`."""
+        """Standard normal numbers, (b, *shape), float32, on the device of `rows`."""
         count = math.prod(shape)
         half = (count + 1) // 2
         u = self._uniform(stream, 2 * half, self.rows.device)
@@ -81,11 +83,11 @@ class Random:
         return both[:, :count].reshape(len(self.rows), *shape)
 
     def stratified(self, stream: str) -> Float[Tensor, " b"]:
-        """(b,) in [0, 1), one in each of `total` equal strata of the global batch."""
+        """Uniform numbers in [0, 1), (b,), of which the global batch has one in each of `total` intervals of equal length."""
         offset = seed_of(self.seed, self.step, stream, "offset") % self.total
         strata = (self.rows + offset) % self.total
         return (strata + self.uniform(stream)) / self.total
 
     def generator(self, stream: str) -> torch.Generator:
-        """A CPU generator for what needs one, seeded by (seed, step, stream)."""
+        """A torch generator on the CPU, seeded by (seed, step, stream), for functions that need one."""
         return torch.Generator().manual_seed(seed_of(self.seed, self.step, stream))

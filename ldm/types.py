@@ -1,8 +1,11 @@
-"""The words that every part of the house shares: tensors by name, and what a sample is conditioned on.
+"""Types that all parts share: images, latents and times, and the context that samples are conditioned on.
 
-An image `x` lies in [-1, 1]; a latent `z` has unit variance per channel; a context `c` holds what a sample is
-conditioned on. A context travels with the learned 'no condition' beside it, so that dropping it (classifier-free
-guidance, arXiv 2207.12598) needs no knowledge of where it came from.
+An image `x` has numbers in [-1, 1], a latent `z` has unit variance in each channel, and a context `c` holds what a sample is
+conditioned on. A context carries the learnt "no condition" with it, so that the condition can be dropped (classifier-free
+guidance, Ho and Salimans 2022) without knowing which conditioner made it.
+
+Sources:
+    Ho and Salimans, Classifier-Free Diffusion Guidance (2022), arXiv 2207.12598
 """
 
 from __future__ import annotations
@@ -27,7 +30,12 @@ Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class ContextShape:
-    """What a backbone has to be able to read: the width of tokens and the channels of a spatial map, or None."""
+    """The widths of a context's parts, for which a backbone is built.
+
+    Fields:
+        tokens: width of the tokens; None where there are none.
+        spatial: channels of the spatial map; None where there is none.
+    """
 
     tokens: int | None = None
     spatial: int | None = None
@@ -35,10 +43,13 @@ class ContextShape:
 
 @dataclass(frozen=True)
 class Context:
-    """What a sample is conditioned on; every part is optional and `Context()` is unconditional.
+    """What samples are conditioned on. Every part is optional, and `Context()` means no condition.
 
-    tokens (b, n, d) with mask (b, n), True where a token counts; spatial (b, k, h, w); `empty` is the learned
-    'no condition' of the same shapes, of batch size b or 1.
+    Fields:
+        tokens: (b, n, d), for attention.
+        mask: (b, n), True for the tokens that count.
+        spatial: (b, k, h, w), a map of the latent's size that is concatenated to it.
+        empty: the learnt "no condition", with the same parts and a batch size of b or 1.
     """
 
     tokens: Float[Tensor, "b n d"] | None = None
@@ -48,14 +59,14 @@ class Context:
 
     @property
     def shape(self) -> ContextShape:
-        """What a backbone has to be able to read to take it."""
+        """The widths of the parts."""
         return ContextShape(
             None if self.tokens is None else self.tokens.shape[-1],
             None if self.spatial is None else self.spatial.shape[1],
         )
 
     def null(self) -> Context:
-        """The same batch without its condition."""
+        """The same batch with "no condition" in place of every condition."""
         if self.empty is None:
             return self
         parts = {}
@@ -65,7 +76,7 @@ class Context:
         return Context(**parts, empty=self.empty)
 
     def drop(self, p: float, u: Float[Tensor, " b"]) -> Context:
-        """Null where the uniform number `u` of an example is below `p`."""
+        """The context with "no condition" for every example whose uniform number u, (b,), is below p."""
         if self.empty is None:
             return self
         null, dropped = self.null(), u < p
@@ -79,9 +90,8 @@ class Context:
         return Context(**parts, empty=self.empty)
 
     def away_from(self, other: Context) -> Context:
-        """The same batch with `other`, of one example, in the place of 'no condition': what guidance moves away from.
-
-        Where one has fewer tokens than the other, it gets more that do not count.
+        """The same batch with `other`, a context of one example, in the place of "no condition". Classifier-free guidance
+        then moves away from it (a negative prompt). The shorter one is padded with tokens that do not count.
         """
         if self.tokens is None or other.tokens is None:
             return replace(self, empty=other)
@@ -89,16 +99,17 @@ class Context:
         return replace(self._padded(n), empty=other._padded(n))
 
     def _padded(self, n: int) -> Context:
-        """The tokens and more, n in all, of which the mask says that they do not count."""
+        """The context padded to n tokens; the mask is False for the added ones."""
         missing = n - self.tokens.shape[1]
         mask = torch.ones_like(self.tokens[..., 0], dtype=torch.bool) if self.mask is None else self.mask
         return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, missing)), mask=F.pad(mask, (0, missing)))
 
     def __getitem__(self, rows: slice) -> Context:
-        """The examples `rows` of the batch."""
+        """The context of the examples `rows` of the batch."""
         return self._map(lambda part: part[rows])
 
     def to(self, device: torch.device | str) -> Context:
+        """The context on a device."""
         empty = None if self.empty is None else self.empty.to(device)
         moved = self._map(lambda part: part.to(device))
         return Context(moved.tokens, moved.mask, moved.spatial, empty)
@@ -109,7 +120,7 @@ class Context:
 
     @staticmethod
     def cat(contexts: Sequence[Context]) -> Context:
-        """One batch of several: how guidance asks the backbone once and not twice."""
+        """Several contexts as one batch, so that guidance can evaluate the backbone once instead of twice."""
         parts = {}
         for name in ("tokens", "mask", "spatial"):
             own = [getattr(context, name) for context in contexts]

@@ -1,11 +1,15 @@
-"""Representation alignment: an inner layer of a backbone is drawn towards what a frozen network sees in the clean image
-(REPA, arXiv 2410.06940, section 3.2).
+"""Representation alignment: an additional loss that makes an inner layer of a backbone, given the noisy latent, predict the
+features that a frozen pretrained network has of the clean image (REPA, Yu et al. 2024, section 3.2).
 
-    loss = weight * mean over examples and tokens of 1 - cos(features(x)_n, projection(inner(x_t, t, c))_n)
+    loss = weight * mean over examples and tokens n of 1 - cos(features(x)_n, projection(inner(x_t, t, c))_n)
 
-The projection is a perceptron of three layers with SiLU, which lives in training alone. The features, of one layer or of
-several, one after the other, are brought to the grid of the tokens and to unit length, which is all that a cosine asks,
-and kept in float16.
+The projection is a perceptron of three layers with SiLU, which exists in training only. The features are those of one layer,
+or those of several layers concatenated. They are interpolated to the grid of the tokens and scaled to unit length, since a
+cosine does not depend on lengths, and kept in float16.
+
+Sources:
+    Yu et al., Representation Alignment for Generation: Training Diffusion Transformers Is Easier Than You Think
+        (2024), arXiv 2410.06940
 """
 
 from __future__ import annotations
@@ -22,12 +26,14 @@ from ldm.types import Image
 
 
 class Alignment(nn.Module):
-    """
+    """The alignment loss with its projection.
+
     Arguments:
-        network: what the features are of.
-        width, grid: of a token of the inner layer; how many tokens, down and across. Known when the backbone is.
+        network: the frozen network that the features are of.
+        width: of a token of the inner layer; the backbone gives it.
+        grid: numbers of tokens of the inner layer along height and width; the backbone gives them.
         weight: of the loss; 0.5 in the paper.
-        hidden: width inside the projection; `None` is twice the token's, about what the paper has.
+        hidden: width inside the projection; `None` is twice the width of a token, which is about that of the paper.
     """
 
     def __init__(
@@ -49,12 +55,12 @@ class Alignment(nn.Module):
 
     @property
     def key(self) -> str:
-        """Names all that the features of an image depend on."""
+        """A text that names everything on which the features of an image depend: network, weights and grid."""
         return f"{self.network.key} {self.grid}"
 
     @torch.no_grad()
     def features(self, x: Image) -> Float16[Tensor, "b _d _h _w"]:
-        """What is aligned with, (b, d, *grid): of unit length, or zero where the network sees nothing."""
+        """The features of images (b, c, h, w), (b, d, *grid), of unit length at each place, or zero where all are zero."""
         with torch.autocast(x.device.type, enabled=False):
             return F.normalize(torch.cat([self._seen(each) for each in self.network(x)], dim=1)).half()
 
@@ -63,8 +69,12 @@ class Alignment(nn.Module):
         return F.normalize(x)
 
     def forward(self, inner: Tensor, feature: Float[Tensor, "b d _h _w"]) -> Float[Tensor, ""]:
-        """The weighted loss of an inner layer's output, (b, width, *grid), (b, n, width) or, for one token, (b, width),
-        and the features of the same images."""
+        """The weighted loss.
+
+        Arguments:
+            inner: output of the inner layer: (b, width, *grid), (b, n, width), or (b, width) for one token.
+            feature: the features of the same images, (b, d, *grid).
+        """
         projected = self.projection(_tokens(inner))
         with torch.autocast(projected.device.type, enabled=False):
             cosine = F.cosine_similarity(projected.float(), _tokens(feature.float()), dim=2)
@@ -72,5 +82,5 @@ class Alignment(nn.Module):
 
 
 def _tokens(x: Tensor) -> Float[Tensor, "b n d"]:
-    """A map's pixels row by row, tokens as they are, one vector as one token."""
+    """A map's pixels in row-major order as tokens, tokens as they are, and a vector as one token."""
     return rearrange(x, "b c h w -> b (h w) c") if x.ndim == 4 else x.view(len(x), -1, x.shape[-1])

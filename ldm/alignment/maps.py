@@ -1,7 +1,12 @@
-"""What a frozen network sees in an image: feature maps, for distances of images and for alignment.
+"""Feature maps of frozen networks, for perceptual distances and for alignment.
 
-A network stays frozen, in evaluation mode and outside the module tree: it is no part of a checkpoint, an average, a count
-of parameters or DDP's broadcasts. It is named by where it came from, never changes, and follows the device of its images.
+A network stays frozen and in evaluation mode, and is kept outside of the module tree. So it is not part of checkpoints,
+averages, parameter counts or DDP's broadcasts: it never changes, and is named by where it came from. It is moved to the
+device of the images that it is given.
+
+Sources:
+    Oquab et al., DINOv2: Learning Robust Visual Features without Supervision (2023), arXiv 2304.07193
+    Darcet et al., Vision Transformers Need Registers (2023), arXiv 2309.16588
 """
 
 from __future__ import annotations
@@ -28,17 +33,20 @@ _RECTIFIERS = nn.ReLU | nn.ReLU6 | nn.LeakyReLU | nn.ELU | nn.SiLU | nn.Hardswis
 
 
 class FrozenNetwork:
-    """A frozen network and the form in which it takes images. No module, so that what holds it does not register it.
+    """A frozen network together with how images are prepared for it. It is not a module, so that a module that has it as an
+    attribute does not register it.
 
     Arguments:
-        smallest: smaller images are enlarged to this side, as the network's strides need it.
+        network: the network.
+        smallest: smaller images are enlarged to this side, because the strides of the network need it.
     """
 
     def __init__(self, network: nn.Module, smallest: int):
         self.network, self.smallest = network.float().eval().requires_grad_(False), smallest
 
     def prepared(self, x: Image) -> Float[Tensor, "b 3 h2 w2"]:
-        """Images as RGB and large enough, the network on their device."""
+        """Images (b, c, h, w) as RGB and enlarged where they are too small, (b, 3, h2, w2). Moves the network to their
+        device."""
         if next(self.network.parameters()).device != x.device:
             self.network.to(x.device)
         x, short = rgb(x.float()), min(x.shape[-2:])
@@ -48,7 +56,8 @@ class FrozenNetwork:
 
 
 def rgb(x: Image) -> Float[Tensor, "b 3 h w"]:
-    """Grey repeated, transparency composited on white; ValueError for other channels."""
+    """Images in [-1, 1] with 1, 3 or 4 channels as RGB: grey is repeated, and transparency composited on white. ValueError
+    for another number of channels."""
     if x.shape[1] in (1, 3):
         return x.expand(-1, 3, -1, -1)
     if x.shape[1] != 4:
@@ -61,12 +70,13 @@ def rgb(x: Image) -> Float[Tensor, "b 3 h w"]:
 
 
 class Maps(FrozenNetwork):
-    """Feature maps of some layers, with gradients for the image where it wants any.
+    """The feature maps of some layers of a network, with gradients for the image where it needs them.
 
     Arguments:
-        network: images standardised as for ImageNet -> {name: map (b, d, h, w)}.
+        network: maps images standardised as for ImageNet to {name: map (b, d, h, w)}.
+        smallest: smaller images are enlarged to this side.
         flip180: turn images by 180 degrees first, and the maps back.
-        settings: all else that the maps depend on, beside the weights.
+        settings: everything else that the maps depend on besides the weights.
     """
 
     def __init__(self, network: nn.Module, smallest: int, flip180: bool = False, settings: Sequence[Any] = ()):
@@ -84,18 +94,18 @@ class Maps(FrozenNetwork):
 
     @property
     def key(self) -> str:
-        """Names all that the maps of an image depend on."""
+        """A text that names everything on which the maps of an image depend: settings and weights."""
         return f"{self._settings} {hash_of(self.network.state_dict())}"
 
 
 class TorchvisionMaps(Maps):
-    """Some layers of a torchvision network with local weights.
+    """The maps of some layers of a torchvision network with local weights.
 
     Arguments:
-        architecture: torchvision's name, as `squeezenet1_1`.
-        weights: safetensors or a state dict; the classifier may be missing.
-        layers: names, as `torchvision.models.feature_extraction.get_graph_node_names` lists.
-        flip180: turn images by 180 degrees first, as weights brought from TensorFlow can need.
+        architecture: torchvision's name of the network, as `squeezenet1_1`.
+        weights: a file of safetensors or with a state dict; the classifier may be missing in it.
+        layers: names as `torchvision.models.feature_extraction.get_graph_node_names` lists them.
+        flip180: turn images by 180 degrees first, which weights converted from TensorFlow can need.
         smallest: smaller images are enlarged to this side.
 
     Raises:
@@ -127,17 +137,17 @@ class TorchvisionMaps(Maps):
         network.load_state_dict(state, strict=False)
         for module in network.modules():
             if isinstance(module, _RECTIFIERS):
-                module.inplace = False  # or it would overwrite the layer before it, which may be compared
+                module.inplace = False  # in place it would overwrite the layer before it, which may be one of `layers`
         network = create_feature_extractor(network, list(layers))
         super().__init__(network, smallest, flip180, (architecture, *layers))
 
 
 class RandomMaps(Maps):
-    """Every layer of a convolutional network with random weights, the same for the same seed.
+    """The maps of all layers of a convolutional network with random weights, which are a function of the seed.
 
     Arguments:
         width: channels of the first layer; each further one halves the sides and doubles the channels.
-        layers: how many.
+        layers: number of layers.
         seed: of the weights, which are never trained.
     """
 
@@ -165,9 +175,8 @@ class _Untrained(nn.Module):
 
 
 class DinoMaps(Maps):
-    """The last layer's patches of a DINOv2 (arXiv 2304.07193, with registers 2309.16588), by `transformers`.
-
-    Images are brought to the next lower multiple of the network's patch.
+    """The patch tokens of the last layer of a DINOv2 (Oquab et al. 2023; with registers: Darcet et al. 2023), by the library
+    `transformers`. Images are resized to the next lower multiple of the network's patch.
 
     Arguments:
         source: a directory or a hub name, as `facebook/dinov2-base`.

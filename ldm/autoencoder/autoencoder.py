@@ -1,12 +1,16 @@
 """The first stage: image x -> latent z -> image, with latents of zero mean and unit variance per channel.
 
-An encoder, a bottleneck and a decoder (arXiv 2112.10752, section 3.1); kinds of autoencoder differ by these parts.
-What a prior sees is whitened with the channels' measured mean m and standard deviation s,
+It consists of an encoder, a bottleneck and a decoder (Rombach et al. 2021, section 3.1); autoencoders of different kinds
+differ in these parts. The latents that a prior is trained on are whitened with the measured mean m and standard deviation s
+of each channel of the raw latents:
 
-    encode(x) = N((mean - m) / s, (std / s)^2),        decode(z) = decoder(s z + m),
+    encode(x) = N((mean - m) / s, (std / s)^2),        decode(z) = decoder(s z + m).
 
-so that the noise levels of a diffusion mean the same for every first stage (its section 4.3 with one number a channel
-in place of one for all). Training works on the raw latents and never sees m and s.
+So a noise level of a diffusion model means the same for every first stage. (The paper scales all channels by one number,
+section 4.3.) The autoencoder itself is trained on raw latents, and m and s play no part in it.
+
+Sources:
+    Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (2021), arXiv 2112.10752
 """
 
 from __future__ import annotations
@@ -26,9 +30,14 @@ from ldm.types import Image, Latent
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One training pass: the image again, the raw latent, q(z|x) and the bottleneck's loss terms.
+    """The result of a training pass.
 
-    `terms` are per image: kl unweighted; commitment and codebook as they are.
+    Fields:
+        image: the reconstruction, (b, c, h, w).
+        z: the raw latent that the decoder was given.
+        posterior: q(z|x) of the raw latent.
+        terms: loss terms of the bottleneck, summed over a latent and averaged over images: `kl` without its weight,
+            `commitment` and `codebook` with theirs.
     """
 
     image: Image
@@ -41,15 +50,15 @@ class Autoencoder(nn.Module):
     """Encoder, bottleneck and decoder for images of one number of channels.
 
     Arguments:
-        image_shape: (c, h, w) of the images. Other sizes work too where they are multiples of `factor`.
-        encoder: makes (b, c, h, w) -> (b, latent, h / f, w / f) when called with (channels, latent).
-        decoder: makes the way back when called with (channels, latent).
-        bottleneck: what becomes of the encoder's output: the latent, or a distribution of it.
+        image_shape: (c, h, w) of the images. Images of other sizes can be used, too, where they are multiples of `factor`.
+        encoder: called with (channels, latent), makes a network (b, channels, h, w) -> (b, latent, h / f, w / f).
+        decoder: called with (channels, latent), makes a network (b, latent, h / f, w / f) -> (b, channels, h, w).
+        bottleneck: turns the encoder's output into the latent, or into a distribution of it.
 
     Attributes:
-        latent_shape: (c, h, w), the single source of every shape downstream.
-        factor: f, between the sides of image and latent.
-        latent_mean, latent_std: (c,), the whitening; 0 and 1 until `set_statistics`.
+        latent_shape: (c, h, w) of a latent.
+        factor: the factor f between the sides of image and latent.
+        latent_mean, latent_std: m and s of the whitening, (c,); 0 and 1 before `set_statistics`.
     """
 
     latent_mean: Float[Tensor, " c"]
@@ -85,7 +94,7 @@ class Autoencoder(nn.Module):
         return self.whiten(self.posterior(x))
 
     def whiten(self, raw: Posterior) -> Posterior:
-        """The posterior of the whitened latent, given that of the raw one (which is what a cache keeps)."""
+        """The posterior of the whitened latent, given that of the raw latent. Latent caches keep raw ones."""
         mean, std = self._whitening()
         return Posterior((raw.mean - mean) / std, raw.std / std)
 
@@ -104,13 +113,13 @@ class Autoencoder(nn.Module):
         return self.decoder(self.bottleneck.restore(z))
 
     def forward(self, x: Image, noise: Latent) -> Reconstruction:
-        """The training pass, on raw latents; `noise` is standard normal, (b, *latent_shape)."""
+        """The training pass on images x (b, c, h, w), with raw latents; `noise` is standard normal, (b, *latent_shape)."""
         self.check_size(tuple(x.shape[1:]))
         coded = self.bottleneck(self.encoder(x), noise)
         return Reconstruction(self.decoder(coded.z), coded.z, coded.posterior, coded.terms)
 
     def codes(self, x: Image) -> Int[Tensor, "b lh lw"]:
-        """The codes of an image, where the bottleneck is a vector quantiser."""
+        """The codes of images, integers (b, h / f, w / f); TypeError where the bottleneck is no vector quantiser."""
         self.check_size(tuple(x.shape[1:]))
         return self._quantiser().codes(self.encoder(x))
 
@@ -120,11 +129,14 @@ class Autoencoder(nn.Module):
         return len(self._quantiser().codebook)
 
     def decode_codes(self, codes: Int[Tensor, "b lh lw"]) -> Image:
-        """The image of codes, where the bottleneck is a vector quantiser."""
+        """The images of codes (b, h / f, w / f); TypeError where the bottleneck is no vector quantiser."""
         return self.decoder(self._quantiser().lookup(codes))
 
     def set_statistics(self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"]) -> None:
-        """Whiten with these moments of the raw latent's channels, measured over many images."""
+        """Whiten from now on with this mean and standard deviation, (c,), of the channels of raw latents.
+
+        Raises ValueError where a number is not finite or a standard deviation is 0.
+        """
         for name, value in (("mean", mean), ("std", std)):
             if value.shape != self.latent_mean.shape or not value.isfinite().all():
                 raise ValueError(f"latent {name} must be {len(self.latent_mean)} finite numbers; got {value}")
@@ -136,8 +148,8 @@ class Autoencoder(nn.Module):
         self.latent_std.copy_(std)
 
     def check_size(self, shape: tuple[int, ...], times: int = 1) -> None:
-        """ValueError where images of (c, h, w) have other channels, or sides that are no multiples of `factor`, or of
-        `times` as much where a prior divides the latent's sides further."""
+        """Raise ValueError where images of shape (c, h, w) have another number of channels, or sides that are not multiples
+        of `factor` * `times`; `times` is the factor by which the sides of the latent have to be divisible for the prior."""
         channels, height, width = shape
         if channels != self.image_shape[0]:
             raise ValueError(
@@ -156,7 +168,7 @@ class Autoencoder(nn.Module):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The decoder's last weight, where an adaptive adversarial weight compares gradients."""
+        """The decoder's last weight, at which the adaptive adversarial weight compares gradients (ldm.loss.adaptive)."""
         return self.decoder.last_layer
 
     def _whitening(self) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,14 @@
-"""What happens between the encoder and the decoder: nothing, a Gaussian posterior, or a vector quantiser.
+"""Bottlenecks between the encoder and the decoder: none, a Gaussian posterior, or a vector quantiser.
 
-Gaussian (arXiv 1312.6114, appendix B): the encoder gives mean and log-variance, q(z|x) = N(mean, std^2), and
+With the Gaussian bottleneck (Kingma and Welling 2013, appendix B) the encoder gives mean and log-variance of
+q(z|x) = N(mean, std^2), and the divergence from the standard normal distribution is
 
-    KL(q || N(0, 1)) = 1/2 sum(mean^2 + std^2 - 1 - log std^2)
+    KL(q || N(0, 1)) = 1/2 sum(mean^2 + std^2 - 1 - log std^2),
 
-summed over all entries of the latent. Vector quantiser: see `ldm.autoencoder.quantiser`.
+summed over all numbers of the latent. The vector quantiser is in ldm.autoencoder.quantiser.
+
+Sources:
+    Kingma and Welling, Auto-Encoding Variational Bayes (2013), arXiv 1312.6114
 """
 
 from __future__ import annotations
@@ -22,13 +26,14 @@ from ldm.types import Latent
 
 @dataclass(frozen=True)
 class Posterior:
-    """q(z|x) = N(mean, std^2), independent per entry; std 0 where the encoder is deterministic."""
+    """q(z|x) = N(mean, std^2), independent in every number of the latent; std is 0 where the encoder is deterministic."""
 
     mean: Latent
     std: Latent
 
     @property
     def mode(self) -> Latent:
+        """The most probable latent, which is the mean."""
         return self.mean
 
     def sample(self, noise: Latent) -> Latent:
@@ -36,17 +41,19 @@ class Posterior:
         return self.mean + self.std * noise
 
     def kl(self) -> Float[Tensor, " b"]:
-        """KL(q || N(0, 1)) in nats, summed over the entries of each example; infinite where std is 0."""
+        """KL(q || N(0, 1)) in nats, summed over the numbers of each latent, (b,); inf where std is 0."""
         terms = self.mean.square() + self.std.square() - 1 - 2 * self.std.log()
         return 0.5 * terms.flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
 class Coded:
-    """What a bottleneck makes of the encoder's output in training.
+    """The result of a bottleneck in training.
 
-    z is what the decoder reads. `terms` are loss terms per image (summed over the latent, mean over the batch), without
-    the weight of a KL term.
+    Fields:
+        z: the latent that the decoder is given.
+        posterior: q(z|x).
+        terms: loss terms, summed over a latent and averaged over images; `kl` is without its weight.
     """
 
     z: Latent
@@ -55,10 +62,11 @@ class Coded:
 
 
 class Bottleneck(nn.Module, ABC):
-    """Between encoder and decoder.
+    """What stands between encoder and decoder. A new one writes `posterior`, `forward` and `restore`.
 
-    channels: of the latent; None for as many as the image has (`Identity` only).
-    moments: numbers that it wants from the encoder for each latent channel.
+    Attributes:
+        channels: of the latent; None for as many as the image has (`Identity` only).
+        moments: how many channels the encoder has to give for each channel of the latent.
     """
 
     channels: int | None
@@ -66,18 +74,20 @@ class Bottleneck(nn.Module, ABC):
 
     @abstractmethod
     def posterior(self, h: Float[Tensor, "b m lh lw"]) -> Posterior:
-        """q(z|x) from the encoder's output."""
+        """q(z|x), given the encoder's output (b, moments * channels, h, w)."""
 
     @abstractmethod
     def forward(self, h: Float[Tensor, "b m lh lw"], noise: Latent) -> Coded:
-        """A latent to train with and its loss terms; `noise` is standard normal."""
+        """A latent for training, and its loss terms, given the encoder's output and standard normal noise of the latent's
+        shape."""
 
     @abstractmethod
     def restore(self, z: Latent) -> Latent:
-        """The latent that the decoder reads, from a latent that a prior made: where quantisation happens."""
+        """The latent that the decoder is given, of a latent that a prior made: a quantiser quantises here."""
 
     def step(self) -> dict[str, Float[Tensor, ""]]:
-        """Ends an update, on all ranks: what is learnt from its training passes other than by gradients; numbers to log."""
+        """Called on all ranks at the end of an update: learns what is not learnt by gradients from the training passes of the
+        update, and returns numbers to log."""
         return {}
 
 
@@ -103,7 +113,7 @@ class Identity(Bottleneck):
 
 
 class DiagonalGaussian(Bottleneck):
-    """A diagonal Gaussian posterior; log-variance clamped to [-30, 20] so that no std under- or overflows.
+    """A diagonal Gaussian posterior. The log-variance is clamped to [-30, 20], so that std neither under- nor overflows.
 
     Arguments:
         channels: of the latent.

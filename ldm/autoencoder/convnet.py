@@ -1,11 +1,17 @@
-"""The convolutional encoder and decoder of latent diffusion (arXiv 2112.10752, appendix G; arXiv 2012.09841).
+"""The convolutional encoder and decoder of latent diffusion (Rombach et al. 2021, appendix G; Esser et al. 2020).
 
-Residual blocks at resolutions that halve (encoder) or double (decoder) from level to level, with self-attention over
-pixels in the middle. `patch` folds p x p pixels into channels before the first convolution and unfolds them
-after the last: f = patch * 2^(levels - 1) is the factor between image and latent. Residual blocks begin as the identity (the
-last convolution of each at zero: Goyal et al. 2017, Accurate, large minibatch SGD, arXiv 1706.02677, section 5.1), and
-what comes before a pixel shuffle with equal weights for all pixels of a cell (`ldm.nn.resnet`): on Fashion-MNIST each is
-worth more than half a decibel after 300 updates (experiments/LOG.md, 2026-11-26).
+They consist of residual blocks at resolutions that halve (encoder) or double (decoder) from level to level, with
+self-attention over pixels in the middle. `patch` folds p x p pixels into channels before the first convolution and unfolds
+them after the last one, so that f = patch * 2^(levels - 1) is the factor between the sides of image and latent.
+
+Residual blocks begin as the identity, with zeros in the last convolution of each (Goyal et al. 2017, section 5.1). The
+convolution before a pixel shuffle begins with equal weights for all pixels of a cell (ldm.nn.resnet). On Fashion-MNIST each
+of the two improves PSNR by more than half a decibel after 300 updates (experiments/LOG.md, 2026-11-26).
+
+Sources:
+    Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (2021), arXiv 2112.10752
+    Esser et al., Taming Transformers for High-Resolution Image Synthesis (2020), arXiv 2012.09841
+    Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour (2017), arXiv 1706.02677
 """
 
 from __future__ import annotations
@@ -31,7 +37,12 @@ PAD_END = partial(Downsample, pad_all_sides=False)
 
 
 class Trunk(nn.Sequential):
-    """Blocks one after another, each recomputed in the backward pass if `checkpointing`."""
+    """Blocks one after another.
+
+    Arguments:
+        blocks: the modules.
+        checkpointing: recompute the activations of each block in the backward pass instead of keeping them.
+    """
 
     def __init__(self, blocks: list[nn.Module], checkpointing: bool):
         super().__init__(*blocks)
@@ -41,6 +52,7 @@ class Trunk(nn.Sequential):
                 block.start_as_identity()
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+        """The map after all blocks."""
         for block in self:
             x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
         return x
@@ -59,7 +71,7 @@ def _middle(width: int, attention: bool, norm: Norm, dropout: float) -> list[nn.
 
 
 class Encoder(nn.Module):
-    """Image (b, channels, h, w) -> (b, latent, h / factor, w / factor).
+    """The encoder, from images (b, channels, h, w) to (b, latent, h / factor, w / factor).
 
     Arguments:
         width: channels of the first level.
@@ -71,7 +83,7 @@ class Encoder(nn.Module):
         patch: pixels are folded by patch x patch into channels before the first convolution.
         mix: a last 1x1 convolution, as in published checkpoints ("quant_conv").
         checkpointing: recompute activations in the backward pass instead of keeping them.
-        channels, latent: of the image and of what is made of it, the moments of a latent; the autoencoder says them.
+        channels, latent: channels of the image and of the output; the autoencoder gives them.
         norm: the normalisation in every block, by its number of channels.
         dropout: the share of activations that each block leaves out in training.
     """
@@ -117,13 +129,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent (b, latent, h, w) -> image (b, channels, h * factor, w * factor).
+    """The decoder, from latents (b, latent, h, w) to images (b, channels, h * factor, w * factor).
 
-    Patch and levels may differ from the encoder's where the factor is the same. Published decoders have one block a level
-    more than their encoders.
+    Patch and number of levels may differ from the encoder's, as long as the factor is the same. In published autoencoders
+    the decoder has one block more in each level than the encoder.
 
     Arguments:
-        channels, latent: of the image and of the latent; the autoencoder says them.
+        channels, latent: channels of the image and of the latent; the autoencoder gives them.
         width: channels of the level of the highest resolution.
         multipliers: channels of each level, as multiples of `width`, the highest resolution first.
         blocks: residual blocks of each level, one number or one a level; the lowest resolution has two more, the middle.
@@ -174,7 +186,7 @@ class Decoder(nn.Module):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight that makes the image, where an adaptive adversarial weight compares gradients."""
+        """The weight of the last convolution, at which the adaptive adversarial weight compares gradients."""
         return self.head.weight
 
     def forward(self, z: Latent) -> Image:
@@ -186,7 +198,7 @@ class Pixels(nn.Module):
     """The encoder and the decoder of an autoencoder without networks: the latent is the image.
 
     Arguments:
-        channels, latent: of the image and of the latent, which have to be as many; the autoencoder says them.
+        channels, latent: channels of the image and of the latent, which have to be equal; the autoencoder gives them.
     """
 
     factor = 1
@@ -201,6 +213,7 @@ class Pixels(nn.Module):
 
     @property
     def last_layer(self) -> nn.Parameter:
+        """There is none: raises TypeError."""
         raise TypeError("the identity autoencoder has no layers, so nothing to train: it is a first stage as it stands")
 
     def forward(self, x: Image) -> Image:

@@ -1,17 +1,27 @@
-"""The vector quantiser: a latent vector becomes the nearest of K codes (arXiv 1711.00937).
+"""The vector quantiser: each vector of a latent is replaced by the nearest of K codes (van den Oord et al. 2017).
 
-With e = code nearest to z_e(x), gradients pass straight through, z = z_e + sg(e - z_e), and the loss terms are
+Let z_e be the encoder's output, e the code nearest to it, and sg the stop-gradient. The quantised latent is
+z = z_e + sg(e - z_e), so that gradients of z pass to z_e unchanged (straight-through), and the loss terms are
 
-    codebook   |sg(z_e) - e|^2          (eq. 3, second term; absent where codes are running means, appendix A.1)
-    commitment 0.25 |z_e - sg(e)|^2     (eq. 3, third term)
+    codebook   |sg(z_e) - e|^2          (equation 3, second term; absent where codes are running means, appendix A.1)
+    commitment 0.25 |z_e - sg(e)|^2     (equation 3, third term)
 
-summed over the latent. Running means: usage_k <- d usage_k + (1 - d) n_k, sum_k <- d sum_k + (1 - d) sum of its z_e, and
-e_k = sum_k / usage_k, with n_k and the sum over the whole batch of an update: a training pass only gathers them, over
-micro-batches, and `step` applies them, over ranks, when the update ends. A code that got no vector keeps its place.
+summed over the latent. As running means, the codes are
 
-A code hardly used any more is dead and restarts at a vector of the update's batch (arXiv 2005.00341, section 3.1). The
-candidates are the vectors where the pass's noise, which a quantiser has no other use for, is largest; code k takes the
-k-th. Noise is a function of the image's place in the batch, so every split of a batch has the same candidates.
+    usage_k <- d usage_k + (1 - d) n_k,   sum_k <- d sum_k + (1 - d) s_k,   e_k = sum_k / usage_k,
+
+where n_k is the number and s_k the sum of the vectors that were assigned to code k in the whole batch of an update. The
+training passes only gather n_k and s_k over micro-batches, and `step` applies them, over all ranks, at the end of the
+update. A code to which no vector was assigned keeps its value.
+
+A code that is hardly used any more is called dead. It is replaced by a vector of the update's batch (Dhariwal et al. 2020,
+section 3.1). The vectors at which the noise of the training pass is largest are taken, the k-th of them for code k; a
+quantiser has no other use for this noise. Since noise is a function of the image's place in the global batch, the vectors
+do not depend on how the batch is split into micro-batches and over ranks.
+
+Sources:
+    van den Oord et al., Neural Discrete Representation Learning (2017), arXiv 1711.00937
+    Dhariwal et al., Jukebox: A Generative Model for Music (2020), arXiv 2005.00341
 """
 
 from __future__ import annotations
@@ -31,18 +41,18 @@ from ldm.types import Latent, Probability
 
 
 class VectorQuantiser(Bottleneck):
-    """The nearest of `codes` vectors of `channels` numbers.
+    """Replaces each vector of a latent by the nearest of `codes` vectors of `channels` numbers.
 
     Arguments:
-        commitment: weight of the encoder's pull towards its code.
-        running_means: codes are running means of the vectors assigned to them; otherwise they follow gradients.
-        decay: of the running means and of the count of usage.
-        restart_below: share of an even usage (1 / codes) under which a code is dead; 0 restarts none.
-        codes: how many vectors there are in the codebook.
-        channels: of the latent, the numbers of a code.
+        codes: number of vectors in the codebook.
+        channels: of the latent, and so numbers in a code.
+        commitment: weight of the commitment loss, which draws the encoder's output towards its code.
+        running_means: whether codes are running means of the vectors assigned to them, or are learnt by gradients.
+        decay: of the running means, and of the running usage.
+        restart_below: a code is dead when its usage is below this share of an even usage; 0 replaces none.
 
-    Before its first update all codes are dead, so the codebook begins as vectors of the first batch; where none restarts,
-    a code is its random first place until it gets a vector.
+    Before the first update all codes are dead, so the codebook begins as vectors of the first batch. With
+    `restart_below=0` a code keeps its random initial value until a vector is assigned to it.
     """
 
     def __init__(
@@ -65,7 +75,7 @@ class VectorQuantiser(Bottleneck):
         self._gathered: _Gathered | None = None
 
     def codes(self, h: Latent) -> Int[Tensor, "b lh lw"]:
-        """The index of the nearest code of every latent pixel."""
+        """The number of the nearest code for each pixel of a latent (b, channels, h, w), (b, h, w)."""
         rows = rearrange(h.detach().float(), "b c h w -> b h w c")
         book = self.codebook.detach().float()
         with torch.autocast(h.device.type, enabled=False):
@@ -73,11 +83,11 @@ class VectorQuantiser(Bottleneck):
         return distance.argmin(-1)
 
     def lookup(self, codes: Int[Tensor, "b lh lw"]) -> Latent:
-        """The latent that codes stand for."""
+        """The latent (b, channels, h, w) of codes (b, h, w)."""
         return rearrange(F.embedding(codes, self.codebook), "b h w c -> b c h w")
 
     def posterior(self, h: Latent) -> Posterior:
-        """The vectors before quantisation, which a prior of continuous latents models; `restore` quantises."""
+        """The vectors before quantisation, which a prior of continuous latents models; `restore` quantises them."""
         return Posterior(h.float(), torch.zeros_like(h, dtype=torch.float32))
 
     def restore(self, z: Latent) -> Latent:
@@ -96,7 +106,7 @@ class VectorQuantiser(Bottleneck):
 
     @torch.no_grad()
     def _gather(self, rows: Float[Tensor, "n c"], codes: Int[Tensor, " n"], order: Float[Tensor, " n"]) -> None:
-        """Add one pass's counts, sums and candidates to those of the update."""
+        """Add the counts, sums and candidates of one pass to those of the update; `order` ranks the candidates."""
         counts = torch.bincount(codes, minlength=len(self.usage)).float()
         sums = torch.zeros_like(self.sums).index_add_(0, codes, rows)
         passed = _Gathered(counts, sums, *_largest(order, rows, len(counts)))
@@ -104,7 +114,8 @@ class VectorQuantiser(Bottleneck):
 
     @torch.no_grad()
     def step(self) -> dict[str, Float[Tensor, ""]]:
-        """Running counts, means and restarts from what all ranks gathered; the share of codes in use and their perplexity."""
+        """Update usage, running means and dead codes from what all ranks have gathered. Returns `usage`, the share of codes
+        that were used in the update, and their `perplexity`."""
         gathered, self._gathered = self._gathered, None
         if gathered is None:
             return {}
@@ -114,7 +125,7 @@ class VectorQuantiser(Bottleneck):
         means = self.sums + (1 - self.decay) * (sums / even - self.sums)
         moved = ((1 - self.decay) * counts > 0) & self.running_means
         book = torch.where(moved[:, None], means / usage[:, None], self.codebook)
-        # At the first update everything is dead, whatever its count: the codebook was not made from data yet.
+        # At the first update every code is dead: none of them comes from data yet.
         dead = (usage < self.restart_below) | ((self.updates == 0) & (self.restart_below > 0))
         usage = torch.where(dead, 1.0, usage)
         means = torch.where(dead[:, None], candidates, means)
@@ -129,7 +140,8 @@ class VectorQuantiser(Bottleneck):
 
 @dataclass(frozen=True)
 class _Gathered:
-    """What passes of an update leave: counts (k,), sums (k, c) and candidates (k, c), by falling `order` (k,)."""
+    """What the passes of an update have gathered: counts (k,), sums (k, c), and candidates (k, c) in decreasing order of
+    `order` (k,)."""
 
     counts: Tensor
     sums: Tensor
@@ -142,7 +154,7 @@ class _Gathered:
         return _Gathered(counts, sums, *_largest(order, rows, len(counts)))
 
     def over_ranks(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Counts, sums and a candidate for each code, in turn where vectors are fewer; the same on all ranks."""
+        """Counts, sums and a candidate for each code, the same on all ranks; candidates repeat where vectors are fewer."""
         counts, sums, order, rows = self.counts, self.sums, self.order, self.candidates
         if dist.is_available() and dist.is_initialized():
             both = torch.cat([counts[:, None], sums], dim=1)
@@ -154,7 +166,7 @@ class _Gathered:
 
 
 def _largest(order: Float[Tensor, " n"], rows: Float[Tensor, "n c"], k: int) -> tuple[Tensor, Tensor]:
-    """The k largest numbers of `order`, falling, and their rows; filled up with -inf and zeros."""
+    """The k largest numbers of `order`, in decreasing order, and their rows; filled up with -inf and zeros."""
     short = max(k - len(order), 0)
     order, rows = F.pad(order, (0, short), value=-torch.inf), F.pad(rows, (0, 0, 0, short))
     order, places = order.topk(k)

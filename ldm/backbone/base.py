@@ -1,8 +1,11 @@
-"""Backbones: networks F(z_t, log-SNR, c) with the shape of z_t, which know nothing of diffusion.
+"""Backbones: networks F(z_t, log SNR, c) whose output has the shape of z_t. They do not know what their output means.
 
-Every one of them is told the noise level by two layers over a sinusoidal embedding of log-SNR (arXiv 2006.11239,
-appendix B). The mean of the context's tokens may be added to it, so that the whole network is told the context even
-without attention. A spatial context is concatenated to the input.
+Every backbone is conditioned on the noise level by an embedding: two linear layers over a sinusoidal embedding of log SNR
+(Ho et al. 2020, appendix B). The mean of the context's tokens can be added to this embedding, so that the whole network is
+conditioned on the context, also without attention. A spatial context is concatenated to the input.
+
+Sources:
+    Ho et al., Denoising Diffusion Probabilistic Models (2020), arXiv 2006.11239
 """
 
 from __future__ import annotations
@@ -19,17 +22,18 @@ from ldm.nn.attention import masked_mean
 from ldm.nn.embedding import TimeEmbedding
 from ldm.types import Context, ContextShape, Latent, Time
 
-Told: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
-"""What every block is told: the embedding (b, e), the context's tokens and their mask."""
+Conditioning: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
+"""What every block is conditioned on: the embedding (b, e), and the context's tokens (b, n, d) with their mask (b, n)."""
 
 
 class Inner(NamedTuple):
-    """A layer on the way through a network, whose output others look at.
+    """A layer inside a network whose output is used elsewhere, as by alignment (ldm.alignment.alignment).
 
     Fields:
-        layer: gives a map (b, width, h, w), its tokens (b, n, width) row by row, or for one token (b, width).
-        width: of a token.
-        stride: height and width of the part of z that is one token.
+        layer: the layer. Its output is a map (b, width, h, w), tokens (b, n, width) in row-major order, or one token
+            (b, width).
+        width: the number of channels of a token.
+        stride: height and width, in pixels of z, of the part of z that is one token.
     """
 
     layer: nn.Module
@@ -38,16 +42,18 @@ class Inner(NamedTuple):
 
 
 class Backbone(nn.Module, ABC):
-    """
+    """A network F(z, log_snr, c) with an embedding of the noise level. A new one writes `forward` and `inner`.
+
     Arguments:
         channels: of z.
-        context: what the context holds.
-        width: of the embedding of log-SNR that `time` makes.
-        told: width of what the network's parts are told.
-        pooled_context: whether the mean of the context's tokens, where there are some, is added to it.
+        context: the widths of the context's parts.
+        width: of the sinusoidal embedding of log SNR that `time` makes.
+        embedding: width of the embedding that the blocks are conditioned on.
+        time: makes the sinusoidal embedding of log SNR, given its width.
+        pooled_context: whether the mean of the context's tokens, if there are any, is added to the embedding.
 
     Attributes:
-        factor: of which the height and width of z must be multiples.
+        factor: the height and the width of z must be multiples of it.
     """
 
     factor: int = 1
@@ -57,37 +63,48 @@ class Backbone(nn.Module, ABC):
         channels: PositiveInt,
         context: ContextShape,
         width: PositiveInt,
-        told: PositiveInt,
+        embedding: PositiveInt,
         time: TimeEmbedding,
         pooled_context: bool,
     ):
         super().__init__()
         self.channels, self.context = channels, context
         self.time = time(width)
-        self.tell_time = nn.Sequential(nn.Linear(width, told), nn.SiLU(), nn.Linear(told, told))
-        self.tell_context = nn.Linear(context.tokens, told) if pooled_context and context.tokens else None
+        self.embed_time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.embed_context = nn.Linear(context.tokens, embedding) if pooled_context and context.tokens else None
 
     @abstractmethod
     def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
-        """F(z, log_snr, c), of z's shape; log_snr is (b,)."""
+        """F(z, log_snr, c), (b, c, h, w) like z; log_snr is (b,)."""
 
     @property
     @abstractmethod
     def inner(self) -> Inner:
-        """Where the network is to have understood z, with as much of it left to say what was asked; for alignment.
-        ValueError where training leaves no such layer to all tokens."""
+        """The layer that alignment compares with the features of a pretrained network.
 
-    def tell(self, log_snr: Time, c: Context) -> Float[Tensor, "b e"]:
-        """What the network's parts are told of the noise level and, pooled, of the context."""
-        told = self.tell_time(self.time(log_snr).to(self.tell_time[0].weight.dtype))
-        return told if self.tell_context is None else told + self.tell_context(masked_mean(c.tokens, c.mask))
+        It should be deep enough that its output describes what z shows, with enough layers behind it to predict F from that.
+        Raises ValueError where, in training, all tokens pass no such layer.
+        """
+
+    def embed(self, log_snr: Time, c: Context) -> Float[Tensor, "b e"]:
+        """The embedding of the noise level log_snr (b,), plus that of the mean of the context's tokens with
+        `pooled_context`."""
+        embedding = self.embed_time(self.time(log_snr).to(self.embed_time[0].weight.dtype))
+        if self.embed_context is None:
+            return embedding
+        return embedding + self.embed_context(masked_mean(c.tokens, c.mask))
 
     def joined(self, z: Latent, c: Context) -> Float[Tensor, "b k lh lw"]:
-        """z and the spatial context, if any, as channels of one map."""
+        """z and the spatial context, if there is one, concatenated over channels."""
         return z if c.spatial is None else torch.cat([z, c.spatial], dim=1)
 
     def check(self, z: Tensor, c: Context, factor: int, made_of: str) -> None:
-        """ValueError where the channels, sides (multiples of `factor`, which is `made_of`) or context are others."""
+        """Raise ValueError where z or the context does not fit this backbone.
+
+        Arguments:
+            factor: the sides of z must be multiples of it.
+            made_of: what the factor consists of, for the message.
+        """
         _, channels, height, width = z.shape
         if channels != self.channels or height % factor or width % factor:
             below = max(height, width) // factor * factor
@@ -99,6 +116,7 @@ class Backbone(nn.Module, ABC):
         self.check_context(c)
 
     def check_context(self, c: Context) -> None:
+        """Raise ValueError where the widths of the context are not those that the backbone was built for."""
         if c.shape != self.context:
             raise ValueError(
                 f"this {type(self).__name__} was built for {self.context}; the context that came has {c.shape}"

@@ -1,8 +1,8 @@
-"""A multi-layer perceptron: F(z_t, log-SNR, c) with the shape of z_t, for points of the plane and other small z.
+"""A multi-layer perceptron: F(z_t, log SNR, c) with the shape of z_t, for points in the plane and other small z.
 
-z (c, h, w) is one vector; a block is x + out(silu(hidden(norm(x) (1 + scale) + shift))), with scale and shift linear in
-what is told of the noise level and of the context, whose tokens enter by their mean. Blocks begin as the identity and the
-output as zero.
+z (c, h, w) is taken as one vector. A block is x + out(silu(hidden(norm(x) (1 + scale) + shift))), where scale and shift are
+linear in the embedding of the noise level, to which the mean of the context's tokens is added. Blocks begin as the
+identity, and the output begins as zero.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class _Block(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Float[Tensor, "b d"], told: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        scale, shift = self.modulation(told).chunk(2, dim=1)
+    def forward(self, x: Float[Tensor, "b d"], embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        scale, shift = self.modulation(embedding).chunk(2, dim=1)
         return x + self.out(self.dropout(F.silu(self.hidden(self.norm(x) * (1 + scale) + shift))))
 
 
 class MLP(Backbone):
-    """Residual blocks over the whole of z.
+    """A multi-layer perceptron with residual blocks over all numbers of z.
 
     Arguments:
         channels: of z.
-        context: what the context holds; tokens are pooled.
-        sides: height and width of z, for an MLP takes one size only.
+        context: the widths of the context's parts; tokens enter by their mean.
+        sides: height and width of z; an MLP takes one size only.
         width: of the hidden vector.
-        depth: how many residual blocks.
-        expansion: hidden numbers of a block, as a multiple of the width.
+        depth: number of residual blocks.
+        expansion: width inside a block, as a multiple of `width`.
         dropout: inside each block.
         time: makes the embedding of log-SNR, given its width.
     """
@@ -67,7 +67,7 @@ class MLP(Backbone):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
-        """F(z, log_snr, c), of z's shape; log_snr is (b,)."""
+        """F(z, log_snr, c), (b, c, h, w) like z; log_snr is (b,)."""
         if tuple(z.shape[1:]) != (self.channels, *self.sides):
             height, width = z.shape[2:]
             raise ValueError(
@@ -75,13 +75,13 @@ class MLP(Backbone):
                 f"channels and with backbone.sides=[{height},{width}]"
             )
         self.check_context(c)
-        told = F.silu(self.tell(log_snr, c))
+        embedding = F.silu(self.embed(log_snr, c))
         x = self.stem(self.joined(z, c).flatten(1))
         for block in self.blocks:
-            x = block(x, told)
+            x = block(x, embedding)
         return self.head(F.silu(self.norm(x))).view_as(z)
 
     @property
     def inner(self) -> Inner:
-        """The block that ends the first third; its vector is of all of z."""
+        """The last block of the first third; its output is one token for all of z."""
         return Inner(self.blocks[(len(self.blocks) - 1) // 3], self.stem.out_features, self.sides)

@@ -1,10 +1,15 @@
-"""The U-Net of latent diffusion: F(z_t, log-SNR, c) with the shape of z_t.
+"""The U-Net of latent diffusion: F(z_t, log SNR, c) with the shape of z_t.
 
-Residual blocks told the noise level, at resolutions that halve from level to level, with skip connections between the
-way down and the way up (arXiv 2006.11239, appendix B), and transformers over pixels with cross-attention to the
-context's tokens at chosen levels (arXiv 2112.10752, section 3.3). With default parts it is the network of Stable
-Diffusion, layer for layer. `patch` folds p x p pixels into channels first, which is where the cost of a high resolution
-is saved.
+It consists of residual blocks that are conditioned on the noise level, at resolutions that halve from level to level, with
+skip connections between the way down and the way up (Ho et al. 2020, appendix B). At chosen levels each block is followed
+by a transformer over pixels with cross-attention to the context's tokens (Rombach et al. 2021, section 3.3). With the
+default parts it is the network of Stable Diffusion, layer for layer. `patch` folds p x p pixels into channels before the
+first convolution, which makes a high resolution cheaper.
+
+Sources:
+    Ho et al., Denoising Diffusion Probabilistic Models (2020), arXiv 2006.11239
+    Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (2021), arXiv 2112.10752
+    Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), arXiv 2105.05233
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ldm.backbone.base import Backbone, Inner, Told
+from ldm.backbone.base import Backbone, Conditioning, Inner
 from ldm.nn.attention import SpatialTransformer, masked_mean
 from ldm.nn.drawing import Drawing
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
@@ -28,7 +33,13 @@ from ldm.types import Context, ContextShape, Latent, Probability, Time
 
 
 class Layer(nn.Module):
-    """A residual block and, at some levels, a transformer; recomputed in the backward pass if `checkpointing`."""
+    """A residual block and, at some levels, a transformer behind it.
+
+    Arguments:
+        block: the residual block.
+        transformer: the transformer, or None.
+        checkpointing: recompute activations in the backward pass instead of keeping them.
+    """
 
     def __init__(self, block: ResBlock, transformer: SpatialTransformer | None, checkpointing: bool):
         super().__init__()
@@ -38,32 +49,33 @@ class Layer(nn.Module):
         x = self.block(x, embedding)
         return x if self.transformer is None else self.transformer(x, tokens, mask)
 
-    def forward(self, x: Float[Tensor, "b i h w"], told: Told) -> Float[Tensor, "b o h w"]:
+    def forward(self, x: Float[Tensor, "b i h w"], conditioning: Conditioning) -> Float[Tensor, "b o h w"]:
+        """A feature map (b, i, h, w) to one of the block's output channels, (b, o, h, w)."""
         if self.checkpointing and self.training:
-            return checkpoint(self._forward, x, *told, use_reentrant=False)
-        return self._forward(x, *told)
+            return checkpoint(self._forward, x, *conditioning, use_reentrant=False)
+        return self._forward(x, *conditioning)
 
 
 class Level(nn.Module):
-    """The layers of one resolution and the change to the next, if any."""
+    """The layers of one resolution, and the change to the next resolution, if there is one."""
 
     def __init__(self, layers: list[Layer], resample: nn.Module | None):
         super().__init__()
         self.layers, self.resample = nn.ModuleList(layers), resample
 
-    def down(self, x: Tensor, told: Told) -> list[Tensor]:
-        """Every feature map made on the way, each kept for the way up."""
+    def down(self, x: Tensor, conditioning: Conditioning) -> list[Tensor]:
+        """The feature maps of all layers, the last one at the next resolution; the way up takes each of them again."""
         made = []
         for layer in self.layers:
-            made.append(x := layer(x, told))
+            made.append(x := layer(x, conditioning))
         if self.resample is not None:
             made.append(self.resample(x))
         return made
 
-    def up(self, x: Tensor, skips: list[Tensor], told: Told) -> Tensor:
-        """Takes one skip a layer from the end of `skips`."""
+    def up(self, x: Tensor, skips: list[Tensor], conditioning: Conditioning) -> Tensor:
+        """The feature map after this level. Each layer takes the last map from `skips` and concatenates it to its input."""
         for layer in self.layers:
-            x = layer(torch.cat([x, skips.pop()], dim=1), told)
+            x = layer(torch.cat([x, skips.pop()], dim=1), conditioning)
         return x if self.resample is None else self.resample(x)
 
 
@@ -72,23 +84,23 @@ class UNet(Backbone):
 
     Arguments:
         channels: of z; the output has as many.
-        context: what the context holds. Without tokens, transformers attend to pixels only.
+        context: the widths of the context's parts. Without tokens, transformers attend to pixels only.
         width: channels of the first level.
         multipliers: channels of every level, as multiples of `width`, the highest resolution first.
         blocks: residual blocks of each level on the way down, one number or one a level; the way up has one more.
-        attention: per level, whether a transformer follows each block.
-        middle_attention: whether one stands in the middle.
-        heads: of every attention, or `None` for channels / head_width.
+        attention: for each level, whether a transformer follows each block.
+        middle_attention: whether a transformer stands in the middle.
+        heads: number of heads of every attention, or `None` for channels / head_width.
         head_width: channels of one head where `heads` is not given.
         depth: transformer blocks in each transformer.
         down, up: halve and double the resolution: `Downsample` or `Unshuffle`, `Upsample` or `Shuffle`.
-        norm: of residual blocks.
-        attention_norm: of transformers, the same as `norm` unless given.
-        scale_shift: how blocks are told the noise level: scaled and shifted, or added.
-        pooled_context: whether the mean of the context's tokens, where there are some, is added to the noise embedding.
-        drawn_context: channels of smooth maps that this mean, where there is one, draws for the input (`ldm.nn.drawing`); with
-            some, words of place are learnt in hundreds of updates in place of thousands.
-        patch: z is folded by patch x patch pixels into channels before the first convolution.
+        norm: the normalisation in residual blocks.
+        attention_norm: the normalisation in transformers; the same as `norm` unless given.
+        scale_shift: how the embedding of the noise level enters a block: as scale and shift, or added.
+        pooled_context: whether the mean of the context's tokens, if there are any, is added to the embedding.
+        drawn_context: channels of smooth maps that are made of this mean and concatenated to the input (`ldm.nn.drawing`);
+            with some, words of place are learnt in hundreds of updates instead of thousands.
+        patch: patch x patch pixels of z are folded into channels before the first convolution.
         checkpointing: recompute activations in the backward pass instead of keeping them.
         time: makes the embedding of log-SNR, given its width.
         dropout: the share of activations that each block leaves out in training.
@@ -121,8 +133,8 @@ class UNet(Backbone):
         checkpointing: bool = False,
         time: TimeEmbedding = LogSnrEmbedding,
     ):
-        told = 4 * width
-        super().__init__(channels, context, width, told, time, pooled_context)
+        embedding = 4 * width
+        super().__init__(channels, context, width, embedding, time, pooled_context)
         counts = (blocks,) * len(multipliers) if isinstance(blocks, int) else tuple(blocks)
         self._check_levels(tuple(multipliers), counts, tuple(attention))
         drawn_context = 0 if context.tokens is None else drawn_context
@@ -130,7 +142,7 @@ class UNet(Backbone):
         widths = [width * multiplier for multiplier in multipliers]
 
         def layer(inputs: int, outputs: int, attend: bool) -> Layer:
-            block = ResBlock(inputs, outputs, told, norm=norm, scale_shift=scale_shift, dropout=dropout)
+            block = ResBlock(inputs, outputs, embedding, norm=norm, scale_shift=scale_shift, dropout=dropout)
             if not attend:
                 return Layer(block, None, checkpointing)
             count, kind = heads or max(1, outputs // head_width), attention_norm or norm
@@ -157,7 +169,7 @@ class UNet(Backbone):
             )
 
     def _start_at_zero(self) -> None:
-        """Every residual branch starts as the identity and the output as zero (arXiv 2105.05233's code)."""
+        """Every residual block begins as the identity, and the output as zero (the code of Dhariwal and Nichol 2021)."""
         for module in self.modules():
             if isinstance(module, (ResBlock, SpatialTransformer)):
                 module.start_as_identity()
@@ -165,25 +177,25 @@ class UNet(Backbone):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
-        """F(z, log_snr, c), of z's shape; log_snr is (b,)."""
+        """F(z, log_snr, c), (b, c, h, w) like z; log_snr is (b,)."""
         self.check(z, c, self.factor, "patch * 2^(levels - 1)")
-        told = (self.tell(log_snr, c), c.tokens, c.mask)
+        conditioning = (self.embed(log_snr, c), c.tokens, c.mask)
         x = torch.cat([self.joined(z, c), *self._drawn(z, c)], dim=1)
         x = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [x]
         for level in self.downs:
-            skips += level.down(skips[-1], told)
+            skips += level.down(skips[-1], conditioning)
         x = skips[-1]
         for layer in self.middle:
-            x = layer(x, told)
+            x = layer(x, conditioning)
         for level in self.ups:
-            x = level.up(x, skips, told)
+            x = level.up(x, skips, conditioning)
         x = self.head(F.silu(self.norm(x)))
         return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
 
     @property
     def inner(self) -> Inner:
-        """The last layer of the middle, where the map is smallest."""
+        """The last layer of the middle, at the lowest resolution."""
         layer = self.middle[-1]
         return Inner(layer, layer.block.outputs, (self.factor, self.factor))
 
@@ -200,7 +212,7 @@ def _way_down(
     counts: Sequence[int],
     attention: Sequence[bool],
 ) -> tuple[nn.ModuleList, list[int]]:
-    """The levels on the way down and the channels of every feature map kept, that of the stem first."""
+    """The levels on the way down, and the channels of all feature maps that the way up takes again, the stem's first."""
     levels, kept = nn.ModuleList(), [widths[0]]
     for i, outputs in enumerate(widths):
         layers = []
@@ -223,7 +235,7 @@ def _way_up(
     attention: Sequence[bool],
     kept: Sequence[int],
 ) -> nn.ModuleList:
-    """The levels on the way up, each layer with the last feature map kept that no other has taken."""
+    """The levels on the way up. Each layer also takes the last of the kept feature maps that no other layer has taken."""
     levels, kept, now = nn.ModuleList(), list(kept), kept[-1]
     for i in reversed(range(len(widths))):
         layers = []

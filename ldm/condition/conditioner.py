@@ -1,7 +1,10 @@
-"""Conditioners: from a batch to what a sample is conditioned on.
+"""Conditioners: modules that turn a batch into the context that samples are conditioned on.
 
-A conditioner holds a learnt 'no condition' beside its conditions; training drops conditions by chance, so that a prior learns it
-(Ho and Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv 2207.12598, algorithm 1), and guidance asks for it.
+Besides contexts a conditioner has a learnt embedding of "no condition". It is trained by dropping conditions at random (Ho
+and Salimans 2022, algorithm 1), and classifier-free guidance needs it.
+
+Sources:
+    Ho and Salimans, Classifier-Free Diffusion Guidance (2022), arXiv 2207.12598
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from ldm.types import Context, ContextShape
 
 
 class Conditioner(nn.Module, ABC):
-    """
+    """Turns a batch into a context. A new one writes `forward` and `fit`.
+
     Attributes:
-        shape: what a backbone has to be able to read.
+        shape: the widths of the context's parts, for which a backbone has to be built.
         needs: the keys of a batch that are read.
         drop: the probability that an example is trained without its condition.
     """
@@ -29,15 +33,15 @@ class Conditioner(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Any]) -> Context:
-        """The context of a batch, its learnt null in `.empty`."""
+        """The context of a batch, with the learnt "no condition" in its field `empty`."""
 
     @abstractmethod
     def fit(self, captions: Iterable[str]) -> None:
-        """Learn from the training captions what has to be there before training; most have nothing to learn."""
+        """Prepare the conditioner with all training captions before training begins, as by learning a tokenizer."""
 
 
 def captions_of(batch: Mapping[str, Any]) -> list[str]:
-    """The batch's captions, without spaces about them; KeyError where it has none."""
+    """The captions of a batch, without leading and trailing spaces; KeyError where it has none."""
     captions = batch.get("caption")
     if captions is None:
         raise KeyError(
@@ -48,5 +52,6 @@ def captions_of(batch: Mapping[str, Any]) -> list[str]:
 
 
 def rounded_up(count: int, most: int, step: int = 16) -> int:
-    """The next multiple of `step`, at most `most`: few lengths of token rows, so that little is compiled anew."""
+    """`count` rounded up to a multiple of `step`, and at most `most`. Token sequences so have few different lengths, and
+    compiled networks are seldom compiled again."""
     return min(-(-count // step) * step, most)

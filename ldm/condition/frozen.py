@@ -1,12 +1,16 @@
-"""Captions by a frozen, pretrained text encoder: CLIP (arXiv 2103.00020) or T5 (arXiv 1910.10683), by `transformers`.
+"""Captions by a frozen, pretrained text encoder of `transformers`: CLIP (Radford et al. 2021) or T5 (Raffel et al. 2019).
 
-The encoder's last hidden states are the tokens, brought to `width` by a learnt linear map. Captions repeat every epoch,
-so their hidden states are kept: in memory, and on the disk for other runs if asked. They are kept in float16, and on
-the CPU each caption is read alone, so what is kept does not depend on the batch that it first came in, and a run that
-goes on computes what an uninterrupted one would have; on a GPU that holds up to rounding, or exactly with what is on
-the disk.
+The tokens of the context are the encoder's last hidden states, mapped to `width` by a learnt linear layer. Captions repeat
+every epoch, so their hidden states are kept in float16: in memory, and optionally on the disk for other runs. On the CPU
+each caption is encoded alone. Its hidden states then do not depend on the batch that it came in first, and a resumed run
+equals an uninterrupted one exactly. On a GPU they are equal up to rounding, or exactly where they are kept on the disk.
 
-The frozen weights are not part of the model's state: they are named by `source` and `revision`.
+The frozen weights are not part of the model's state. They are named by `source` and `revision`.
+
+Sources:
+    Radford et al., Learning Transferable Visual Models From Natural Language Supervision (2021), arXiv 2103.00020
+    Raffel et al., Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer (2019),
+        arXiv 1910.10683
 """
 
 from __future__ import annotations
@@ -28,14 +32,15 @@ log = logging.getLogger(__name__)
 
 
 class FrozenText(Conditioner):
-    """
+    """The hidden states of a frozen text encoder as tokens.
+
     Arguments:
         source: a directory or a hub name, as `openai/clip-vit-large-patch14` or `google-t5/t5-small`.
         width: of the tokens handed to the backbone.
-        length: tokens of a caption at most; the rest of a longer one is cut off, and counted.
-        keep: captions whose hidden states are kept in memory (about 20 kB each).
-        on_disk: keep all of them in the user's cache directory, too, under the hash of the encoder's weights.
-        revision: of a hub name.
+        length: the greatest number of tokens of a caption; the rest of a longer one is cut off, and this is counted.
+        keep: number of captions whose hidden states are kept in memory (about 20 kB each).
+        on_disk: whether to keep all of them in the user's cache directory, too, under the hash of the encoder's weights.
+        revision: the revision of a hub name.
         drop: the probability that an example is trained without its condition.
 
     Raises:
@@ -70,7 +75,8 @@ class FrozenText(Conditioner):
         """Nothing to learn."""
 
     def forward(self, batch: Mapping[str, Any]) -> Context:
-        """tokens (b, n, width), n the longest caption's rounded up to 16; an empty caption is 'no condition'."""
+        """Tokens (b, n, width), where n is the length of the longest caption rounded up to a multiple of 16. An empty caption
+        gives "no condition"."""
         captions, device = captions_of(batch), self.empty.device
         rows = self._hidden.recall(captions, self._read)
         lengths = torch.tensor([len(row) for row in rows])
@@ -85,7 +91,7 @@ class FrozenText(Conditioner):
         return context.drop(1.0, torch.tensor([float(caption != "") for caption in captions]).to(device))
 
     def _read(self, captions: list[str]) -> list[Tensor]:
-        """The hidden states (tokens, hidden) of captions, from the disk where they are."""
+        """The hidden states (tokens, hidden) of each caption, read from the disk where they are there."""
         width = self.project.in_features
         bits = {} if self._disk is None else self._disk.read(captions)
         found = {c: torch.frombuffer(bytearray(b), dtype=torch.float16).view(-1, width) for c, b in bits.items()}
@@ -119,7 +125,7 @@ class FrozenText(Conditioner):
 
 
 def _pretrained(source: str, revision: str | None) -> tuple[nn.Module, Any]:
-    """The text encoder and its tokenizer, from safetensors; no code that comes with them is run."""
+    """The text encoder and its tokenizer. Weights are read from safetensors only, and no code beside them is run."""
     try:
         import transformers
     except ImportError as error:
@@ -144,7 +150,7 @@ def _pretrained(source: str, revision: str | None) -> tuple[nn.Module, Any]:
 
 
 def _hash(module: nn.Module, words: Mapping[str, int]) -> str:
-    """Of every weight's name and bytes, and of the vocabulary that indexes them."""
+    """A hash of the names and bytes of all weights and of the tokenizer's vocabulary."""
     digest = xxhash.xxh3_128(repr(sorted(words.items())).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())

@@ -1,7 +1,7 @@
 """A class label as one learnt token.
 
-Labels count from 0; -1 is 'no condition', the learnt null of classifier-free guidance. The names of the classes are an
-argument and so travel in the model's config: a finished model knows what its numbers mean.
+Labels count from 0, and -1 means "no condition", the learnt embedding for classifier-free guidance. The names of the classes
+are an argument and so stand in the model's config: a saved model knows what its labels mean.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ _SHOWN = 40  # names in a message
 
 
 class Label(Conditioner):
-    """
+    """A learnt token for each class, and one for "no condition".
+
     Arguments:
-        classes: how many labels there are; by default as many as names. A run reads both from its data.
-        names: of the classes, in the order of their numbers; () where they have none.
+        classes: number of labels; by default the number of names. A run reads both from its data.
+        names: the names of the classes in the order of their labels; () where they have none.
         width: of the token.
         drop: the probability that an example is trained without its condition.
     """
@@ -58,10 +59,10 @@ class Label(Conditioner):
         self.tokens = nn.Embedding(self.classes + 1, width)  # the last row is 'no condition'
 
     def forward(self, batch: Mapping[str, Any]) -> Context:
-        """One token for each label, (b, 1, width); without labels and out of training, 'no condition'.
+        """One token for each label, (b, 1, width); "no condition" for a batch without labels, outside of training.
 
-        Raises ValueError where a label is none of this model's, on the host; on a GPU, where to look would be to wait, a
-        failed assertion ends the process.
+        A label that this model does not have raises ValueError on the CPU. On a GPU reading the labels would mean waiting
+        for the device, so there a failed assertion on the device ends the process.
         """
         label = batch.get("label")
         if label is None:
@@ -86,10 +87,10 @@ class Label(Conditioner):
             )
 
     def number(self, word: str | int) -> int:
-        """The label that a word means: the name of a class, or else its number, or -1 for none.
+        """The label that a word stands for: the name of a class, or else its number, or -1 for no condition.
 
-        A name wins over a number, so where classes are called 3, 7, 11, `7` is the second of them.
-        ValueError lists what there is, the nearest names first.
+        Names come before numbers: where classes are called 3, 7 and 11, the word 7 means the second of them. Raises
+        ValueError, with the names that there are, the most similar ones first.
         """
         if str(word) in self.names:
             return self.names.index(str(word))
@@ -111,7 +112,7 @@ class Label(Conditioner):
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names in a row, the first forty of many."""
+    """Names separated by commas; of many, the first forty."""
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

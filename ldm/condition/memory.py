@@ -1,7 +1,7 @@
-"""What has been computed for a caption, kept: captions come back every epoch.
+"""Caches of what was computed for a caption, since captions come again every epoch.
 
-`Memory` keeps the most recently used in this process. `Disk` keeps all of them for other runs, in an SQLite file, whose
-transactions leave it whole whenever a process dies and let several processes write.
+`Memory` keeps the most recently used results in this process. `Disk` keeps all of them for other runs, in an SQLite file. Its
+transactions allow several processes to write, and leave the file intact whenever a process dies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Memory(Generic[T]):
         return len(self._kept)
 
     def recall(self, captions: Sequence[str], compute: Callable[[list[str]], Iterable[T]]) -> list[T]:
-        """The result of each caption; `compute` is asked once for those that are not kept, each of them once."""
+        """The result for each caption. `compute` is called at most once, with the captions that are not kept, each of them
+        once."""
         missing = [caption for caption in dict.fromkeys(captions) if caption not in self._kept]
         if missing:
             self._kept.update(zip(missing, list(compute(missing)), strict=True))  # all of them or none
@@ -41,13 +42,14 @@ class Memory(Generic[T]):
         return found
 
     def clear(self) -> None:
+        """Forget all results."""
         self._kept.clear()
 
 
 class Disk:
     """Bytes by caption in `$LDM_CACHE/captions/<key>.sqlite`, or under ~/.cache/ldm without that variable.
 
-    The place is the user's and not an argument, so that a stranger's config cannot choose where is written.
+    The folder is the user's and not an argument, so that a config from elsewhere cannot choose where to write.
     """
 
     def __init__(self, key: str):
@@ -58,7 +60,7 @@ class Disk:
             connection.execute("CREATE TABLE IF NOT EXISTS kept (caption TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
 
     def read(self, captions: Iterable[str]) -> dict[str, bytes]:
-        """Those of the captions that are there."""
+        """The values that are there, by caption."""
         found = {}
         with closing(self._open()) as connection:
             for caption in captions:
@@ -68,6 +70,7 @@ class Disk:
         return found
 
     def write(self, values: Mapping[str, bytes]) -> None:
+        """Add values by caption; those that are there already stay as they are."""
         with closing(self._open()) as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", values.items())
 

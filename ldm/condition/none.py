@@ -10,7 +10,7 @@ from ldm.types import Context, ContextShape
 
 
 class Unconditional(Conditioner):
-    """No condition: the empty context for every batch."""
+    """The conditioner of a model without conditions: an empty context."""
 
     needs = ()
 
@@ -19,6 +19,7 @@ class Unconditional(Conditioner):
         self.shape = ContextShape()
 
     def forward(self, batch: Mapping[str, Any]) -> Context:
+        """The empty context."""
         return Context()
 
     def fit(self, captions: Iterable[str]) -> None:

@@ -1,13 +1,18 @@
-"""Captions by a small transformer, trained jointly with the prior, over byte-pair tokens learnt from the captions.
+"""Captions by a small transformer that is trained jointly with the prior, over tokens that are learnt from the captions.
 
-Byte-pair encoding (arXiv 1508.07909) on bytes, so no caption is unreadable; lower case, Unicode NFKC. The number of
-tokens that may be learnt is fixed beforehand, so that no shape depends on data. Tokens are embedded, given learnt
-positions and read by pre-norm transformer blocks (arXiv 1706.03762; 2002.04745), every token seeing every other,
-padding none.
+The tokens are those of byte-pair encoding (Sennrich et al. 2015) on bytes, so that every caption can be encoded; captions are
+lower-cased and normalised by Unicode NFKC first. The size of the vocabulary is fixed beforehand, so that no shape depends on
+the data. Token embeddings and learnt position embeddings are added and pass transformer blocks with layer norm at their
+input (Vaswani et al. 2017; Xiong et al. 2020), in which every token attends to every other and none to padding.
 
-The tokenizer travels in the state dict, as the bytes of its JSON: a model's safetensors are all that sampling needs.
-Learning it draws no random number and breaks ties by the tokens themselves, so every rank, and a run that goes on,
-learns the same.
+The tokenizer is part of the state dict, as the bytes of its JSON, so that sampling needs nothing but the model's safetensors.
+Learning it needs no random numbers, and ties are decided by the tokens themselves, so every rank and every resumed run learns
+the same.
+
+Sources:
+    Sennrich et al., Neural Machine Translation of Rare Words with Subword Units (2015), arXiv 1508.07909
+    Vaswani et al., Attention Is All You Need (2017), arXiv 1706.03762
+    Xiong et al., On Layer Normalization in the Transformer Architecture (2020), arXiv 2002.04745
 """
 
 from __future__ import annotations
@@ -30,22 +35,23 @@ from ldm.types import Context, ContextShape, Probability
 
 log = logging.getLogger(__name__)
 
-# Ours come before the tokenizer's own, which knows nothing of them, so that no caption can spell them.
+# Our two tokens come before those of the tokenizer, which does not know them, so no caption can contain them.
 PAD, START, OURS = 0, 1, 2
 
 
 class Text(Conditioner):
-    """
+    """A transformer over the byte-pair tokens of captions.
+
     Arguments:
-        width, depth, heads: of the transformer.
-        vocabulary: tokens at most, two of them ours.
-        length: tokens of a caption at most, the start included; the rest of a longer one is cut off, and counted.
-        expansion: how much wider a feed-forward layer is inside.
+        width, depth, heads: width of the tokens, number of blocks, and heads of the transformer.
+        vocabulary: greatest number of tokens, with those for padding and for the start of a caption.
+        length: greatest number of tokens of a caption, with its start; the rest of a longer one is cut off, and counted.
+        expansion: width of the feed-forward layers, as a multiple of `width`.
         dropout: the share of activations that the transformer leaves out in training.
         drop: the probability that an example is trained without its condition.
 
     Attributes:
-        truncated: captions that were cut; of one that comes back often, perhaps more than once.
+        truncated: how often a caption was cut. A caption that comes again may be counted again.
     """
 
     needs = ("caption",)
@@ -77,7 +83,7 @@ class Text(Conditioner):
         self._ids: Memory[tuple[int, ...]] = Memory(1 << 16)
 
     def fit(self, captions: Iterable[str]) -> None:
-        """Learn the tokens; ValueError where there is no caption to learn from."""
+        """Learn the tokens from the captions; ValueError where there is no caption."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else forked data workers complain of its threads
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -105,7 +111,8 @@ class Text(Conditioner):
         log.info("%d tokens learnt from %d captions", tokenizer.get_vocab_size() + OURS, count)
 
     def forward(self, batch: Mapping[str, Any]) -> Context:
-        """tokens (b, n, width), n the longest caption's rounded up to 16; an empty caption is 'no condition'."""
+        """Tokens (b, n, width), where n is the length of the longest caption rounded up to a multiple of 16. An empty caption
+        gives "no condition"."""
         rows = self._ids.recall(captions_of(batch), self._encode)
         n = rounded_up(max(map(len, rows)), self.length)
         ids = torch.tensor([row + (PAD,) * (n - len(row)) for row in rows]).to(self.empty.device)
@@ -130,13 +137,13 @@ class Text(Conditioner):
                     log.warning("%s, raise condition.length to keep it: %.60s...", what, caption)
         return [row[: self.length] for row in rows]
 
-    # The tokenizer in the state dict: a tensor of bytes, since a state dict holds tensors and nothing else.
-
     def get_extra_state(self) -> Tensor:
+        """The tokenizer as a tensor of bytes, for the state dict, which holds tensors only."""
         text = "" if self._tokenizer is None else self._tokenizer.to_str()
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Take the tokenizer out of a state dict; ValueError where it has more tokens than the vocabulary."""
         text = bytes(state.cpu().tolist()).decode()
         tokenizer = Tokenizer.from_str(text) if text else None
         count = 0 if tokenizer is None else tokenizer.get_vocab_size() + OURS
@@ -147,7 +154,7 @@ class Text(Conditioner):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)); padding is not looked at."""
+    """A transformer block, x + attention(norm(x)) and then x + feed-forward(norm(x)), in which padding is not attended to."""
 
     def __init__(self, width: PositiveInt, heads: PositiveInt, expansion: PositiveInt, dropout: Probability):
         super().__init__()
@@ -156,5 +163,6 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """Tokens (b, n, d) to tokens; the mask (b, n) is False for padding."""
         x = x + self.dropout(self.attention(self.attention_norm(x), mask=mask))
         return x + self.dropout(self.feed(self.feed_norm(x)))

@@ -1,7 +1,13 @@
-"""Denoisers: E[x | x_t, c], the one thing that samplers, guidance and likelihoods need to know of a model.
+"""Denoisers: E[x | x_t, c], the expected clean latent given a noisy one and the context. Samplers, guidance and
+likelihoods know a model by this function alone.
 
-`NetworkDenoiser` makes one of a backbone F(c_in x_t, log-SNR, c): x = (b x_t - sigma F) / det (see parameterization).
-c_in = 1 / sqrt(alpha^2 + sigma^2) gives the backbone inputs of unit variance, as latents have (arXiv 2206.00364, table 1).
+`NetworkDenoiser` turns a backbone F(c_in x_t, log SNR, c) into a denoiser, by x = (b x_t - sigma F) / det (see
+ldm.diffusion.parameterization). The factor c_in = 1 / sqrt(alpha^2 + sigma^2) gives the backbone inputs of unit variance,
+since latents have unit variance (Karras et al. 2022, table 1). The loss that it is trained with is written down in
+ldm.diffusion.weighting.
+
+Sources:
+    Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models (2022), arXiv 2206.00364
 """
 
 from __future__ import annotations
@@ -17,32 +23,47 @@ from ldm.diffusion.schedule import Schedule
 from ldm.types import Context, Latent, Time
 
 FARTHEST = 20.0
-"""The log-SNR, of either sign, beyond which a network is told no more."""
+"""Log SNR is clamped to [-20, 20] before a network is given it: a schedule may end at pure data or pure noise, where log SNR
+is infinite."""
 
 
 def along(value: Time, x: Latent) -> Tensor:
-    """(b,) shaped to multiply (b, c, h, w), in at least float32."""
+    """`value`, (b,), reshaped to (b, 1, 1, 1), so that it multiplies `x`, (b, c, h, w), example by example."""
     return value.view(-1, *[1] * (x.ndim - 1))
 
 
 class Denoiser(nn.Module, ABC):
+    """E[x | x_t, c] of a model at every time t of its schedule. A new one writes `forward`.
+
+    Attributes:
+        schedule: alpha(t) and sigma(t) of x_t = alpha x + sigma eps.
+    """
+
     schedule: Schedule
 
     @abstractmethod
     def forward(self, x_t: Latent, t: Time, c: Context) -> Latent:
-        """E[x | x_t, c], (b, c, h, w)."""
+        """E[x | x_t, c] for noisy latents x_t (b, c, h, w) at times t (b,), (b, c, h, w)."""
 
     def within(self, t: float, s: float) -> Denoiser:
-        """What answers as this denoiser does at all times between t and s. The host knows t and s, so guidance that is
-        limited in time can leave out what it does not need there, and no step of a sampler waits for a device."""
+        """A denoiser that gives the same answers as this one at all times between t and s, perhaps at a lower cost.
+
+        t and s are Python numbers and not tensors on a device. So guidance that is limited to some noise levels can decide
+        for a whole step of a sampler whether it is needed, without waiting for the device.
+        """
         return self
 
 
 class Rescheduled(Denoiser):
-    """A denoiser of one schedule as one of another, to sample on a schedule that it was not trained on.
+    """A denoiser on another schedule than the one that it was trained on.
 
-    E[x | x_t] depends on the direction of (alpha, sigma) only: x_t is brought to the length that it has in the other
-    schedule, at the time of the same log-SNR. Beyond the other's ends, its nearest end answers.
+    E[x | x_t] depends on (alpha, sigma) only through their ratio and a known scale of x_t. So x_t is rescaled to what it
+    would be on the trained schedule at the time of the same log SNR, and the trained denoiser is asked there. Where the new
+    schedule goes beyond the ends of the trained one, the nearest end is asked.
+
+    Arguments:
+        denoiser: the trained denoiser.
+        schedule: the new schedule.
     """
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule):
@@ -57,7 +78,13 @@ class Rescheduled(Denoiser):
 
 @dataclass(frozen=True)
 class Errors:
-    """The mean squared error of each example's prediction F, (b,), and what it is of eps and of x, at fixed x_t."""
+    """The mean squared errors of a prediction, one number for each example, (b,).
+
+    Fields:
+        prediction: of F itself.
+        eps: the same error as one of eps, at fixed x_t.
+        x: the same error as one of x, at fixed x_t.
+    """
 
     prediction: Time
     eps: Time
@@ -65,14 +92,21 @@ class Errors:
 
 
 class NetworkDenoiser(Denoiser):
+    """The denoiser x = (b x_t - sigma F) / det of a network F that predicts a x + b eps, with det = alpha b - sigma a.
+
+    Arguments:
+        backbone: the network F(x, log_snr, c).
+        schedule: alpha(t) and sigma(t).
+        parameterization: the pair (a, b), which says what the network predicts.
+    """
+
     def __init__(self, backbone: nn.Module, schedule: Schedule, parameterization: Parameterization):
         super().__init__()
         self.backbone, self.schedule, self.parameterization = backbone, schedule, parameterization
 
     def _predict(self, x_t: Latent, alpha: Time, sigma: Time, c: Context) -> Latent:
-        """F, as the network gives it, in float32."""
+        """The network's output F for x_t, in float32."""
         c_in = (alpha**2 + sigma**2).rsqrt()
-        # A schedule may end at pure noise or data; the network is told a finite number all the same.
         log_snr = (2 * (alpha.log() - sigma.log())).clamp(-FARTHEST, FARTHEST)
         return self.backbone(along(c_in, x_t) * x_t, log_snr, c).float()
 
@@ -80,14 +114,20 @@ class NetworkDenoiser(Denoiser):
         alpha, sigma = self.schedule.alpha_sigma(t)
         a, b = self.parameterization.pair(self.schedule, t)
         det = alpha * b - sigma * a
-        clean = t <= 0  # x_0 is x: nothing is left to predict, though 0 / 0 would say so for some
+        clean = t <= 0  # x_0 is x itself; for some parameterizations the formula would be 0 / 0 there
         c_skip, c_out = torch.where(clean, 1, b / det), torch.where(clean, 0, -sigma / det)
         return along(c_skip, x_t) * x_t + along(c_out, x_t) * self._predict(x_t, alpha, sigma, c)
 
     def errors(self, x: Latent, eps: Latent, t: Time, c: Context) -> Errors:
-        """The errors of the prediction at x_t = alpha x + sigma eps, t > 0.
+        """The mean squared errors of the prediction at x_t = alpha x + sigma eps.
 
-        The target is formed from (a, b); x_t subtracted from something would lose its digits near t = 0 in bf16.
+        The target a x + b eps is computed from x and eps. To compute it from x_t by subtraction would lose all digits near
+        t = 0 in bfloat16.
+
+        Arguments:
+            x, eps: clean latents and standard normal noise, (b, c, h, w).
+            t: times in (0, 1], (b,).
+            c: the context.
         """
         with torch.autocast(x.device.type, enabled=False):
             alpha, sigma = self.schedule.alpha_sigma(t)

@@ -1,12 +1,19 @@
-"""Grids: the decreasing times at which a sampler stops, from 1 (noise) to 0 (data).
+"""Grids: the decreasing times between which a sampler steps, from 1 (noise) to 0 (data).
 
-Three are those of published samplers on a table of N steps, whose step k = 0 ... N - 1 is our time (k + 1) / N:
-`Leading`, `Trailing` and `Linspace` (arXiv 2305.08891, table 2). In the limit of many steps trailing is `Uniform`, and
-is one with it where the number of steps divides N.
+Three of them reproduce published samplers, which are defined on a table of N steps; step k = 0 ... N - 1 of the table is
+the time (k + 1) / N here. They are `Leading`, `Trailing` and `Linspace` (Lin et al. 2023, table 2). `Trailing` is the same
+as `Uniform` where the number of sampling steps divides N, and tends to it with many steps.
 
-No step begins below the `lowest` time that was trained (ldm.diffusion.time), where a network would be asked for what it
-has never seen: there a grid ends, and its last step goes to 0. A grid of noise levels takes it for the end of its range; any
-other that goes lower is drawn together until its last step begins there.
+No step begins below `lowest`, the lowest time that was trained (ldm.diffusion.time), because the network has not seen
+noise levels below it. The last step goes from there to 0. A grid of noise levels takes `lowest` as the end of its range;
+any other grid that goes lower is compressed linearly until its last step begins at `lowest`.
+
+Sources:
+    Lin et al., Common Diffusion Noise Schedules and Sample Steps Are Flawed (2023), arXiv 2305.08891
+    Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models (2022), arXiv 2206.00364
+    Lu et al., DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps (2022),
+        arXiv 2206.00927
+    Esser et al., Scaling Rectified Flow Transformers for High-Resolution Image Synthesis (2024), arXiv 2403.03206
 """
 
 from __future__ import annotations
@@ -24,14 +31,22 @@ from ldm.types import Probability
 
 
 class Grid(ABC):
-    """Times for a sampler; a new one writes `_starts`."""
+    """A rule for the times of a sampler. A new one writes `_starts`."""
 
     @abstractmethod
     def _starts(self, schedule: Schedule, steps: int, lowest: float) -> Float[Tensor, " steps"]:
-        """The decreasing times at which the steps begin, float64. One that can end at `lowest` by itself does."""
+        """The decreasing times at which the steps begin, float64. They may ignore `lowest`: the caller compresses them."""
 
     def __call__(self, schedule: Schedule, steps: PositiveInt, lowest: Probability = 0.0) -> Float[Tensor, " times"]:
-        """steps + 1 decreasing times, the last one 0 and the others not below `lowest`, float32 on the CPU."""
+        """steps + 1 decreasing times, float32 on the CPU; the last one is 0 and the others are not below `lowest`.
+
+        Arguments:
+            schedule: the noise schedule, which grids of noise levels need.
+            steps: number of sampling steps.
+            lowest: the lowest time that was trained.
+        Raises:
+            ValueError: the grid begins below `lowest`.
+        """
         starts = self._starts(schedule, steps, lowest)
         first, last = starts[0].item(), starts[-1].item()
         if first < lowest:
@@ -59,13 +74,13 @@ class Uniform(Grid):
 
 
 class Tabular(Grid, ABC):
-    """Steps of a table of `table`."""
+    """A choice of steps from a table of `table` steps, as published samplers define theirs."""
 
     table: int
 
     @abstractmethod
     def _ks(self, steps: int) -> Float[Tensor, " steps"]:
-        """The table's steps, from 0 to table - 1, decreasing whole numbers."""
+        """The chosen steps of the table: decreasing whole numbers from 0 to table - 1."""
 
     def _starts(self, schedule: Schedule, steps: int, lowest: float) -> Float[Tensor, " steps"]:
         if steps > self.table:
@@ -74,12 +89,14 @@ class Tabular(Grid, ABC):
 
 
 class Leading(Tabular):
-    """0, r, 2r, ... + `offset` with r = table // steps, the offset as far as the table has room (Stable Diffusion, with
-    offset 1). It begins below t = 1, where x_t holds some signal: for comparison with what was published.
+    """The steps 0, r, 2r, ... of the table with r = table // steps, each plus `offset` (Stable Diffusion, with offset 1).
+
+    The first step begins below t = 1, where x_t still holds some signal although sampling starts from pure noise. This
+    grid is here for comparison with published results.
 
     Arguments:
-        offset: of every step, in steps of the table (Stable Diffusion takes 1).
-        table: steps of the table that is thinned out.
+        offset: added to every step, in steps of the table, as far as the table has room (Stable Diffusion takes 1).
+        table: number of steps of the table.
     """
 
     def __init__(self, offset: NonNegativeInt = 1, table: PositiveInt = 1000):
@@ -91,10 +108,10 @@ class Leading(Tabular):
 
 
 class Trailing(Tabular):
-    """N - 1, N - 1 - r, ... with r = N / steps, rounded.
+    """The steps N - 1, N - 1 - r, N - 1 - 2r, ... of a table of N, with r = N / steps, rounded.
 
     Arguments:
-        table: steps of the table that is thinned out.
+        table: number of steps N of the table.
     """
 
     def __init__(self, table: PositiveInt = 1000):
@@ -105,10 +122,10 @@ class Trailing(Tabular):
 
 
 class Linspace(Tabular):
-    """From N - 1 to 0, both included, rounded.
+    """Equally spaced steps of a table of N from N - 1 to 0, both included, rounded.
 
     Arguments:
-        table: steps of the table that is thinned out.
+        table: number of steps N of the table.
     """
 
     def __init__(self, table: PositiveInt = 1000):
@@ -119,15 +136,15 @@ class Linspace(Tabular):
 
 
 class Levels(Grid, ABC):
-    """Noise levels r = sigma / alpha from `sigma_max` to `sigma_min`, as far as the schedule and what was trained reach, then
-    0."""
+    """Times of the noise levels r = sigma / alpha from `sigma_max` to `sigma_min`, as far as the schedule and the trained
+    times reach, and then t = 0."""
 
     sigma_min: float
     sigma_max: float
 
     @abstractmethod
     def _levels(self, high: float, low: float, place: Float[Tensor, " steps"]) -> Float[Tensor, " steps"]:
-        """r at places in [0, 1], from `high` to `low`."""
+        """The noise levels at `place` in [0, 1], from `high` at 0 to `low` at 1."""
 
     def _starts(self, schedule: Schedule, steps: int, lowest: float) -> Float[Tensor, " steps"]:
         ends = torch.tensor([max(lowest, 1e-6), 1], dtype=torch.float64)
@@ -142,11 +159,11 @@ class Levels(Grid, ABC):
 
 
 class Karras(Levels):
-    """r^(1 / rho) in equal steps (arXiv 2206.00364, equation 5).
+    """Noise levels r = sigma / alpha at equal steps of r^(1 / rho) (Karras et al. 2022, equation 5).
 
     Arguments:
-        rho: how much closer steps are at low noise; 1 is even in sigma.
-        sigma_min, sigma_max: the ends, of sigma / alpha.
+        rho: how much closer together the steps are at low noise; 1 is even in r.
+        sigma_min, sigma_max: the lowest and the highest noise level sigma / alpha.
     """
 
     def __init__(self, rho: PositiveFloat = 7.0, sigma_min: PositiveFloat = 0.002, sigma_max: PositiveFloat = 80.0):
@@ -158,10 +175,10 @@ class Karras(Levels):
 
 
 class LogSNR(Levels):
-    """log-SNR in equal steps (DPM-Solver, arXiv 2206.00927, section 3.4): karras with infinite rho.
+    """Noise levels at equal steps of log SNR (DPM-Solver, Lu et al. 2022, section 3.4); the limit of `karras` for rho -> inf.
 
     Arguments:
-        sigma_min, sigma_max: the ends, of sigma / alpha.
+        sigma_min, sigma_max: the lowest and the highest noise level sigma / alpha.
     """
 
     def __init__(self, sigma_min: PositiveFloat = 0.002, sigma_max: PositiveFloat = 80.0):
@@ -172,12 +189,12 @@ class LogSNR(Levels):
 
 
 class Shifted(Grid):
-    """t -> s t / (1 + (s - 1) t) on another grid (arXiv 2403.03206, section 5.3.2): more steps where there is much
-    noise. Under `rectified` it samples as the schedule `shifted` on that grid does.
+    """Another grid with its times mapped by t -> s t / (1 + (s - 1) t) (Esser et al. 2024, section 5.3.2), which puts more
+    steps where there is much noise. On the schedule `rectified` this samples as the schedule `shifted` does on that grid.
 
     Arguments:
-        grid: whose times are shifted.
-        shift: s above; 1 changes nothing.
+        grid: the grid whose times are mapped.
+        shift: the factor s; 1 changes nothing.
     """
 
     def __init__(self, grid: Grid, shift: PositiveFloat = 3.0):
@@ -189,8 +206,10 @@ class Shifted(Grid):
 
 
 class Custom(Grid):
-    """The given decreasing times, the last one 0. With steps = len(times) - 1 they are taken as they stand; for any
-    other number the list is a curve, linear between its points, of which as many equal parts are taken.
+    """The times of a list.
+
+    With steps = len(times) - 1 the times are taken as they are. For another number of steps they are interpolated linearly
+    between the entries of the list, at equal distances along it.
 
     Arguments:
         times: in [0, 1], strictly decreasing to 0.

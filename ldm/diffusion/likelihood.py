@@ -1,24 +1,32 @@
-"""Likelihoods of diffusion models in nats, per example.
+"""Likelihoods of diffusion models, in nats for each example.
 
-`Flow`: the density that the probability-flow ODE gives (arXiv 2011.13456, equation 39), in the coordinates of
-ldm/diffusion/flow.py:
+`Flow` gives the density of the probability-flow ODE (Song et al. 2020, equation 39), in the coordinates y and phi of
+ldm.diffusion.flow, for latents of d numbers:
 
     log p(y_0) = log p(y_1) + int_{phi_0}^{phi_1} div dy/dphi dphi,   div = (d cos(phi) - tr dE[x | .]/dy) / sin(phi).
 
-The prior is what samples begin with, y_1 ~ N(0, 1): x_1 ~ N(0, alpha(1)^2 + sigma(1)^2), which has the mean and variance
-that x_1 of whitened data has. At the other end noise has to be left, since at t = 0 a network says nothing of the
-density: log p(x) is that of x_t / alpha = x + (sigma / alpha) eps at t = `start`, taken at x, Jacobian of alpha
-included. It is the density of data blurred by sigma / alpha, which tends to that of the data where that has one.
+The distribution at the noisy end is the one that samples are started from, y_1 ~ N(0, 1), that is
+x_1 ~ N(0, alpha(1)^2 + sigma(1)^2). It has the mean and the variance of x_1 for whitened data. At the other end some noise
+has to remain, because at t = 0 the denoiser is the identity and says nothing of the density. So log p(x) is the density
+of x_t / alpha = x + (sigma / alpha) eps at t = `start`, evaluated at x, with the Jacobian of alpha. This is the density of
+the data blurred by sigma / alpha; it tends to the density of the data, where the data have one.
 
-`bound`: the variational bound of DDPM (arXiv 2006.11239, equation 5) along any times 1 = t_0 > ... > t_{n-1} > t_n = 0,
-which the densities p(x_s | x_t) = q(x_s | x_t, x = E[x | x_t]) make (arXiv 2107.00630, equations 11 to 13)
+`bound` is the variational bound of DDPM (Ho et al. 2020, equation 5) along any times 1 = t_0 > ... > t_{n-1} > t_n = 0,
+with the densities p(x_s | x_t) = q(x_s | x_t, x = E[x | x_t]) (Kingma et al. 2021, equations 11 to 13):
 
     -log p(x) <= 1/2 [K + sum_{i < n-1} (SNR(t_{i+1}) - SNR(t_i)) |x - x_i|^2 + SNR(t_{n-1}) |x - x_{n-1}|^2]
                  + d/2 log(2 pi / SNR(t_{n-1})),   x_i = E[x | x_{t_i}],
     K = (d + SNR(t_0) |x|^2) / (1 + SNR(t_0)) - d + d log(1 + SNR(t_0)),
 
-in expectation over x_{t_i}: the divergence from the prior N(0, alpha^2 + sigma^2) at t_0, the steps, and the last one,
-whose p(x | x_t) is N(E[x | x_t], (sigma / alpha)^2).
+in expectation over x_{t_i}. K / 2 is the divergence of q(x_1 | x) from N(0, alpha^2 + sigma^2) at t_0, the sum is over
+the steps, and the remaining terms are those of the last step, with p(x | x_t) = N(E[x | x_t], (sigma / alpha)^2).
+
+Sources:
+    Song et al., Score-Based Generative Modeling through Stochastic Differential Equations (2020), arXiv 2011.13456
+    Ho et al., Denoising Diffusion Probabilistic Models (2020), arXiv 2006.11239
+    Kingma et al., Variational Diffusion Models (2021), arXiv 2107.00630
+    Grathwohl et al., FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models (2018),
+        arXiv 1810.01367
 """
 
 from __future__ import annotations
@@ -40,18 +48,24 @@ from ldm.types import Context, Latent, Time
 
 
 class Divergence(ABC):
-    """tr J = sum of e . J e over `probes` e, times `weight`."""
+    """A way to compute the trace of a Jacobian J: `weight` times the sum of e . J e over vectors e, the probes.
+
+    Attributes:
+        kind: whether the trace is exact or an unbiased estimate.
+        weight: the factor of the sum.
+    """
 
     kind: Literal["exact", "estimate"]
     weight: float = 1.0
 
     @abstractmethod
     def probes(self, y: Latent, random: Random) -> Float[Tensor, "n b z lh lw"]:
-        """The same ones all along the way, so that what is solved is an ODE."""
+        """The n probes for latents y (b, c, h, w), (n, b, c, h, w). They are drawn once and kept along the whole path, so
+        that what is solved is an ODE and not a stochastic equation."""
 
 
 class Exact(Divergence):
-    """Every axis once: as many backward passes as there are dimensions."""
+    """The exact trace: every axis is a probe, so that it takes as many backward passes as a latent has numbers."""
 
     kind = "exact"
 
@@ -61,7 +75,11 @@ class Exact(Divergence):
 
 
 class Hutchinson(Divergence):
-    """The mean over random signs, unbiased (Hutchinson's estimate; arXiv 1810.01367, section 3.1)."""
+    """Hutchinson's unbiased estimate of the trace: the mean over probes of random signs (Grathwohl et al. 2018, section 3.1).
+
+    Arguments:
+        probes: number of probes, each of which costs a backward pass.
+    """
 
     kind = "estimate"
 
@@ -75,11 +93,12 @@ class Hutchinson(Divergence):
 
 
 class Flow:
-    """
+    """The density of a diffusion model by its probability-flow ODE.
+
     Arguments:
-        divergence: exact, or an unbiased estimate of it.
-        solver: of the ODE; DormandPrince for a tolerance, RungeKutta for fixed steps.
-        start: the t at which data is looked at.
+        divergence: how the divergence is computed: exactly, or by an unbiased estimate.
+        solver: solver of the ODE: DormandPrince for a tolerance, RungeKutta for fixed steps.
+        start: the time t of the lower end, at which the data are blurred by sigma / alpha.
     """
 
     def __init__(self, divergence: Divergence, solver: Solver | None = None, start: PositiveFloat = 1e-3):
@@ -88,7 +107,7 @@ class Flow:
 
     @torch.no_grad()
     def log_prob(self, denoiser: Denoiser, x: Latent, c: Context, random: Random) -> Time:
-        """log p(x | c), (b,)."""
+        """log p(x | c) in nats, (b,), of latents x (b, c, h, w); `random` draws the probes."""
         schedule, size = denoiser.schedule, x[0].numel()
         ones = torch.ones(len(x), dtype=x.dtype, device=x.device)
         first, last = self.start * ones, ones
@@ -108,7 +127,7 @@ class Flow:
     def _slope(
         self, denoiser: Denoiser, y: Latent, phi: Time, c: Context, probes: Float[Tensor, "n b z lh lw"]
     ) -> tuple[Latent, Time]:
-        """dy/dphi and its divergence."""
+        """dy/dphi, (b, c, h, w), and its divergence, (b,)."""
         with torch.enable_grad():
             y = y.detach().requires_grad_()
             dy = velocity(denoiser, y, phi, c)
@@ -121,7 +140,15 @@ class Flow:
 def bound(
     denoiser: Denoiser, x: Latent, times: Float[Tensor, " n"], c: Context, random: Random, draws: PositiveInt = 1
 ) -> Time:
-    """An upper bound of -log p(x | c), (b,), of a sampler's `times`: estimated without bias, by `draws` of noise a time."""
+    """An unbiased estimate of the variational upper bound on -log p(x | c), in nats, (b,).
+
+    Arguments:
+        x: latents, (b, c, h, w).
+        times: the decreasing times of a sampler from 1 to 0, as a grid gives them.
+        c: the context.
+        random: draws the noise.
+        draws: draws of noise at each time.
+    """
     schedule, size = denoiser.schedule, x[0].numel()
     grid = times.to(x.device)[:-1, None].repeat(1, len(x))
     snr = [schedule.log_snr(t).exp() for t in grid]

@@ -1,11 +1,17 @@
 """Parameterizations: what the network predicts, F = a x + b eps.
 
-With x_t = alpha x + sigma eps these are two linear equations in x and eps; with det = alpha b - sigma a,
-x = (b x_t - sigma F) / det. So a parameterization is the pair (a, b) and nothing else.
+Together with x_t = alpha x + sigma eps this is a system of two linear equations in x and eps. Its solution for x is
+x = (b x_t - sigma F) / det with det = alpha b - sigma a. So a parameterization is completely given by the pair (a, b).
 
-det is -sigma for data, alpha for noise, alpha^2 + sigma^2 for v, -sqrt(alpha^2 s^2 + sigma^2) / s for karras and
--alpha sigma / 2 dlog_snr/dt for velocity. Where 0 < t < 1 none of them is zero under any schedule; at t = 1 noise is
-zero where alpha is, and `check` refuses the pair.
+det is -sigma for `data`, alpha for `noise`, alpha^2 + sigma^2 for `v`, -sqrt(alpha^2 s^2 + sigma^2) / s for `karras` and
+-(alpha sigma / 2) d log SNR / dt for `velocity`. For 0 < t < 1 none of them is zero on any schedule. At t = 1 the one of
+`noise` is zero on schedules that end in pure noise, where alpha = 0; `check` refuses this combination.
+
+Sources:
+    Ho et al., Denoising Diffusion Probabilistic Models (2020), arXiv 2006.11239
+    Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models (2022), arXiv 2202.00512
+    Lipman et al., Flow Matching for Generative Modeling (2022), arXiv 2210.02747
+    Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models (2022), arXiv 2206.00364
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ class Parameterization(ABC):
         """(a, b) of F = a x + b eps at times t (b,)."""
 
     def check(self, schedule: Schedule) -> None:
-        """ValueError where F says nothing of x at t = 1, where a sampler begins."""
+        """Raise ValueError where F does not determine x at t = 1, at which a sampler begins."""
         t = torch.ones(1, dtype=torch.float64)
         alpha, sigma = schedule.alpha_sigma(t)
         a, b = self.pair(schedule, t)
@@ -49,15 +55,15 @@ class Data(Parameterization):
 
 
 class Noise(Parameterization):
-    """F = eps (DDPM, arXiv 2006.11239, equation 14). Undefined where alpha = 0."""
+    """F = eps (DDPM, Ho et al. 2020, equation 14). It does not determine x where alpha = 0."""
 
     def pair(self, schedule: Schedule, t: Time) -> tuple[Time, Time]:
         return torch.zeros_like(t), torch.ones_like(t)
 
 
 class V(Parameterization):
-    """F = alpha eps - sigma x (progressive distillation, arXiv 2202.00512, appendix D): of unit variance where the
-    schedule preserves variance; elsewhere karras is."""
+    """F = alpha eps - sigma x (Salimans and Ho 2022, appendix D). F has unit variance on schedules that preserve variance;
+    on all others `karras` has."""
 
     def pair(self, schedule: Schedule, t: Time) -> tuple[Time, Time]:
         alpha, sigma = schedule.alpha_sigma(t)
@@ -65,19 +71,22 @@ class V(Parameterization):
 
 
 class Velocity(Parameterization):
-    """F = alpha' x + sigma' eps, the velocity dx_t/dt (flow matching, arXiv 2210.02747; rectified: eps - x)."""
+    """F = alpha' x + sigma' eps, the velocity dx_t/dt (flow matching, Lipman et al. 2022). On the schedule `rectified` it is
+    eps - x."""
 
     def pair(self, schedule: Schedule, t: Time) -> tuple[Time, Time]:
         return schedule.derivative(t)
 
 
 class Karras(Parameterization):
-    """F = (sigma x - alpha s^2 eps) / (s sqrt(alpha^2 s^2 + sigma^2)), s = `sigma_data` the deviation of the data: the
-    preconditioning of EDM (arXiv 2206.00364, table 1) on any schedule. F is of unit variance and the least that has to
-    be learnt, c_out, is smallest; with s = 1 and variance preserved it is -v. Latents have s = 1.
+    """F = (sigma x - alpha s^2 eps) / (s sqrt(alpha^2 s^2 + sigma^2)), with s = `sigma_data`: the preconditioning of EDM
+    (Karras et al. 2022, table 1) on any schedule.
+
+    Of all pairs (a, b) with an F of unit variance, this one makes the factor c_out of the network's output in the denoiser
+    smallest, and with it the effect of the network's errors. For s = 1 and a schedule that preserves variance, F = -v.
 
     Arguments:
-        sigma_data: deviation of the data; whitened latents have 1.
+        sigma_data: standard deviation s of the data; whitened latents have 1.
     """
 
     def __init__(self, sigma_data: PositiveFloat = 1.0):

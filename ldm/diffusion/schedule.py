@@ -1,13 +1,27 @@
 """Noise schedules: alpha(t) and sigma(t) of x_t = alpha x + sigma eps, from t = 0 (data) to t = 1 (noise).
 
-(alpha, sigma) is a point of the quarter plane, and two independent choices make it. Its direction is the log-SNR,
-log(alpha^2 / sigma^2), which falls with t and is all that matters in continuous time (arXiv 2107.00630, section 3): a
-schedule is a curve of directions. Its length is only a scale of x_t, and a path says which: the `circle`
-alpha^2 + sigma^2 = 1 preserves variance, the `line` alpha + sigma = 1 is the straight one of flow matching, and on the
-`upright` alpha = 1 the variance explodes. A wrapper changes the curve and keeps the path.
+(alpha, sigma) is a point in the first quadrant of the plane, and a schedule makes two independent choices for it. The
+direction of the point is the log SNR, log(alpha^2 / sigma^2). It falls with t, and in continuous time it is all that
+matters (Kingma et al. 2021, section 3). The length of the point is only a scale of x_t, and is given by a path: on the
+`circle` alpha^2 + sigma^2 = 1 variance is preserved, the `line` alpha + sigma = 1 is the straight path of flow matching,
+and on the `upright` alpha = 1 the variance explodes. Schedules that wrap another one change the log SNR and keep the path.
 
-At t = 0 exactly there is no noise: alpha = 1, sigma = 0, log-SNR infinite, whatever the limit at t > 0. Arithmetic is
-float64, results have the type of t, and autocast plays no part.
+At exactly t = 0 there is no noise: alpha = 1, sigma = 0 and log SNR = inf, whatever the limit of t -> 0 is. All
+arithmetic is in float64 and unaffected by autocast; results have the dtype of t.
+
+Sources:
+    Kingma et al., Variational Diffusion Models (2021), arXiv 2107.00630
+    Ho et al., Denoising Diffusion Probabilistic Models (2020), arXiv 2006.11239
+    Liu et al., Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow (2022),
+        arXiv 2209.03003
+    Song et al., Score-Based Generative Modeling through Stochastic Differential Equations (2020), arXiv 2011.13456
+    Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models (2022), arXiv 2206.00364
+    Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (2021), arXiv 2112.10752
+    Hoogeboom et al., Simple Diffusion: End-to-End Diffusion for High Resolution Images (2023), arXiv 2301.11093
+    Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models (2021), arXiv 2102.09672
+    Jabri et al., Scalable Adaptive Computation for Iterative Generation (2022), arXiv 2212.11972
+    Lin et al., Common Diffusion Noise Schedules and Sample Steps Are Flawed (2023), arXiv 2305.08891
+    Esser et al., Scaling Rectified Flow Transformers for High-Resolution Image Synthesis (2024), arXiv 2403.03206
 """
 
 from __future__ import annotations
@@ -24,26 +38,30 @@ from torch import Tensor, nn
 from ldm.types import Time
 
 Path: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""The length of (alpha, sigma) that is 1 on the path, homogeneous of degree 1."""
+"""A length of (alpha, sigma), homogeneous of degree 1, that equals 1 exactly on the path."""
 
 
 def circle(alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Variance preserving (arXiv 2006.11239)."""
+    """sqrt(alpha^2 + sigma^2), which is 1 where variance is preserved (Ho et al. 2020)."""
     return (alpha.square() + sigma.square()).sqrt()
 
 
 def line(alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Straight (arXiv 2209.03003)."""
+    """alpha + sigma, which is 1 on the straight path of rectified flow (Liu et al. 2022)."""
     return alpha + sigma
 
 
 def upright(alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Variance exploding (arXiv 2011.13456; 2206.00364)."""
+    """alpha, which is 1 where the variance explodes (Song et al. 2020; Karras et al. 2022)."""
     return alpha
 
 
 class Schedule(nn.Module, ABC):
-    """alpha(t), sigma(t) with t (b,) in [0, 1]; all return float (b,). A new one writes `_direction` and `_time`."""
+    """A noise schedule. All methods take times or log SNRs (b,) and return (b,). A new one writes `_direction` and `_time`.
+
+    Arguments:
+        path: the length of (alpha, sigma) that is 1: `circle`, `line` or `upright`.
+    """
 
     def __init__(self, path: Path):
         super().__init__()
@@ -51,11 +69,11 @@ class Schedule(nn.Module, ABC):
 
     @abstractmethod
     def _direction(self, t: Time) -> tuple[Time, Time]:
-        """(alpha, sigma) up to a common factor for t > 0; differentiable, at t = 1 too."""
+        """(alpha, sigma) up to a common factor, for t > 0; differentiable up to and including t = 1."""
 
     @abstractmethod
     def _time(self, log_snr: Time) -> Time:
-        """The t of a log-SNR; what is below 0 or above 1 is a log-SNR that the schedule does not reach."""
+        """The time at which the schedule has a log SNR; below 0 or above 1 for a log SNR that it does not reach."""
 
     def _point(self, t: Time) -> tuple[Time, Time]:
         alpha, sigma = self._direction(t)
@@ -63,41 +81,46 @@ class Schedule(nn.Module, ABC):
         return alpha / length, sigma / length
 
     def log_snr(self, t: Time) -> Time:
-        """log(alpha^2 / sigma^2), strictly decreasing in t; inf at 0, perhaps -inf at 1."""
+        """log(alpha^2 / sigma^2), which strictly decreases with t: inf at t = 0, and -inf at t = 1 where alpha(1) = 0."""
         alpha, sigma = self._direction(t.double())
         return torch.where(t <= 0, torch.inf, 2 * (alpha.log() - sigma.log())).to(t.dtype)
 
     def time(self, log_snr: Time) -> Time:
-        """The t of a log-SNR: the inverse of `log_snr`; 0 or 1 for what lies beyond its ends."""
+        """The inverse of `log_snr`: the time of a log SNR, and 0 or 1 for a log SNR beyond the schedule's ends."""
         return self._time(log_snr.double()).clamp(0, 1).to(log_snr.dtype)
 
     def alpha_sigma(self, t: Time) -> tuple[Time, Time]:
+        """(alpha(t), sigma(t)) for t in [0, 1]."""
         alpha, sigma = self._point(t.double())
         return torch.where(t <= 0, 1, alpha).to(t.dtype), torch.where(t <= 0, 0, sigma).to(t.dtype)
 
     def derivative(self, t: Time) -> tuple[Time, Time]:
-        """(alpha'(t), sigma'(t)) for t in (0, 1]; at a kink, the slope ahead."""
+        """(alpha'(t), sigma'(t)) for t in (0, 1]; where the schedule has a kink, the derivative from above."""
         point = t.double()
         alpha, sigma = torch.func.jvp(self._point, (point,), (torch.ones_like(point),))[1]
         return alpha.to(t.dtype), sigma.to(t.dtype)
 
 
 class Table(Schedule, ABC):
-    """A table of N betas (DDPM, arXiv 2006.11239): alpha^2 at t = i/N is prod_{j<=i} (1 - beta_j), exact there;
-    between, log-SNR is linear in t."""
+    """A table of N betas (DDPM, Ho et al. 2020): alpha^2 = prod_{j <= i} (1 - beta_j) at t = i / N, and log SNR linear in t
+    between these times.
+
+    Arguments:
+        betas: beta_1, ..., beta_N, each in (0, 1).
+    """
 
     def __init__(self, betas: Tensor):
         super().__init__(circle)
         log_alpha2 = torch.log1p(-betas.double()).cumsum(0)
         log_snr = log_alpha2 - torch.log(-torch.expm1(log_alpha2))
-        # One more knot at t = 0 goes on with the first slope, so that times below 1/N have a finite log-SNR.
+        # Another knot at t = 0 continues the first slope, so that times below 1/N have a finite log SNR.
         self.register_buffer("knots", torch.cat([2 * log_snr[:1] - log_snr[1:2], log_snr]), persistent=False)
         self.steps = len(betas)
 
     def _direction(self, t: Time) -> tuple[Time, Time]:
         position = t * self.steps
         low = position.floor().long().clamp(0, self.steps - 1)
-        knots = self.knots.to(t.device)  # a grid asks from the CPU
+        knots = self.knots.to(t.device)  # grids compute on the CPU
         left, right = knots[low], knots[low + 1]
         log_snr = left + (position - low) * (right - left)
         return torch.exp(log_snr / 4), torch.exp(-log_snr / 4)
@@ -111,11 +134,11 @@ class Table(Schedule, ABC):
 
 
 class Linear(Table):
-    """betas linear from `start` to `end` (DDPM, arXiv 2006.11239, section 4).
+    """A table of betas that grow linearly from `start` to `end` (DDPM, Ho et al. 2020, section 4).
 
     Arguments:
         start, end: the first and the last beta.
-        steps: of the table.
+        steps: number of betas.
     """
 
     def __init__(self, start: PositiveFloat = 1e-4, end: PositiveFloat = 0.02, steps: PositiveInt = 1000):
@@ -123,11 +146,12 @@ class Linear(Table):
 
 
 class ScaledLinear(Table):
-    """square roots of betas linear (latent diffusion, arXiv 2112.10752; Stable Diffusion's constants).
+    """A table of betas whose square roots grow linearly (latent diffusion, Rombach et al. 2021; by default with the constants
+    of Stable Diffusion).
 
     Arguments:
         start, end: the first and the last beta.
-        steps: of the table.
+        steps: number of betas.
     """
 
     def __init__(self, start: PositiveFloat = 0.00085, end: PositiveFloat = 0.012, steps: PositiveInt = 1000):
@@ -135,16 +159,17 @@ class ScaledLinear(Table):
 
 
 class Bounded(Schedule, ABC):
-    """A curve from log-SNR inf to -inf, of which t in [0, 1] is stretched over the part within [-bound, bound]
-    (arXiv 2301.11093, appendix B): so noise can be predicted and slopes are finite at both ends."""
+    """A schedule whose log SNR would run from inf to -inf, restricted to the part with |log SNR| <= bound, which is stretched
+    over t in [0, 1] (Hoogeboom et al. 2023, appendix B). So noise can be predicted, and derivatives are finite at both
+    ends."""
 
     @abstractmethod
     def _whole_direction(self, t: Time) -> tuple[Time, Time]:
-        """`_direction` of the whole curve."""
+        """`_direction` of the unrestricted schedule."""
 
     @abstractmethod
     def _whole_time(self, log_snr: Time) -> Time:
-        """`_time` of the whole curve."""
+        """`_time` of the unrestricted schedule."""
 
     def _stretch(self, bound: float) -> None:
         self.low, self.high = self._whole_time(torch.tensor([bound, -bound], dtype=torch.float64)).tolist()
@@ -157,10 +182,10 @@ class Bounded(Schedule, ABC):
 
 
 class Cosine(Bounded):
-    """alpha = cos(pi t / 2), sigma = sin(pi t / 2) (arXiv 2102.09672, without its offset).
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2) (Nichol and Dhariwal 2021, equation 17, without the offset s).
 
     Arguments:
-        bound: of |log-SNR|, which t = 0 and t = 1 reach.
+        bound: the greatest |log SNR|, reached at t = 0 and at t = 1.
     """
 
     def __init__(self, bound: PositiveFloat = 15.0):
@@ -176,13 +201,13 @@ class Cosine(Bounded):
 
 
 class Sigmoid(Bounded):
-    """alpha^2 = (h(end) - h(u)) / (h(end) - h(start)), h(u) = sigmoid(u / tau), with u from `start` to `end` as t from
-    0 to 1 (arXiv 2212.11972, algorithm 1).
+    """alpha^2 = (h(end) - h(u)) / (h(end) - h(start)) with h(u) = sigmoid(u / tau), where u runs from `start` to `end` while
+    t runs from 0 to 1 (Jabri et al. 2022, algorithm 1).
 
     Arguments:
-        start, end: of u.
-        tau: how soft the sigmoid is.
-        bound: of |log-SNR|, which t = 0 and t = 1 reach.
+        start, end: the range of u.
+        tau: temperature; a greater one makes the sigmoid softer.
+        bound: the greatest |log SNR|, reached at t = 0 and at t = 1.
     """
 
     def __init__(self, start: float = -3.0, end: float = 3.0, tau: PositiveFloat = 1.0, bound: PositiveFloat = 15.0):
@@ -203,8 +228,8 @@ class Sigmoid(Bounded):
 
 
 class Preserving(Schedule):
-    """alpha^2 = exp(-I), I = int_0^t beta = beta_min t + (beta_max - beta_min) t^2 / 2: the linear table's limit of many
-    steps (arXiv 2011.13456, appendix C).
+    """alpha^2 = exp(-I) with I = int_0^t beta = beta_min t + (beta_max - beta_min) t^2 / 2: the variance-preserving SDE, the
+    limit of the linear table for many steps (Song et al. 2020, appendix C).
 
     Arguments:
         beta_min, beta_max: beta at t = 0 and at t = 1.
@@ -222,13 +247,13 @@ class Preserving(Schedule):
 
     def _time(self, log_snr: Time) -> Time:
         integral = nn.functional.softplus(-log_snr)
-        rate = self.beta / integral  # the quadratic's root in a form that holds from integral 0 to inf
+        rate = self.beta / integral  # this form of the quadratic's root is accurate for every integral from 0 to inf
         return 2 / (rate + (rate**2 + 2 * self.growth / integral).sqrt())
 
 
 class Exploding(Schedule):
-    """alpha = 1, sigma geometric from `sigma_min` to `sigma_max` (arXiv 2011.13456, appendix C; the constants are those
-    of arXiv 2206.00364, table 1, which are meant for data of deviation 0.5).
+    """alpha = 1 and sigma geometric from `sigma_min` to `sigma_max`: the variance-exploding SDE (Song et al. 2020, appendix
+    C). The defaults are those of Karras et al. 2022, table 1, which are meant for data of standard deviation 0.5.
 
     Arguments:
         sigma_min, sigma_max: sigma at t = 0 and at t = 1.
@@ -248,7 +273,7 @@ class Exploding(Schedule):
 
 
 class Rectified(Schedule):
-    """alpha = 1 - t, sigma = t: the straight path of rectified flow (arXiv 2209.03003)."""
+    """alpha = 1 - t, sigma = t: the straight path of rectified flow (Liu et al. 2022)."""
 
     def __init__(self):
         super().__init__(line)
@@ -261,12 +286,15 @@ class Rectified(Schedule):
 
 
 class ZeroTerminalSNR(Schedule):
-    """alpha(t) becomes (alpha(t) - alpha(1)) k, with k such that alpha stays what it was at t = `kept`: so x_1 is pure
-    noise (arXiv 2305.08891, algorithm 1, which keeps the first of 1000 steps). Before `kept` nothing changes.
+    """Another schedule with alpha(t) replaced by k (alpha(t) - alpha(1)), so that x_1 is pure noise (zero terminal SNR,
+    Lin et al. 2023, algorithm 1).
+
+    k is chosen such that alpha does not change at t = `kept`; before that time nothing changes. The paper leaves the first
+    of 1000 steps as it is.
 
     Arguments:
-        schedule: one that preserves variance, whose end is stretched.
-        kept: the time at which alpha stays as it is.
+        schedule: a schedule that preserves variance.
+        kept: the time up to which alpha stays as it is.
     """
 
     def __init__(self, schedule: Schedule, kept: PositiveFloat = 1e-3):
@@ -294,13 +322,16 @@ class ZeroTerminalSNR(Schedule):
 
 
 class Shifted(Schedule):
-    """log-SNR less 2 log(shift): the same image at `shift` times the resolution keeps its SNR of what one sees
-    (arXiv 2301.11093, section 3.2). Under `rectified` that is the time shift t -> s t / (1 + (s - 1) t) of Stable
-    Diffusion 3 (arXiv 2403.03206, section 5.3.2), since sigma / alpha = t / (1 - t) is multiplied by s.
+    """Another schedule with its log SNR lowered by 2 log(shift), that is with sigma / alpha multiplied by `shift`.
+
+    An image at s times the resolution needs s times the noise to be hidden as well as before, since averages over
+    neighbouring pixels remove independent noise (Hoogeboom et al. 2023, section 3.2). On the schedule `rectified` this is
+    the time shift t -> s t / (1 + (s - 1) t) of Stable Diffusion 3 (Esser et al. 2024, section 5.3.2), because there
+    sigma / alpha = t / (1 - t).
 
     Arguments:
-        schedule: whose log-SNR is shifted.
-        shift: how many times the noise, in sigma / alpha; 1 changes nothing.
+        schedule: the schedule whose log SNR is shifted.
+        shift: the factor of sigma / alpha; 1 changes nothing.
     """
 
     def __init__(self, schedule: Schedule, shift: PositiveFloat = 3.0):

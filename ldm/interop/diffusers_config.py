@@ -263,7 +263,7 @@ def config_of_unet(unet: UNet) -> Config:
     """The config of the `UNet2DConditionModel` that equals ours; ForeignModelError where none can."""
     if not isinstance(unet.time, StepEmbedding):
         raise ForeignModelError("UNet2DConditionModel is told an integer step; this U-Net is told the log-SNR")
-    other = unet.tell_context is not None or unet.drawing is not None or unet.context.spatial
+    other = unet.embed_context is not None or unet.drawing is not None or unet.context.spatial
     if unet.patch > 1 or other or unet.context.tokens is None:
         raise ForeignModelError(
             "UNet2DConditionModel reads its context by attention to tokens only (none pooled, drawn or spatial), and no patches"

@@ -16,8 +16,8 @@ from ldm.backbone.unet import UNet
 from ldm.nn.resnet import Downsample, ResBlock, Upsample
 
 _UNET_NAMES = (
-    (r"^tell_time\.0\.", "time_embedding.linear_1."),
-    (r"^tell_time\.2\.", "time_embedding.linear_2."),
+    (r"^embed_time\.0\.", "time_embedding.linear_1."),
+    (r"^embed_time\.2\.", "time_embedding.linear_2."),
     (r"^stem\.", "conv_in."),
     (r"^norm\.", "conv_norm_out."),
     (r"^head\.", "conv_out."),

@@ -1,12 +1,17 @@
-"""The adaptive weight of a critic's verdict (arXiv 2012.09841, equation 7), over the whole batch of an update.
+"""The adaptive weight of the generator's adversarial loss (Esser et al. 2020, equation 7), over the batch of an update.
 
-    lambda = weight |grad_L rec| / (|grad_L verdict| + 1e-4)
+    lambda = weight |grad_L reconstruction loss| / (|grad_L adversarial loss| + 1e-4)
 
-with gradients at the decoder's last layer L, so that the critic pulls about as hard as the reconstruction does. Norms are
-not linear: they are of gradients averaged over ranks and over the parts (micro-batches) in which the batch comes, so
-lambda is known with the last part only. The verdict's gradient of the parts before is kept beside that of the other
-terms until then, and is added with its weight. A batch in one piece costs nothing of this; each part more costs one
-backward pass, and all of them together the memory of one gradient.
+with gradients at the decoder's last layer L. So the adversarial loss has about as much influence on the decoder as the
+reconstruction loss.
+
+The norms are those of gradients averaged over all ranks and micro-batches, and a norm is not linear in the gradient.
+So lambda is known only with the last micro-batch of an update. Until then the gradients of the adversarial loss are
+accumulated apart from those of the other terms, and at the end they are added with their weight. With a single micro-batch
+this costs nothing; each further one costs a backward pass, and together they cost the memory of one gradient.
+
+Sources:
+    Esser et al., Taming Transformers for High-Resolution Image Synthesis (2020), arXiv 2012.09841
 """
 
 from __future__ import annotations
@@ -22,16 +27,16 @@ CLAMP = 1e4
 
 
 class AdaptiveWeight:
-    """Of one update.
+    """The adaptive weight for one update.
 
     Arguments:
-        parameters: what the update moves.
-        last_layer: of the decoder, one of them.
-        parts: in which the batch comes; each one's backward pass is of the mean over its images, divided by `parts`.
-        scaler: of those backward passes, if any.
+        parameters: the parameters that the update changes.
+        last_layer: the decoder's last layer, one of the parameters.
+        parts: number of micro-batches; the backward pass of each is of its mean loss divided by `parts`.
+        scaler: the gradient scaler of these backward passes, if there is one.
 
     Attributes:
-        value: lambda, once it is known.
+        value: lambda, or None before it is known.
     """
 
     def __init__(
@@ -45,31 +50,37 @@ class AdaptiveWeight:
         self.value: Float[Tensor, ""] | None = None
         self._passed = 0
         self._both = torch.zeros((2, *last_layer.shape), device=last_layer.device)
-        self._verdicts: Float[Tensor, ""] = torch.zeros((), device=last_layer.device)
+        self._earlier: Float[Tensor, ""] = torch.zeros((), device=last_layer.device)
         self._apart: list[Tensor | None] = [None] * len(self.parameters)
 
     def __call__(
-        self, reconstruction: Float[Tensor, ""], verdict: Float[Tensor, ""], weight: float
+        self, reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], weight: float
     ) -> Float[Tensor, ""] | None:
-        """The weighted verdict of all parts, to minimise with the last one; None before it.
+        """The weighted adversarial loss of all micro-batches, to be minimised with the last one; None for all before it.
 
-        Called once for each part and before its backward pass.
+        It has to be called once for each micro-batch, before its backward pass.
+
+        Arguments:
+            reconstruction, adversarial: the two losses of the micro-batch.
+            weight: a factor of lambda.
         """
         self._passed += 1
-        both = [torch.autograd.grad(term, self.last_layer, retain_graph=True)[0] for term in (reconstruction, verdict)]
+        both = [
+            torch.autograd.grad(term, self.last_layer, retain_graph=True)[0] for term in (reconstruction, adversarial)
+        ]
         self._both += torch.stack(both).float() / self.parts
         if self._passed < self.parts:
-            self._keep_apart(verdict)
+            self._keep_apart(adversarial)
             return None
         self.value = weight * _ratio(_mean_over_ranks(self._both))
         for p, gradient in zip(self.parameters, self._apart, strict=True):
             if gradient is not None:
                 p.grad = self.value * gradient if p.grad is None else p.grad.add_(self.value * gradient)
-        return self.value * (verdict + self._verdicts)
+        return self.value * (adversarial + self._earlier)
 
-    def _keep_apart(self, verdict: Float[Tensor, ""]) -> None:
-        self._verdicts = self._verdicts + verdict.detach()
-        part = verdict / self.parts
+    def _keep_apart(self, adversarial: Float[Tensor, ""]) -> None:
+        self._earlier = self._earlier + adversarial.detach()
+        part = adversarial / self.parts
         scaled = part if self.scaler is None else self.scaler.scale(part)
         new = torch.autograd.grad(scaled, self.parameters, retain_graph=True, allow_unused=True)
         self._apart = [a if b is None else b if a is None else a.add_(b) for a, b in zip(self._apart, new, strict=True)]
@@ -77,8 +88,8 @@ class AdaptiveWeight:
 
 def _ratio(both: Float[Tensor, "2 *layer"]) -> Float[Tensor, ""]:
     """|first| / (|second| + 1e-4), at most 1e4; 0 where not finite."""
-    wanted, heard = both.flatten(1).norm(dim=1)
-    return (wanted / (heard + 1e-4)).nan_to_num(0.0, posinf=CLAMP).clamp(0, CLAMP)
+    reconstruction, adversarial = both.flatten(1).norm(dim=1)
+    return (reconstruction / (adversarial + 1e-4)).nan_to_num(0.0, posinf=CLAMP).clamp(0, CLAMP)
 
 
 def _mean_over_ranks(x: Tensor) -> Tensor:

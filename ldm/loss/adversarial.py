@@ -1,13 +1,19 @@
-"""The adversarial term of a first stage: a critic of patches against the decoder (arXiv 2012.09841, equations 5 to 7).
+"""The adversarial loss of a first stage: a critic of patches against the decoder (Esser et al. 2020, equations 5 to 7).
 
-    critic     1/2 mean(max(0, 1 - D(x))) + 1/2 mean(max(0, 1 + D(y)))       (hinge)
-    generator  -lambda mean(D(y)), with the adaptive weight lambda of `ldm.loss.adaptive`
+With the critic D, an image x and its reconstruction y, the losses are
 
-The critic trains from update `critic_start` on and is heard by the generator from `start` on: first it learns, then it
-judges. Both count updates of the model, whatever the number of optimisers or micro-batches.
+    critic     1/2 mean(max(0, 1 - D(x))) + 1/2 mean(max(0, 1 + D(y)))       (hinge loss)
+    generator  -lambda mean(D(y)), with the adaptive weight lambda of ldm.loss.adaptive.
 
-Each side's loss moves that side alone, by itself and not by a trainer's care: the generator hears a critic whose
-parameters are detached, and the critic sees images that are.
+The critic is trained from update `critic_start` on, and the generator has its loss from update `start` on, so that the critic
+has learnt something before the generator is trained against it. Both numbers count updates of the model, whatever the number
+of optimisers or micro-batches.
+
+Each loss has gradients for its own side only: the parameters of the critic are detached in the loss of the generator, and
+the images are detached in the loss of the critic.
+
+Sources:
+    Esser et al., Taming Transformers for High-Resolution Image Synthesis (2020), arXiv 2012.09841
 """
 
 from __future__ import annotations
@@ -23,12 +29,13 @@ from ldm.types import Image
 
 
 class Adversarial(nn.Module):
-    """
+    """The losses of the generator and of the critic.
+
     Arguments:
-        critic: images (b, c, h, w) -> logits of any shape.
-        weight: of the generator's term, on top of the adaptive weight.
-        start: update of the model from which the critic is heard; `critic_start` from which it learns, not later.
-        critic_start: the update from which the critic learns.
+        critic: a network from images (b, c, h, w) to logits of any shape.
+        weight: of the generator's loss, on top of the adaptive weight.
+        start: the update of the model from which on the generator has this loss.
+        critic_start: the update of the model from which on the critic is trained; before `start`.
     """
 
     def __init__(
@@ -46,13 +53,13 @@ class Adversarial(nn.Module):
             )
         self.critic, self.weight, self.start, self.critic_start = critic, weight, start, critic_start
 
-    def verdict(self, y: Image) -> Float[Tensor, ""]:
-        """-mean(D(y)), with gradients for y alone."""
+    def generator_loss(self, y: Image) -> Float[Tensor, ""]:
+        """-mean(D(y)), without the adaptive weight, with gradients for y alone."""
         frozen = {name: p.detach() for name, p in self.critic.named_parameters()}
         return -functional_call(self.critic, frozen, (y,)).float().mean()
 
     def critic_loss(self, x: Image, y: Image) -> dict[str, Tensor]:
-        """The hinge loss `critic`, and the mean logits of `real` and reconstructed (`fake`) patches."""
+        """The hinge loss as `critic`, and the mean logits of patches of x as `real` and of y as `fake`."""
         real, fake = self.critic(torch.cat([x, y.detach()]).detach()).float().chunk(2)
         hinge = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
         return {"critic": hinge, "real": real.detach().mean(), "fake": fake.detach().mean()}

@@ -1,10 +1,13 @@
 """Distances of images in the features of a frozen network.
 
-LPIPS (arXiv 1801.03924, equation 1): features of several layers, each pixel's scaled to unit length over channels,
-compared squared with one learnt weight a channel, averaged over space, summed over layers. `FeatureDistance` is the
-same without the learnt weights, over any torchvision network, for where the calibrated networks cannot be had;
-`RandomFeatures` over a network that was never trained, which is weaker but better than pixels (its section 4), and
-needs nothing.
+LPIPS (Zhang et al. 2018, equation 1) takes the features of several layers, scales those of each pixel to unit length over
+channels, and sums the squared differences with one learnt weight for each channel, averaged over pixels and summed over
+layers. `FeatureDistance` does the same without the learnt weights, over any torchvision network, where the networks of LPIPS
+cannot be downloaded. `RandomFeatures` does it over a network that was never trained: it needs nothing, and is weaker, but
+still better than a distance of pixels (the same paper, section 4).
+
+Sources:
+    Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric (2018), arXiv 1801.03924
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ class LPIPS(Perceptual):
     """LPIPS as torchmetrics has it, with its learnt layer weights.
 
     Arguments:
-        network: which; `vgg` is customary as a loss.
-        backbone: torchvision's ImageNet weights of it from a local file; None downloads them (torch's hub cache).
+        network: which network; `vgg` is the usual one for a loss.
+        backbone: a local file with torchvision's ImageNet weights of it; None downloads them to torch's hub cache.
 
     Raises:
         OSError: the download failed. ValueError: the file is of another network.
@@ -44,12 +47,13 @@ class LPIPS(Perceptual):
         self.frozen = FrozenNetwork(lpips, smallest=32)
 
     def forward(self, x: Image, y: Image) -> Float[Tensor, " b"]:
+        """The distance of each pair of images, (b,), with gradients for y."""
         x, y = self.frozen.prepared(x), self.frozen.prepared(y)
         return self.frozen.network(x, y).flatten()
 
 
 class _Compared(Perceptual):
-    """Unit-normalised features of every layer that is seen, compared squared."""
+    """Squared differences of features of unit length, averaged over pixels and summed over layers."""
 
     def __init__(self, maps: Maps):
         super().__init__()
@@ -57,7 +61,7 @@ class _Compared(Perceptual):
 
     def forward(self, x: Image, y: Image) -> Float[Tensor, " b"]:
         total = torch.zeros(len(x), device=x.device)
-        # One after the other: x wants no gradient, so nothing of it is kept for the backward pass.
+        # In two passes: x needs no gradient, so none of its activations are kept for the backward pass.
         for one, other in zip(self._features(x), self._features(y), strict=True):
             total = total + (one - other).square().sum(1).mean((1, 2))
         return total
@@ -67,18 +71,18 @@ class _Compared(Perceptual):
 
 
 def _unit(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    # The square root of a sum that is never 0 has a gradient everywhere.
+    # The small number keeps the gradient finite where all channels are 0.
     return x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8)
 
 
 class FeatureDistance(_Compared):
-    """Features of several layers of a torchvision network with local weights; see `TorchvisionMaps`.
+    """A distance in the features of several layers of a torchvision network with local weights (see `TorchvisionMaps`).
 
     Arguments:
-        architecture: torchvision's name, as `squeezenet1_1`.
-        weights: safetensors or a state dict; the classifier may be missing.
-        layers: names, as `torchvision.models.feature_extraction.get_graph_node_names` lists.
-        flip180: turn images by 180 degrees first, as weights brought from TensorFlow can need.
+        architecture: torchvision's name of the network, as `squeezenet1_1`.
+        weights: a file of safetensors or with a state dict; the classifier may be missing in it.
+        layers: names as `torchvision.models.feature_extraction.get_graph_node_names` lists them.
+        flip180: turn images by 180 degrees first, which weights converted from TensorFlow can need.
         smallest: smaller images are enlarged to this side.
     """
 
@@ -94,14 +98,14 @@ class FeatureDistance(_Compared):
 
 
 class RandomFeatures(_Compared):
-    """Features of a network that was never trained; see `RandomMaps`."""
+    """A distance in the features of a network that was never trained (see `RandomMaps`)."""
 
     def __init__(self, width: PositiveInt = 32, layers: PositiveInt = 3, seed: NonNegativeInt = 0):
         super().__init__(RandomMaps(width, layers, seed))
 
 
 def _published(network: str) -> dict[str, Tensor]:
-    """torchvision's ImageNet weights, from torch's hub cache or its address."""
+    """torchvision's ImageNet weights, from torch's hub cache or downloaded to it."""
     from torchvision.models import get_model_weights
 
     name = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}[network]
@@ -116,7 +120,7 @@ def _published(network: str) -> dict[str, Tensor]:
 
 
 def _load_slices(net: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """torchvision's `features.N` into torchmetrics' slices, whose names end in the same N."""
+    """Load torchvision's tensors `features.N` into torchmetrics' slices, whose names end in the same N."""
     state = net.state_dict()
     renamed = {name: "features." + name.split(".", 2 if name.startswith("slices.") else 1)[-1] for name in state}
     wrong = [w for name, w in renamed.items() if w not in weights or weights[w].shape != state[name].shape]

@@ -1,11 +1,17 @@
-"""The loss of the first stage: reconstruction + KL + perceptual, and a critic's verdict (arXiv 2112.10752, appendix G).
+"""The loss of the first stage: reconstruction, KL, perceptual and adversarial terms (Rombach et al. 2021, appendix G).
 
-    likelihood(x, y; extra = perceptual_weight * d(x, y) * numbers) + kl_weight KL(q(z|x) || N(0, 1)) + commitment ...
-    - lambda D(y)
+For an image x of n numbers and its reconstruction y the autoencoder minimises, divided by n,
 
-Likelihood and KL are both in nats, summed over numbers, averaged over images; so with the Gaussian likelihood, weight 1
-and nothing else, this is the negative evidence bound of a VAE. The whole is divided by the numbers in an image, so that
-learning rates and clipping do not depend on its size.
+    -log p(x | y; extra error perceptual_weight * d(x, y) * n) + kl_weight KL(q(z|x) || N(0, 1)) + commitment + codebook
+
+and, not divided by n, -lambda mean(D(y)) with a critic D (ldm.loss.adversarial). The first term is a likelihood
+(ldm.loss.reconstruction) and d a perceptual distance (ldm.loss.perceptual). Likelihood and KL are in nats, summed over
+numbers and averaged over images. So with the Gaussian likelihood, KL weight 1 and no other term, this is the negative
+evidence lower bound of a VAE. It is divided by n so that learning rates and gradient clipping do not depend on the size of
+images.
+
+Sources:
+    Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (2021), arXiv 2112.10752
 """
 
 from __future__ import annotations
@@ -27,25 +33,28 @@ Terms = dict[str, Tensor]
 
 @runtime_checkable
 class Made(Protocol):
-    """One training pass of an autoencoder, as `ldm.autoencoder.Autoencoder.forward` returns it.
-
-    terms: what the bottleneck wants minimised, per image: summed over the latent, mean over the batch, `kl` unweighted.
-    """
+    """The result of a training pass of an autoencoder, as `Autoencoder.forward` returns it."""
 
     @property
-    def image(self) -> Image: ...
+    def image(self) -> Image:
+        """The reconstructions, (b, c, h, w)."""
+        ...
 
     @property
-    def terms(self) -> Mapping[str, Tensor]: ...
+    def terms(self) -> Mapping[str, Tensor]:
+        """The loss terms of the bottleneck, summed over a latent and averaged over images; `kl` is without its weight."""
+        ...
 
 
 class FirstStageLoss(nn.Module):
-    """
+    """The losses of the autoencoder and of the critic.
+
     Arguments:
         likelihood: of the image given its reconstruction.
-        perceptual, adversarial: further terms; None leaves them out.
-        kl_weight: of the KL divergence of the posterior from the standard normal, summed over the latent.
+        kl_weight: of the KL divergence of the posterior from the standard normal distribution, summed over the latent.
+        perceptual: the perceptual distance; None leaves it out.
         perceptual_weight: of the perceptual distance.
+        adversarial: the critic and the adversarial loss; None leaves them out.
     """
 
     def __init__(
@@ -61,17 +70,22 @@ class FirstStageLoss(nn.Module):
         self.perceptual, self.perceptual_weight, self.adversarial = perceptual, perceptual_weight, adversarial
 
     def model_parameters(self) -> Iterator[nn.Parameter]:
-        """What is learnt with the autoencoder."""
+        """The parameters of the loss that are learnt with the autoencoder's: the likelihood's log-variance."""
         return (p for p in self.likelihood.parameters() if p.requires_grad)
 
     def critic_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the critic; none where there is no critic."""
         return iter(()) if self.adversarial is None else self.adversarial.critic.parameters()
 
     def generator(self, x: Image, made: Made, update: int, adaptive: AdaptiveWeight | None) -> tuple[Terms, Terms]:
-        """(terms whose sum the autoencoder minimises, values only logged) of a part of a given update of the model.
+        """The terms whose sum the autoencoder minimises, and values that are only logged, for a micro-batch of an update.
 
         Arguments:
-            adaptive: the update's; read only once the critic is heard, of which the last part has the term.
+            x: the images, (b, c, h, w).
+            made: the result of the autoencoder's training pass on x.
+            update: the number of the update.
+            adaptive: the adaptive weight of this update; used from the update on from which there is an adversarial term.
+                Only the last micro-batch of an update has that term.
         """
         y, numbers = made.image.float(), x[0].numel()
         logged: Terms = {"mse": (x - y.detach()).square().mean()}
@@ -86,13 +100,15 @@ class FirstStageLoss(nn.Module):
             terms[name] = value * (self.kl_weight if name == "kl" else 1.0) / numbers
             logged[f"{name} (unweighted)"] = value.detach()
         if self.adversarial is not None and update >= self.adversarial.start:
-            heard = adaptive(terms["reconstruction"], self.adversarial.verdict(y), self.adversarial.weight)
-            if heard is not None:
-                terms["adversarial"] = heard
+            unweighted = self.adversarial.generator_loss(y)
+            adversarial = adaptive(terms["reconstruction"], unweighted, self.adversarial.weight)
+            if adversarial is not None:
+                terms["adversarial"] = adversarial
         return terms, logged
 
     def critic(self, x: Image, y: Image, update: int) -> tuple[Terms, Terms]:
-        """The critic's terms and logged logits; no terms before it begins to learn."""
+        """The terms that the critic minimises for images x and reconstructions y, and its mean logits to log; none of them
+        before the update from which on it is trained."""
         if self.adversarial is None or update < self.adversarial.critic_start:
             return {}, {}
         values = self.adversarial.critic_loss(x, y)

@@ -1,12 +1,16 @@
-"""How different two images look: distances beyond that of pixels.
+"""Perceptual distances: how different two images look, beyond the differences of their pixels.
 
-`LaplacianPyramid` needs no network: band-pass images of an octave each (Burt and Adelson 1983), compared absolutely and
-weighted 4^j so that coarse bands, which have fewer pixels, count alike (arXiv 1707.05776, section 3; there as a loss
-for generators). Distances in the features of a frozen network are in `ldm.loss.features`.
+`LaplacianPyramid` needs no network. It sums the mean absolute differences of band-pass images of one octave each (Burt and
+Adelson, The Laplacian Pyramid as a Compact Image Code (1983), doi 10.1109/TCOM.1983.1095851). As means over pixels, coarse
+bands, which have fewer pixels, count as much as fine ones (Bojanowski et al. 2017, section 3, as a loss for generators).
+Distances in the features of a frozen network are in ldm.loss.features.
 
-A distance d(x, y) has gradients for y, the reconstruction, through whatever network it holds. That network is frozen,
-in evaluation mode; it is held outside the module tree, so it is no part of a checkpoint, an average, a count of
-parameters or DDP's broadcasts: it is named by where it came from, and never changes.
+A distance d(x, y) has gradients for y, the reconstruction. A network that it uses is frozen and in evaluation mode. It is
+kept outside of the module tree, so that it is not part of checkpoints, averages, parameter counts or DDP's broadcasts: it
+never changes, and is named by where it came from.
+
+Sources:
+    Bojanowski et al., Optimizing the Latent Space of Generative Networks (2017), arXiv 1707.05776
 """
 
 from __future__ import annotations
@@ -24,18 +28,18 @@ from ldm.types import Image
 
 
 class Perceptual(nn.Module, ABC):
-    """How different images look; 0 for equal ones."""
+    """A distance of images, 0 for equal ones. A new one writes `forward`."""
 
     @abstractmethod
     def forward(self, x: Image, y: Image) -> Float[Tensor, " b"]:
-        """(b,) distances of images (b, c, h, w) in [-1, 1], float32, with gradients for y."""
+        """The distances (b,) of images x and y (b, c, h, w) in [-1, 1], float32, with gradients for y."""
 
 
 class LaplacianPyramid(Perceptual):
-    """Mean absolute differences of Laplacian bands, for any channels: edges and flat colours alike, no download.
+    """The sum of the mean absolute differences of the bands of a Laplacian pyramid, for images of any number of channels.
 
     Arguments:
-        bands: octaves at most; fewer where the image is small. The rest, a small picture, counts as one more.
+        bands: number of octaves; small images have fewer. The low-pass image that remains counts as another band.
     """
 
     def __init__(self, bands: PositiveInt = 4):
@@ -45,7 +49,7 @@ class LaplacianPyramid(Perceptual):
         self.register_buffer("kernel", torch.outer(line, line)[None, None], persistent=False)
 
     def forward(self, x: Image, y: Image) -> Float[Tensor, " b"]:
-        # Bands are linear in the image: those of the difference are the differences of the bands.
+        # Bands are linear in the image, so the bands of the difference are the differences of the bands.
         rest = rearrange(x.float() - y.float(), "b c h w -> (b c) 1 h w")
         total = rest.new_zeros(len(x))
         for _ in range(self.bands):
@@ -61,5 +65,5 @@ class LaplacianPyramid(Perceptual):
 
     @staticmethod
     def _size(band: Float[Tensor, "n 1 h w"], examples: int) -> Float[Tensor, " b"]:
-        # A mean is the sum times 4^j / pixels.
+        # As a mean over pixels, band j has the weight 4^j of the paper, relative to sums.
         return rearrange(band.abs(), "(b c) 1 h w -> b (c h w)", b=examples).mean(1)

@@ -1,16 +1,21 @@
-"""How far a reconstruction is from its image, as a likelihood with a learnt spread.
+"""The error of a reconstruction as a likelihood -log p(x | y) with a learnt scale.
 
-Per image, in nats, summed over all its numbers, with one learnt log-variance v (arXiv 1903.05789, section 4):
+For an image x and its reconstruction y, in nats, summed over all numbers of the image, with one learnt log-variance v (Dai
+and Wipf 2019, section 4):
 
-    Gaussian   1/2 sum((x - y)^2 / e^v + v + log 2 pi)             y the mean, e^v the variance
-    Laplace    sum(|x - y| / e^(v/2) + v/2 + log 2)                e^(v/2) the scale
-    Blend      sum(d / e^v + v),  d = (1 - s)|x - y| + s (x - y)^2  (no normalised density; constants left out)
+    Gaussian   1/2 sum((x - y)^2 / e^v + v + log 2 pi)               mean y, variance e^v
+    Laplace    sum(|x - y| / e^(v/2) + v/2 + log 2)                  median y, scale e^(v/2)
+    Blend      sum(d / e^v + v),  d = (1 - s)|x - y| + s (x - y)^2   no normalised density; constants are left out
 
-Summed as the KL term is, so `kl_weight` 1 with the Gaussian is the evidence bound of a VAE and 1e-6 a faint pull; v
-finds the scale of the error, which otherwise would have to be tuned as a weight. Its best value is the logarithm of the
-mean error (arXiv 2006.13202, section 4.1), about -5 for a good Gaussian. An optimiser of Adam's kind moves every
-parameter by about its learning rate, so v alone would need tens of thousands of updates to get there: v = speed *
-parameter goes `speed` times as fast.
+The KL term is summed over a latent in the same way. So `kl_weight=1` with the Gaussian is the evidence lower bound of a VAE,
+and `kl_weight=1e-6` only keeps latents from growing. v adapts to the size of the error, which otherwise would have to be
+tuned as a weight. Its optimum is the logarithm of the mean error (Rybkin et al. 2020, section 4.1), about -5 for a good
+Gaussian reconstruction. Optimisers like Adam change every parameter by about the learning rate in an update, so v would need
+tens of thousands of updates to get there. Therefore v = speed * parameter, which makes it `speed` times as fast.
+
+Sources:
+    Dai and Wipf, Diagnosing and Enhancing VAE Models (2019), arXiv 1903.05789
+    Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders (2020), arXiv 2006.13202
 """
 
 from __future__ import annotations
@@ -27,12 +32,12 @@ from ldm.types import Image, Probability
 
 
 class PixelLikelihood(nn.Module, ABC):
-    """-log p(x | y) per image.
+    """-log p(x | y) of each image, with a log-variance v. A new one writes `_error` and `_nats`.
 
     Arguments:
-        log_variance: v at first.
-        learnt: learn v with the decoder, or keep it.
-        speed: how many times as fast as a weight it moves.
+        log_variance: the initial v.
+        learnt: whether v is learnt with the decoder.
+        speed: how many times as fast as a weight v is learnt.
     """
 
     def __init__(self, log_variance: float = 0.0, learnt: bool = True, speed: PositiveFloat = 10.0):
@@ -42,11 +47,15 @@ class PixelLikelihood(nn.Module, ABC):
 
     @property
     def log_variance(self) -> Float[Tensor, ""]:
-        """v, with its gradient."""
+        """v, with gradients."""
         return self.speed * self.scaled_log_variance
 
     def forward(self, x: Image, y: Image, extra: Float[Tensor, " b"] | None = None) -> Float[Tensor, " b"]:
-        """(b,) nats, float32; `extra` is a further error per image in the error's unit, summed over its numbers."""
+        """-log p(x | y) in nats, (b,), float32, of images x and reconstructions y (b, c, h, w).
+
+        Arguments:
+            extra: a further error of each image, (b,), in the unit of the error and summed over numbers like it.
+        """
         error = self._error(x.float() - y.float()).flatten(1).sum(1)
         return self._nats(error if extra is None else error + extra, x[0].numel())
 
@@ -56,11 +65,11 @@ class PixelLikelihood(nn.Module, ABC):
 
     @abstractmethod
     def _nats(self, error: Float[Tensor, " b"], numbers: int) -> Float[Tensor, " b"]:
-        """Nats of errors summed over so many numbers."""
+        """-log p(x | y) in nats, (b,), given the errors (b,), each summed over `numbers` numbers."""
 
 
 class Gaussian(PixelLikelihood):
-    """The exact density of N(y, e^v), constants included."""
+    """The density of N(y, e^v), with all constants."""
 
     def _error(self, difference: Image) -> Image:
         return difference.square()
@@ -71,7 +80,7 @@ class Gaussian(PixelLikelihood):
 
 
 class Laplace(PixelLikelihood):
-    """The exact density of the Laplace distribution about y with scale e^(v/2), constants included."""
+    """The density of the Laplace distribution with median y and scale e^(v/2), with all constants."""
 
     def _error(self, difference: Image) -> Image:
         return difference.abs()
@@ -82,7 +91,7 @@ class Laplace(PixelLikelihood):
 
 
 class Blend(PixelLikelihood):
-    """(1 - square) |x - y| + square (x - y)^2 over one learnt scale e^v, as in published first stages (square 0)."""
+    """The error (1 - square) |x - y| + square (x - y)^2 with one learnt scale e^v; published first stages have square 0."""
 
     def __init__(
         self, square: Probability = 0.5, log_variance: float = 0.0, learnt: bool = True, speed: PositiveFloat = 10.0

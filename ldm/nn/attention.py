@@ -1,10 +1,17 @@
-"""Attention: softmax(q k^T / sqrt(d) + mask) v over several heads (arXiv 1706.03762, eq. 1), on tokens and on pixels.
+"""Attention: softmax(q k^T / sqrt(d)) v over several heads (Vaswani et al. 2017, eq. 1), on tokens and on pixels.
 
-`TransformerBlock` is the block of latent diffusion (arXiv 2112.10752, section 3.3): x + self-attention, x + cross-
-attention to the context's tokens, x + gated feed-forward (GEGLU, arXiv 2002.05202), each behind a layer norm.
-Queries, keys and values of one source come from one matrix product. With `qk_norm` queries and keys have unit root mean
-square in each head, times a learnt weight a channel, which bounds what goes into the softmax (arXiv 2302.05442, section 2;
-arXiv 2403.03206, section 5.3.2).
+`TransformerBlock` is the block of latent diffusion (Rombach et al. 2021, section 3.3): x + self-attention, x + cross-
+attention to the context's tokens, x + gated feed-forward (GEGLU, Shazeer 2020), each behind a layer norm. Queries, keys
+and values of the same tokens come from one matrix product. With `qk_norm` queries and keys are normalised to unit root mean
+square in each head and multiplied by a learnt weight for each channel, which bounds the argument of the softmax (Dehghani
+et al. 2023, section 2; Esser et al. 2024, section 5.3.2).
+
+Sources:
+    Vaswani et al., Attention Is All You Need (2017), arXiv 1706.03762
+    Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (2021), arXiv 2112.10752
+    Shazeer, GLU Variants Improve Transformer (2020), arXiv 2002.05202
+    Dehghani et al., Scaling Vision Transformers to 22 Billion Parameters (2023), arXiv 2302.05442
+    Esser et al., Scaling Rectified Flow Transformers for High-Resolution Image Synthesis (2024), arXiv 2403.03206
 """
 
 from __future__ import annotations
@@ -24,9 +31,10 @@ class Attention(nn.Module):
     """Multi-head attention of tokens (b, n, width) to themselves, or to a context (b, m, context).
 
     Arguments:
-        heads: divides width.
-        context: width of the tokens attended to; None for self-attention.
-        bias: whether queries, keys and values have one (the output always does).
+        width: of the tokens.
+        heads: number of heads; it divides the width.
+        context: width of the context's tokens; None for self-attention.
+        bias: whether the linear maps to queries, keys and values have a bias (that of the output always has).
         qk_norm: whether queries and keys are normalised.
     """
 
@@ -58,7 +66,14 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "b m"] | None = None,
         rotation: Float[Tensor, "#b n e"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """`rotation`, in self-attention, tells queries and keys where they stand (ldm.nn.position)."""
+        """Tokens (b, n, width) after attention, before the residual is added.
+
+        Arguments:
+            x: the tokens that attend, (b, n, width).
+            tokens: the context's tokens, (b, m, context); None for self-attention.
+            mask: True for the tokens that are attended to, (b, m).
+            rotation: of queries and keys by their positions (ldm.nn.position), in self-attention.
+        """
         if self.to_q is None:
             q, k, v = self.to_qkv(x).chunk(3, dim=-1)
         else:
@@ -74,7 +89,13 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """GEGLU: out(a * gelu(g)) with (a, g) = in(x), `expansion` times as wide inside."""
+    """The gated feed-forward layer GEGLU: out(a * gelu(g)) with (a, g) = in(x) (Shazeer 2020).
+
+    Arguments:
+        width: of the tokens.
+        expansion: width of a, as a multiple of `width`.
+        dropout: share of the hidden activations that are left out in training.
+    """
 
     def __init__(self, width: PositiveInt, expansion: PositiveInt = 4, dropout: Probability = 0.0):
         super().__init__()
@@ -83,12 +104,21 @@ class FeedForward(nn.Module):
         self.to_out = nn.Linear(expansion * width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Tokens (b, n, width) to tokens."""
         hidden, gate = self.to_hidden(x).chunk(2, dim=-1)
         return self.to_out(self.dropout(hidden * F.gelu(gate)))
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention where there is a context, and GEGLU, each a residual behind a layer norm."""
+    """Self-attention, cross-attention where there is a context, and GEGLU, each in a residual branch behind a layer norm.
+
+    Arguments:
+        width: of the tokens.
+        heads: number of heads.
+        context: width of the context's tokens; None leaves cross-attention out.
+        expansion: width of the feed-forward, as a multiple of `width`.
+        dropout: share of the activations that are left out in training.
+    """
 
     def __init__(
         self,
@@ -111,6 +141,7 @@ class TransformerBlock(nn.Module):
         tokens: Float[Tensor, "b m k"] | None = None,
         mask: Bool[Tensor, "b m"] | None = None,
     ) -> Float[Tensor, "b n d"]:
+        """Tokens x (b, n, width) to tokens, given the context's tokens (b, m, context) and their mask (b, m)."""
         x = x + self.dropout(self.self_attention(self.self_norm(x)))
         if self.cross_attention is not None:
             x = x + self.dropout(self.cross_attention(self.cross_norm(x), tokens, mask))
@@ -118,9 +149,17 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the pixels of a feature map: x + out(blocks(in(norm(x)))).
+    """Transformer blocks over the pixels of a feature map: x + out(blocks(in(norm(x)))), with linear maps `in` and `out` over
+    channels, that is 1x1 convolutions.
 
-    The projections are linear maps over channels, which is what 1x1 convolutions are.
+    Arguments:
+        channels: of the map.
+        heads: number of heads.
+        context: width of the context's tokens; None leaves cross-attention out.
+        depth: number of blocks.
+        expansion: width of the feed-forward, as a multiple of `channels`.
+        dropout: share of the activations that are left out in training.
+        norm: makes the normalisation of the map, given the number of channels.
     """
 
     def __init__(
@@ -142,6 +181,7 @@ class SpatialTransformer(nn.Module):
         self.to_pixels = nn.Linear(channels, channels)
 
     def start_as_identity(self) -> None:
+        """Set the last weights of the residual branch to zero."""
         nn.init.zeros_(self.to_pixels.weight)
         nn.init.zeros_(self.to_pixels.bias)
 
@@ -151,6 +191,7 @@ class SpatialTransformer(nn.Module):
         tokens: Float[Tensor, "b m k"] | None = None,
         mask: Bool[Tensor, "b m"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
+        """A map (b, c, h, w) to a map, given the context's tokens (b, m, context) and their mask (b, m)."""
         y = self.to_tokens(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         for block in self.blocks:
             y = block(y, tokens, mask)
@@ -158,7 +199,13 @@ class SpatialTransformer(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Self-attention over the pixels of a feature map: x + attention(norm(x)), as in autoencoders (one head there)."""
+    """Self-attention over the pixels of a feature map: x + attention(norm(x)). Autoencoders use it with one head.
+
+    Arguments:
+        channels: of the map.
+        heads: number of heads.
+        norm: makes the normalisation of the map, given the number of channels.
+    """
 
     def __init__(self, channels: PositiveInt, heads: PositiveInt = 1, norm: Norm = Group):
         super().__init__()
@@ -166,12 +213,13 @@ class SpatialAttention(nn.Module):
         self.attention = Attention(channels, heads, bias=True)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """A map (b, c, h, w) to a map."""
         y = self.attention(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         return x + rearrange(y, "b (h w) c -> b c h w", h=x.shape[2])
 
 
 def masked_mean(tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b d"]:
-    """The mean of the tokens that the mask keeps; zero where it keeps none."""
+    """The mean over the tokens (b, n, d) that the mask (b, n) keeps, (b, d); zero where it keeps none."""
     if mask is None:
         return tokens.mean(1)
     weight = mask.to(tokens.dtype)[:, :, None]

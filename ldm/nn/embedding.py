@@ -1,9 +1,12 @@
-"""Embeddings of a noise level.
+"""Sinusoidal embeddings of the noise level.
 
-A number s becomes (cos(s f_0), ..., cos(s f_k), sin(s f_0), ..., sin(s f_k)) with f_i = 10000^(-i / (k + 1))
-(arXiv 1706.03762, section 3.5; cosines first as in published latent diffusion checkpoints). `LogSnrEmbedding` takes s
-from the log-SNR itself, so that one network serves every schedule; `StepEmbedding` finds the integer step of the table
-that a published checkpoint was trained on.
+A number s becomes (cos(s f_0), ..., cos(s f_k), sin(s f_0), ..., sin(s f_k)) with f_i = 10000^(-i / (k + 1)) (Vaswani
+et al. 2017, section 3.5; cosines come first as in the published checkpoints of latent diffusion). `LogSnrEmbedding`
+computes s from log SNR, so that one network can be used with every schedule. `StepEmbedding` finds the step of the table of
+noise levels that a published checkpoint was trained on, and takes it as s.
+
+Sources:
+    Vaswani et al., Attention Is All You Need (2017), arXiv 1706.03762
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 TimeEmbedding: TypeAlias = Callable[[int], nn.Module]
-"""What makes an embedding (b,) -> (b, width) for a width: `LogSnrEmbedding` or a partial of `StepEmbedding`."""
+"""Makes an embedding of log SNR, (b,) -> (b, width), given the width: `LogSnrEmbedding` or a partial of `StepEmbedding`."""
 
 
 def sinusoidal(s: Float[Tensor, " b"], width: int) -> Float[Tensor, "b width"]:
-    """Cosines and sines of `s` at width / 2 frequencies from 1 down to 1e-4, in float32."""
+    """Cosines and sines of s (b,) at width / 2 frequencies from 1 down to 1e-4, (b, width), in float32."""
     angles = s.float()[:, None] * frequencies(width // 2, 10000.0, s.device)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -40,9 +43,13 @@ def _even(width: int) -> int:
 
 
 class LogSnrEmbedding(nn.Module):
-    """Embeds log-SNR on the scale of 1000 steps: s = 500 (1 - log_snr / limit), with log-SNR clamped to +-limit.
+    """The embedding of s = 500 (1 - log_snr / limit), with log SNR clamped to [-limit, limit]; so s lies between 0 and 1000.
 
-    The clamp keeps clean data (log-SNR = inf) and zero terminal SNR (-inf) finite.
+    The clamp is for clean data, where log SNR is inf, and for schedules that end in pure noise, where it is -inf.
+
+    Arguments:
+        width: of the embedding; even.
+        limit: the greatest |log SNR| that is distinguished.
     """
 
     def __init__(self, width: PositiveInt, limit: PositiveFloat = 20.0):
@@ -50,15 +57,17 @@ class LogSnrEmbedding(nn.Module):
         self.width, self.limit = _even(width), limit
 
     def forward(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
+        """(b, width) of log SNR (b,)."""
         s = 500 * (1 - log_snr.float().clamp(-self.limit, self.limit) / self.limit)
         return sinusoidal(s, self.width)
 
 
 class StepEmbedding(nn.Module):
-    """Embeds the step k at which a table has the given log-SNR, interpolated between entries and exact at them.
+    """The embedding of the step at which a table of noise levels has a given log SNR, interpolated between its entries.
 
     Arguments:
-        log_snr_table: log-SNR of the steps 0, 1, ..., strictly decreasing.
+        width: of the embedding; even.
+        log_snr_table: log SNR of the steps 0, 1, ..., strictly decreasing.
     """
 
     def __init__(self, width: PositiveInt, log_snr_table: tuple[float, ...]):
@@ -71,16 +80,17 @@ class StepEmbedding(nn.Module):
         self.register_buffer("ascending", table.flip(0), persistent=False)
 
     def step(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The step of a log-SNR, between 0 and the table's last."""
+        """The step of each log SNR, (b,) of (b,), between 0 and the last step of the table."""
         table = self.ascending
         value = log_snr.to(table.dtype).clamp(table[0], table[-1])
         high = torch.searchsorted(table, value).clamp(1, len(table) - 1)
         low_value, high_value = table[high - 1], table[high]
         position = high - 1 + (value - low_value) / (high_value - low_value)
         step = len(table) - 1 - position
-        # A log-SNR that went through float32 must still meet its integer.
+        # A log SNR that was rounded to float32 still has to give its integer exactly.
         nearest = step.round()
         return torch.where((step - nearest).abs() < 1e-3, nearest, step)
 
     def forward(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
+        """(b, width) of log SNR (b,)."""
         return sinusoidal(self.step(log_snr), self.width)

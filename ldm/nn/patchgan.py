@@ -1,8 +1,14 @@
-"""PatchGAN: a convolutional critic that judges overlapping patches (arXiv 1611.07004, section 3.2; 2012.09841).
+"""PatchGAN: a convolutional discriminator (critic) of overlapping patches (Isola et al. 2016, section 3.2; Esser et al.
+2020).
 
-Its logits are a map, one for each patch. Group normalisation in place of the papers' batch normalisation: a verdict on
-an image must not depend on the others in the batch, or it would change with the number of ranks and micro-batches, real
-and reconstructed images could be told apart by whom they came with, and DDP would have statistics to keep equal.
+Its logits are a map, one logit for each patch. It has group normalisation, where the papers have batch normalisation. With
+batch normalisation the logits of an image would depend on the other images of the batch. They would then change with the
+number of ranks and of micro-batches, real and reconstructed images could be distinguished by the batch that they are in, and
+statistics would have to be kept equal across ranks.
+
+Sources:
+    Isola et al., Image-to-Image Translation with Conditional Adversarial Networks (2016), arXiv 1611.07004
+    Esser et al., Taming Transformers for High-Resolution Image Synthesis (2020), arXiv 2012.09841
 """
 
 from __future__ import annotations
@@ -20,13 +26,14 @@ DEFAULT_NORM = partial(Group, groups=8)
 
 
 class PatchGAN(nn.Module):
-    """Images (b, channels, h, w) -> logits (b, 1, h', w'), where h' = h / 2^layers - 2, rounded down, is at least 1.
+    """Images (b, channels, h, w) to logits (b, 1, h', w') with h' = h / 2^layers - 2, rounded down, which is at least 1.
 
     Arguments:
-        width: channels of the first layer, doubled by each of `layers` further ones up to 8 times as many.
-        layers: strided convolutions; 3 see patches of 70 pixels, 2 of 34, 1 of 16: small images want few.
         channels: of the images.
-        norm: the normalisation after every further convolution, by its number of channels.
+        width: channels of the first layer; each further layer doubles them, up to 8 times as many.
+        layers: convolutions with stride; with 3 a patch has 70 pixels a side, with 2 it has 34, with 1 it has 16. Small
+            images need few.
+        norm: makes the normalisation behind every convolution but the first, given its number of channels.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class PatchGAN(nn.Module):
                 nn.init.normal_(module.weight, 0.0, 0.02)
 
     def forward(self, x: Image) -> Float[Tensor, "b 1 h2 w2"]:
+        """Logits (b, 1, h', w') of images (b, channels, h, w); ValueError where the images are too small."""
         if min(x.shape[-2:]) < self.smallest:
             raise ValueError(
                 f"this critic wants images of at least {self.smallest} pixels a side; got {x.shape[-2]}x{x.shape[-1]}: "

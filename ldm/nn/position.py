@@ -1,10 +1,16 @@
-"""Where a token stands on the canvas: what attention, which sees a set, is told of it.
+"""Position embeddings: how the places of tokens on the canvas enter attention, which by itself does not know their order.
 
-`SinCos` adds fixed sines and cosines to the tokens, half of the channels for the row and half for the column (arXiv
-2010.11929, appendix D.4; the embedding of ldm.nn.embedding in each). `Rotary` turns pairs of each query's and key's
-channels by angles proportional to the row, and others by the column (arXiv 2104.09864, eq. 34, along each axis), so that
-their product depends on where the two stand relative to each other alone. `Nowhere` tells nothing: a transformer is then
-equivariant to permutations of its tokens.
+`SinCos` adds fixed sines and cosines to the tokens, half of the channels for the row and half for the column
+(Dosovitskiy et al. 2020, appendix D.4; the embedding of ldm.nn.embedding in each). `Rotary` turns pairs of each query's
+and key's channels by angles proportional to the row, and others by the column (Su et al. 2021, eq. 34, along each
+axis), so that their product depends on the position of the two tokens relative to each other alone. With `Nowhere` there
+is no position embedding, and a transformer is then equivariant to permutations of its tokens.
+
+Sources:
+    Dosovitskiy et al., An Image Is Worth 16x16 Words: Transformers for Image Recognition at Scale (2020),
+        arXiv 2010.11929
+    Su et al., RoFormer: Enhanced Transformer with Rotary Position Embedding (2021), arXiv 2104.09864
+    Heo et al., Rotary Position Embedding for Vision Transformer (2024), arXiv 2403.13298
 """
 
 from __future__ import annotations
@@ -22,25 +28,29 @@ from ldm.nn.embedding import frequencies, sinusoidal
 
 
 class Places(ABC):
-    """The tokens of a canvas, row by row. At most one of the two is given; it is the same for all examples."""
+    """The position embedding for the tokens of a canvas in row-major order, the same for all examples.
+
+    One of `added` and `rotation` may be given; the other is None. A new one writes both.
+    """
 
     @abstractmethod
     def added(self, height: int, width: int, device: torch.device) -> Float[Tensor, "1 n d"] | None:
-        """What is added to the tokens."""
+        """What is added to the n = height * width tokens of a canvas, (1, n, d), or None."""
 
     @abstractmethod
     def rotation(self, height: int, width: int, device: torch.device) -> Float[Tensor, "1 n e"] | None:
-        """Cosines and sines of the angles by which `rotated` turns a head's e channels."""
+        """Cosines and sines, (1, n, e), of the angles by which `rotated` turns the e channels of a head, or None."""
 
 
 Position: TypeAlias = Callable[[int, int], Places]
-"""What makes places for (width of the tokens, heads): one of the classes below, or a partial."""
+"""Makes `Places`, given the width of the tokens and the number of heads: one of the classes below, or a partial of one."""
 
 
 class SinCos(Places):
-    """
+    """Fixed sines and cosines of row and column, added to the tokens.
+
     Arguments:
-        width, heads: of the tokens and of attention; the transformer says them.
+        width, heads: of the tokens and of attention; the transformer gives them.
     """
 
     def __init__(self, width: PositiveInt, heads: PositiveInt):
@@ -55,10 +65,12 @@ class SinCos(Places):
 
 
 class Rotary(Places):
-    """
+    """Rotary position embedding along both axes: queries and keys are turned by angles proportional to row and column.
+
     Arguments:
-        base: the slowest pair turns by about 1 / base a pixel; a canvas has fewer places than a text (arXiv 2403.13298).
-        width, heads: of the tokens and of attention; the transformer says them.
+        base: the slowest pair of channels turns by about 1 / base from one token to the next. It is smaller than for texts,
+            because a canvas has fewer places along an axis (Heo et al. 2024).
+        width, heads: of the tokens and of attention; the transformer gives them.
     """
 
     def __init__(self, width: PositiveInt, heads: PositiveInt, base: PositiveFloat = 100.0):
@@ -74,9 +86,10 @@ class Rotary(Places):
 
 
 class Nowhere(Places):
-    """
+    """No position embedding.
+
     Arguments:
-        width, heads: of the tokens and of attention; the transformer says them.
+        width, heads: of the tokens and of attention; the transformer gives them.
     """
 
     def __init__(self, width: PositiveInt, heads: PositiveInt):
@@ -90,7 +103,8 @@ class Nowhere(Places):
 
 
 def rotated(x: Float[Tensor, "b h n e"], rotation: Float[Tensor, "#b n e"]) -> Float[Tensor, "b h n e"]:
-    """Channels i and e / 2 + i of each token turned by its angle i, in float32."""
+    """Queries or keys x (b, heads, n, e) with channels i and e / 2 + i of each token turned by its angle i, computed in
+    float32. `rotation` (1 or b, n, e) holds the e / 2 cosines and the e / 2 sines."""
     cos, sin = rotation[:, None].chunk(2, dim=-1)
     u, v = x.float().chunk(2, dim=-1)
     return torch.cat([u * cos - v * sin, u * sin + v * cos], dim=-1).to(x.dtype)

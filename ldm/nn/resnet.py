@@ -1,12 +1,17 @@
 """Residual blocks of feature maps and the changes of resolution between them.
 
-A block is x + conv(silu(norm(conv(silu(norm(x))) + embedding))) (arXiv 2006.11239, appendix B); with `scale_shift` the
-embedding enters as norm(h) (1 + scale) + shift (arXiv 2105.05233, section 3, "adaptive group normalization").
+A block is x + conv(silu(norm(conv(silu(norm(x))) + embedding))) (Ho et al. 2020, appendix B); with `scale_shift` the
+embedding enters as norm(h) (1 + scale) + shift (Dhariwal and Nichol 2021, section 3, "adaptive group normalization").
 
-Where pixels come out of channels (`torch.nn.functional.pixel_shuffle`), each of the places in a cell has weights of its own,
-and with independent first weights young networks lay a checkerboard of that period on their pictures. So these
-convolutions begin with the same weights for all places of a cell, as if a smaller picture were enlarged by repetition
-("ICNR": Aitken et al. 2017, Checkerboard artifact free sub-pixel convolution, arXiv 1707.02937, section 3).
+A pixel shuffle (`torch.nn.functional.pixel_shuffle`) makes a cell of f x f pixels from f^2 channels of one pixel, and each
+pixel of the cell has weights of its own in the convolution before it. If these begin as independent random numbers, young
+networks lay a checkerboard of period f over their images. So they begin with the same weights for all pixels of a cell,
+which is the same as enlarging a smaller image by repeating its pixels (ICNR, Aitken et al. 2017, section 3).
+
+Sources:
+    Ho et al., Denoising Diffusion Probabilistic Models (2020), arXiv 2006.11239
+    Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), arXiv 2105.05233
+    Aitken et al., Checkerboard Artifact Free Sub-Pixel Convolution (2017), arXiv 1707.02937
 """
 
 from __future__ import annotations
@@ -24,16 +29,19 @@ from ldm.nn.norm import Group, Norm
 from ldm.types import Probability
 
 Resample: TypeAlias = Callable[[int, int], nn.Module]
-"""What makes a change of resolution from (inputs, channels of the next level), and says the `outputs` it has: one of
-the classes below, or a partial."""
+"""Makes a change of resolution, given its input channels and the channels of the next level: one of the classes below, or a
+partial of one. The module has its output channels as `outputs`."""
 
 
 class ResBlock(nn.Module):
-    """A residual block (b, inputs, h, w) -> (b, outputs, h, w).
+    """A residual block from maps (b, inputs, h, w) to maps (b, outputs, h, w).
 
     Arguments:
-        embedding: width of a vector per example that every pixel is told, or None.
-        scale_shift: whether it scales and shifts the second normalisation, or is added before it.
+        inputs, outputs: numbers of channels.
+        embedding: width of the embedding, a vector for each example that conditions all pixels alike; None for none.
+        norm: makes a normalisation, given the number of channels.
+        scale_shift: whether the embedding gives scale and shift of the second normalisation, or is added before it.
+        dropout: share of the activations that are left out in training.
     """
 
     def __init__(
@@ -55,22 +63,24 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def start_as_identity(self) -> None:
+        """Set the last convolution of the residual branch to zero."""
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 
     def forward(
         self, x: Float[Tensor, "b i h w"], embedding: Float[Tensor, "b e"] | None = None
     ) -> Float[Tensor, "b o h w"]:
+        """A map (b, inputs, h, w) to a map (b, outputs, h, w), given the embedding (b, embedding), if the block takes one."""
         h = self.conv1(F.silu(self.norm1(x)))
         if self.embed is None:
             h = self.norm2(h)
         else:
-            told = self.embed(F.silu(embedding))[:, :, None, None]
+            modulation = self.embed(F.silu(embedding))[:, :, None, None]
             if self.scale_shift:
-                scale, shift = told.chunk(2, dim=1)
+                scale, shift = modulation.chunk(2, dim=1)
                 h = self.norm2(h) * (1 + scale) + shift
             else:
-                h = self.norm2(h + told)
+                h = self.norm2(h + modulation)
         return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
 
 
@@ -78,8 +88,10 @@ class Downsample(nn.Module):
     """Half the resolution by a 3x3 convolution of stride 2, which keeps the number of channels.
 
     Arguments:
-        wanted: channels of the next level, which its first block changes to.
-        pad_all_sides: as in U-Nets; without, one pixel at the right and bottom only, as in autoencoders.
+        inputs: channels of this level.
+        wanted: channels of the next level. They are not used: the first block of that level changes to them.
+        pad_all_sides: whether to pad one pixel at all sides, as in U-Nets, or at the right and the bottom only, as in
+            autoencoders.
     """
 
     def __init__(self, inputs: PositiveInt, wanted: PositiveInt, pad_all_sides: bool = True):
@@ -88,14 +100,16 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(inputs, inputs, 3, stride=2, padding=1 if pad_all_sides else 0)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        """A map (b, c, h, w) to one of half the height and width."""
         return self.conv(x if self.pad_all_sides else F.pad(x, (0, 1, 0, 1)))
 
 
 class Unshuffle(nn.Module):
-    """Half the resolution: each 2x2 pixels become channels, mixed to the number wanted. Cheaper than `Downsample`.
+    """Half the resolution: 2x2 pixels become channels, and a 1x1 convolution mixes them to the number that the next level
+    has. It is cheaper than `Downsample`.
 
     Arguments:
-        inputs, wanted: channels of this level and of the next; the network says them.
+        inputs, wanted: channels of this level and of the next; the network gives them.
     """
 
     def __init__(self, inputs: PositiveInt, wanted: PositiveInt):
@@ -104,18 +118,20 @@ class Unshuffle(nn.Module):
         self.conv = nn.Conv2d(4 * inputs, wanted, 1)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+        """A map (b, i, h, w) to one of half the height and width."""
         return self.conv(F.pixel_unshuffle(x, 2))
 
 
 class Upsample(nn.Module):
     """Twice the resolution: each pixel repeated, then a 3x3 convolution, which keeps the number of channels.
 
-    Of the nine products per output pixel only four meet different input pixels, so the same function is a transposed
-    convolution of stride 2 whose 4x4 kernel is the 3x3 one summed over the repetitions: 4/9 of the work, and the
-    repeated map is never made. On a CPU a step forward and back takes 0.45 to 0.6 of the time.
+    Only four of the nine products for an output pixel are with different input pixels. So the same function is computed as a
+    transposed convolution of stride 2, whose 4x4 kernel is the 3x3 kernel summed over the repetitions. This is 4/9 of the
+    work, and the repeated map is never made. On a CPU, forward and backward pass take 0.45 to 0.6 of the time.
 
     Arguments:
-        wanted: channels of the next level, which its first block changes to.
+        inputs: channels of this level.
+        wanted: channels of the next level. They are not used: the first block of that level changes to them.
     """
 
     def __init__(self, inputs: PositiveInt, wanted: PositiveInt):
@@ -124,6 +140,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(inputs, inputs, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        """A map (b, c, h, w) to one of twice the height and width."""
         flipped = self.conv.weight.flip(2, 3).transpose(0, 1)
         kernel = sum(F.pad(flipped, (j, 1 - j, i, 1 - i)) for i in (0, 1) for j in (0, 1))
         return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
@@ -131,16 +148,17 @@ class Upsample(nn.Module):
 
 @torch.no_grad()
 def start_as_repetition(conv: nn.Conv2d, factor: int) -> None:
-    """Before a pixel shuffle by `factor`: the same first weights for all factor^2 places of a cell."""
+    """Give a convolution before a pixel shuffle by `factor` the same weights for all factor^2 pixels of a cell."""
     for weights in (conv.weight, conv.bias):
         weights.copy_(weights[:: factor**2].repeat_interleave(factor**2, dim=0))
 
 
 class Shuffle(nn.Module):
-    """Twice the resolution: each pixel is mixed to 2x2 pixels of the channels wanted. Cheaper than `Upsample`.
+    """Twice the resolution: a 1x1 convolution makes 2x2 pixels of each pixel, with the channels of the next level. It is
+    cheaper than `Upsample`.
 
     Arguments:
-        inputs, wanted: channels of this level and of the next; the network says them.
+        inputs, wanted: channels of this level and of the next; the network gives them.
     """
 
     def __init__(self, inputs: PositiveInt, wanted: PositiveInt):
@@ -150,4 +168,5 @@ class Shuffle(nn.Module):
         start_as_repetition(self.conv, 2)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+        """A map (b, i, h, w) to one of twice the height and width."""
         return F.pixel_shuffle(self.conv(x), 2)

@@ -1,11 +1,16 @@
-"""Token routing: in training, some tokens go around the middle layers of a transformer (TREAD, arXiv 2501.04765, section 3).
+"""Token routing: in training, some tokens skip the middle layers of a transformer (TREAD, Krause et al. 2025, section 3).
 
-A random share of each example's tokens skips the layers from `before` on and is put back, as it was, where `after` layers are
-left. The layers between cost less in proportion (attention, more), the loss is still of all tokens, and sampling uses
-the whole network: out of training it is exactly nothing.
+A random share of each example's tokens passes the first `before` layers, skips the middle ones, and joins the others again,
+unchanged, for the last `after` layers. The middle layers then cost less in proportion to the number of their tokens, and
+attention in proportion to its square. The loss is still over all tokens. Sampling is not affected: outside of training all
+tokens pass all layers.
 
-The choice is drawn from torch's own generator, as dropout's is. A stage seeds that for each update and rank, so a resumed run
-is the uninterrupted one to the bit; but another number of ranks routes other tokens.
+The tokens are drawn from torch's own generator, as dropout is. A stage seeds it for each update and rank, so a resumed run
+equals an uninterrupted one to the bit, but with another number of ranks other tokens are drawn.
+
+Sources:
+    Krause et al., TREAD: Token Routing for Efficient Architecture-agnostic Diffusion Training (2025),
+        arXiv 2501.04765
 """
 
 from __future__ import annotations
@@ -21,17 +26,19 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Routing:
-    """
+    """How many tokens skip which layers of a transformer in training.
+
     Arguments:
-        skipped: share of the tokens that goes around.
-        before, after: layers that all tokens pass, at the beginning and at the end.
+        skipped: share of the tokens that skip the middle layers.
+        before, after: numbers of layers at the beginning and at the end that all tokens pass.
     """
 
     def __init__(self, skipped: Share = 0.5, before: NonNegativeInt = 1, after: NonNegativeInt = 1):
         self.skipped, self.before, self.after = skipped, before, after
 
     def span(self, depth: int) -> tuple[int, int]:
-        """The first layer that tokens go around and the first that they do not; ValueError where there is none."""
+        """Of `depth` layers, the number of the first that is skipped and of the first behind it that is not. Raises
+        ValueError where no layer is skipped."""
         if self.before + self.after >= depth:
             raise ValueError(
                 f"routing leaves {self.before} + {self.after} layers to all tokens and there are only {depth}: "
@@ -40,13 +47,13 @@ class Routing:
         return self.before, depth - self.after
 
     def kept(self, x: Float[Tensor, "b n d"]) -> Int[Tensor, "b k"]:
-        """Which tokens do not go around, at random and at least one."""
+        """The numbers of the tokens that skip nothing, (b, k) of tokens x (b, n, d), drawn at random; k is at least 1."""
         count = max(1, round((1 - self.skipped) * x.shape[1]))
         return torch.rand(x.shape[:2], device=x.device).argsort(dim=1)[:, :count]
 
 
 def taken(x: Float[Tensor, "#b n d"], kept: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
-    """The tokens `kept` of each example."""
+    """The tokens with the numbers `kept` (b, k) of each example of x (b or 1, n, d), (b, k, d)."""
     rows = x.expand(len(kept), -1, -1)
     return rows.gather(1, kept[..., None].expand(-1, -1, x.shape[2]))
 
@@ -54,5 +61,5 @@ def taken(x: Float[Tensor, "#b n d"], kept: Int[Tensor, "b k"]) -> Float[Tensor,
 def put_back(
     x: Float[Tensor, "b n d"], part: Float[Tensor, "b k d"], kept: Int[Tensor, "b k"]
 ) -> Float[Tensor, "b n d"]:
-    """x with `part` at the places `kept`."""
+    """x (b, n, d) with the tokens of the numbers `kept` (b, k) replaced by those of `part` (b, k, d)."""
     return x.scatter(1, kept[..., None].expand_as(part), part.to(x.dtype))

@@ -25,7 +25,7 @@ from ldm.tensors import read_tensors, size_of, write_tensors
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # of the files and of what a stage puts into them
+FORMAT = 4  # of the files and of what a stage puts into them
 _TENSOR = "__tensor__"
 _TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
 

@@ -69,8 +69,8 @@ def test_starts_at_zero_and_every_block_as_the_identity():
     dit, z = tiny(4, ContextShape(6)), torch.randn(2, 4, 8, 8)
     assert dit(z, LOG_SNR, TOKENS).abs().max() == 0
     x = torch.randn(2, 16, 16)
-    told = (torch.randn(2, 16), TOKENS.tokens, TOKENS.mask)
-    assert all(torch.equal(block(x, None, told), x) for block in dit.blocks)
+    conditioning = (torch.randn(2, 16), TOKENS.tokens, TOKENS.mask)
+    assert all(torch.equal(block(x, None, conditioning), x) for block in dit.blocks)
     infinite = torch.tensor([math.inf, -math.inf])
     assert awake(dit)(z, infinite, TOKENS).isfinite().all()
 
@@ -171,11 +171,11 @@ def test_it_is_one_graph(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     monkeypatch.setattr(DiT, "check_context", lambda self, c: None)
     dit = awake(tiny(4, ContextShape(6), depth=3, position=Rotary, qk_norm=True, routing=Routing()))
-    heard = []
-    dit.inner.layer.register_forward_hook(lambda block, inputs, output: heard.append(output))
+    activations = []
+    dit.inner.layer.register_forward_hook(lambda block, inputs, output: activations.append(output))
     z, compiled = torch.randn(2, 4, 8, 8), torch.compile(dit, backend="eager", fullgraph=True)
     assert compiled(z, LOG_SNR, TOKENS).shape == z.shape
-    assert len(heard) == 1 and heard[0].requires_grad
+    assert len(activations) == 1 and activations[0].requires_grad
     torch.testing.assert_close(compiled.eval()(z, LOG_SNR, TOKENS), dit.eval()(z, LOG_SNR, TOKENS))
 
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_is_refused_with_what_to_do():
         dit(torch.randn(2, 3, 8, 8), LOG_SNR, TOKENS)
     with pytest.raises(ValueError, match=r"tokens=6.*tokens=None"):
         dit(torch.randn(2, 4, 8, 8), LOG_SNR, Context())
-    with pytest.raises(ValueError, match="would not hear its context"):
+    with pytest.raises(ValueError, match="would ignore its context"):
         tiny(4, ContextShape(6), cross_attention=False)
     with pytest.raises(ValueError, match="there are only 2"):
         tiny(4, ContextShape(), routing=Routing())
@@ -222,11 +222,13 @@ def test_routed_tokens_stand_where_they_stood(monkeypatch):
     for i, block in enumerate(dit.blocks):
         block.register_forward_hook(lambda _, given, output, i=i: seen.update({i: (given[0], output, given[2])}))
     dit(z, LOG_SNR, Context())
-    rotation, told = dit.places.rotation(4, 4, z.device)[0], seen[1][2]
+    rotation, conditioning = dit.places.rotation(4, 4, z.device)[0], seen[1][2]
     wanted = seen[0][1].clone()
     for example in range(2):
         part = wanted[example : example + 1, kept[example]]
-        alone = dit.blocks[1]._forward(part, rotation[kept[example]][None], told[0][example : example + 1], None, None)
+        alone = dit.blocks[1]._forward(
+            part, rotation[kept[example]][None], conditioning[0][example : example + 1], None, None
+        )
         wanted[example, kept[example]] = alone[0]
     torch.testing.assert_close(seen[2][0], wanted)
 

@@ -73,10 +73,10 @@ def test_wrong_shapes_are_refused_with_what_to_do():
 def test_the_whole_is_stem_blocks_and_a_head_behind_norm_and_silu():
     mlp, z = awake(tiny(4, TOKENS.shape, sides=(2, 4))), torch.randn(2, 4, 2, 4)
     pooled = torch.stack([TOKENS.tokens[0].mean(0), TOKENS.tokens[1, :2].mean(0)])
-    told = torch.nn.functional.silu(mlp.tell_time(mlp.time(LOG_SNR)) + mlp.tell_context(pooled))
+    embedding = torch.nn.functional.silu(mlp.embed_time(mlp.time(LOG_SNR)) + mlp.embed_context(pooled))
     x = mlp.stem(z.flatten(1))
     for block in mlp.blocks:
-        x = block(x, told)
+        x = block(x, embedding)
     wanted = mlp.head(torch.nn.functional.silu(mlp.norm(x))).view(2, 4, 2, 4)
     torch.testing.assert_close(mlp(z, LOG_SNR, TOKENS), wanted)
 
@@ -84,8 +84,8 @@ def test_the_whole_is_stem_blocks_and_a_head_behind_norm_and_silu():
 def test_a_block_is_its_formula():
     """x + out(silu(hidden(norm(x) (1 + scale) + shift)))."""
     block = awake(tiny(2, ContextShape())).blocks[0]
-    x, told = torch.randn(3, 16), torch.randn(3, 16)
-    scale, shift = torch.nn.functional.linear(told, block.modulation.weight, block.modulation.bias).chunk(2, 1)
+    x, embedding = torch.randn(3, 16), torch.randn(3, 16)
+    scale, shift = torch.nn.functional.linear(embedding, block.modulation.weight, block.modulation.bias).chunk(2, 1)
     normed = (x - x.mean(1, keepdim=True)) / (x.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     wanted = x + block.out(torch.nn.functional.silu(block.hidden(normed * (1 + scale) + shift)))
-    torch.testing.assert_close(block(x, told), wanted)
+    torch.testing.assert_close(block(x, embedding), wanted)

@@ -10,11 +10,11 @@ from torch import nn
 from ldm.loss.adaptive import CLAMP, AdaptiveWeight
 
 
-def weight(wanted, heard, factor=1.0):
-    """For gradients `wanted` of the reconstruction and `heard` of the verdict."""
+def weight(wanted, adversarial, factor=1.0):
+    """For gradients `wanted` of the reconstruction and `adversarial` of the adversarial loss."""
     layer = nn.Parameter(torch.ones(len(wanted)))
     adaptive = AdaptiveWeight([layer], layer)
-    adaptive((torch.tensor(wanted) * layer).sum(), (torch.tensor(heard) * layer).sum(), factor)
+    adaptive((torch.tensor(wanted) * layer).sum(), (torch.tensor(adversarial) * layer).sum(), factor)
     return adaptive.value
 
 
@@ -25,16 +25,16 @@ def test_it_is_the_ratio_of_gradient_norms():
 
 
 @pytest.mark.parametrize(
-    "wanted, heard, expected", [(1e9, 1.0, CLAMP), (1.0, 0.0, CLAMP), (math.nan, 1.0, 0.0), (1.0, math.inf, 0.0)]
+    "wanted, adversarial, expected", [(1e9, 1.0, CLAMP), (1.0, 0.0, CLAMP), (math.nan, 1.0, 0.0), (1.0, math.inf, 0.0)]
 )
-def test_it_is_finite_and_clamped(wanted, heard, expected):
-    assert weight([wanted], [heard]).item() == pytest.approx(expected, rel=1e-3)
+def test_it_is_finite_and_clamped(wanted, adversarial, expected):
+    assert weight([wanted], [adversarial]).item() == pytest.approx(expected, rel=1e-3)
 
 
 class Update:
     """y = layer * inner * x over four images; each part's terms are means over its images.
 
-    layer = 2, inner = 3; reconstruction a x y, verdict b x y: so with means <a> and <b> of the whole batch the gradients at
+    layer = 2, inner = 3; reconstruction a x y, adversarial loss b x y: with means <a> and <b> of the whole batch the gradients at
     the layer are 3 <a>, 3 <b>, and at inner 2 <a>, 2 <b>.
     """
 
@@ -42,16 +42,16 @@ class Update:
 
     def __init__(self, parts, scaler=None):
         self.layer, self.inner = nn.Parameter(torch.tensor([2.0])), nn.Parameter(torch.tensor(3.0))
-        self.unheard = nn.Parameter(torch.tensor(1.0))  # as a log-variance: of the reconstruction alone
-        parameters = [self.layer, self.inner, self.unheard]
+        self.likelihood_scale = nn.Parameter(torch.tensor(1.0))  # as a log-variance: of the reconstruction alone
+        parameters = [self.layer, self.inner, self.likelihood_scale]
         adaptive = AdaptiveWeight(parameters, self.layer, parts, scaler)
         self.terms = []
         for a, b in zip(self.a.chunk(parts), self.b.chunk(parts), strict=True):
             y = self.layer.sum() * self.inner
-            reconstruction, verdict = (a * y).mean() * self.unheard, (b * y).mean()
-            heard = adaptive(reconstruction, verdict, 0.5)
-            self.terms.append(heard)
-            total = (reconstruction if heard is None else reconstruction + heard) / parts
+            reconstruction, loss = (a * y).mean() * self.likelihood_scale, (b * y).mean()
+            adversarial = adaptive(reconstruction, loss, 0.5)
+            self.terms.append(adversarial)
+            total = (reconstruction if adversarial is None else reconstruction + adversarial) / parts
             (total if scaler is None else scaler.scale(total)).backward()
         self.value = adaptive.value.item()
 
@@ -63,7 +63,7 @@ def test_an_update_in_parts_has_the_weight_and_gradient_of_the_whole(parts):
     assert update.value == pytest.approx(value, rel=1e-6)
     assert update.layer.grad.item() == pytest.approx(9 + value * 1.5)
     assert update.inner.grad.item() == pytest.approx(6 + value * 1.0)
-    assert update.unheard.grad.item() == pytest.approx(3 * 6)
+    assert update.likelihood_scale.grad.item() == pytest.approx(3 * 6)
     assert all(term is None for term in update.terms[:-1])
     # Divided by the parts, as the stage divides what each part logs, it is the mean over the batch.
     assert update.terms[-1].item() / parts == pytest.approx(value * 0.5 * 6)

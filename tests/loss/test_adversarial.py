@@ -28,14 +28,14 @@ def test_the_critics_loss_is_the_hinge(real, fake):
     assert values["real"].item() == pytest.approx(2 * real) and values["fake"].item() == pytest.approx(2 * fake)
 
 
-def test_the_verdict_is_minus_the_mean_logit():
-    assert Adversarial(Mean()).verdict(images(0.25)).item() == pytest.approx(-0.5)
+def test_the_generators_loss_is_minus_the_mean_logit():
+    assert Adversarial(Mean()).generator_loss(images(0.25)).item() == pytest.approx(-0.5)
 
 
-def test_the_verdict_leaves_nothing_on_the_critic():
+def test_the_generators_loss_leaves_nothing_on_the_critic():
     adversarial = Adversarial(PatchGAN(width=8, layers=1))
     layer = nn.Parameter(torch.ones(1))
-    adversarial.verdict(layer * torch.randn(2, 3, 16, 16)).backward()
+    adversarial.generator_loss(layer * torch.randn(2, 3, 16, 16)).backward()
     assert layer.grad.abs().sum() > 0
     assert all(p.grad is None and p.requires_grad for p in adversarial.critic.parameters())
 

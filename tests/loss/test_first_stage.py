@@ -101,14 +101,14 @@ def test_the_perceptual_term_trains_the_autoencoder(x):
 
 def test_the_critic_learns_before_it_is_heard_and_both_count_updates(x):
     decoder, loss = Decoder(), adversarial_loss(start=20, critic_start=10)
-    heard, learns = [], []
+    weighted, learns = [], []
     for update in range(30):
         made = Pass(decoder(x))
         terms, _ = loss.generator(x, made, update, decoder.adaptive)
-        heard.append("adversarial" in terms)
+        weighted.append("adversarial" in terms)
         learns.append(bool(loss.critic(x, made.image.detach(), update)[0]))
     assert learns == [False] * 10 + [True] * 20
-    assert heard == [False] * 20 + [True] * 10
+    assert weighted == [False] * 20 + [True] * 10
 
 
 def test_each_side_moves_its_own_parameters_only(x):

@@ -55,8 +55,8 @@ FAULTS = [
         ("tests/nn/test_resnet.py", "tests/interop/test_diffusers.py"),
         ("return self.shortcut(x) + self.conv2", "return self.conv2"),
         ("self.norm2(h) * (1 + scale) + shift", "self.norm2(h) * scale + shift"),
-        ("scale, shift = told.chunk(2, dim=1)", "shift, scale = told.chunk(2, dim=1)"),
-        ("h = self.norm2(h + told)", "h = self.norm2(h) + told"),
+        ("scale, shift = modulation.chunk(2, dim=1)", "shift, scale = modulation.chunk(2, dim=1)"),
+        ("h = self.norm2(h + modulation)", "h = self.norm2(h) + modulation"),
         ("F.pad(x, (0, 1, 0, 1))", "F.pad(x, (1, 0, 1, 0))"),
         ("F.pad(flipped, (j, 1 - j, i, 1 - i))", "F.pad(flipped, (j, 1 - j, j, 1 - j))"),
         ("flipped = self.conv.weight.flip(2, 3)", "flipped = self.conv.weight"),
@@ -88,8 +88,8 @@ FAULTS = [
         "ldm/backbone/base.py",
         ("tests/backbone/test_unet.py", "tests/backbone/test_dit.py"),
         (
-            "told + self.tell_context(masked_mean(c.tokens, c.mask))",
-            "told + 0 * self.tell_context(masked_mean(c.tokens, c.mask))",
+            "embedding + self.embed_context(masked_mean(c.tokens, c.mask))",
+            "embedding + 0 * self.embed_context(masked_mean(c.tokens, c.mask))",
         ),
         ("torch.cat([z, c.spatial], dim=1)", "torch.cat([z, 0 * c.spatial], dim=1)"),
     ),
@@ -110,7 +110,7 @@ FAULTS = [
         ("if self.routing is None or not self.training:", "if self.routing is None:"),
         ("(len(self.blocks) - 1) // 3, len(self.blocks)", "(len(self.blocks) - 1) // 2, len(self.blocks)"),
         ("x = x + added.to(x.dtype)", "x = x - 0 * added.to(x.dtype)"),
-        ("checkpoint(self._forward, x, rotation, *told,", "checkpoint(self._forward, x, None, *told,"),
+        ("checkpoint(self._forward, x, rotation, *conditioning,", "checkpoint(self._forward, x, None, *conditioning,"),
     ),
     *of(
         "ldm/backbone/mlp.py",
@@ -125,7 +125,7 @@ FAULTS = [
         ("skips.pop()], dim=1)", "skips.pop() * 0], dim=1)"),
         ("self.transformer(x, tokens, mask)", "self.transformer(x, tokens)"),
         ("self.head(F.silu(self.norm(x)))", "self.head(self.norm(x))"),
-        ("told = 4 * width", "told = 2 * width"),
+        ("embedding = 4 * width", "embedding = 2 * width"),
         ("nn.init.zeros_(self.head.weight)", "nn.init.ones_(self.head.weight)"),
         ("self.drawing(masked_mean(c.tokens, c.mask),", "self.drawing(masked_mean(c.tokens, None),"),
     ),
@@ -140,8 +140,8 @@ FAULTS = [
         "tests/backbone/test_dit.py",
         ("taken(rotation, kept)", "rotation[:, : kept.shape[1]]"),
         (
-            "return self._through(slice(stop, None), x, rotation, told)",
-            "return self._through(slice(start, None), x, rotation, told)",
+            "return self._through(slice(stop, None), x, rotation, conditioning)",
+            "return self._through(slice(start, None), x, rotation, conditioning)",
         ),
         ("(len(self.blocks) - 1) // 3", "len(self.blocks) // 3"),
         (
@@ -189,6 +189,6 @@ FAULTS = [
     *of(
         "ldm/backbone/base.py",
         ("tests/backbone/test_unet.py", "tests/backbone/test_dit.py", "tests/backbone/test_mlp.py"),
-        ("return told if self.tell_context is None else", "return told if True else"),
+        ("if self.embed_context is None:", "if True:"),
     ),
 ]

@@ -1,10 +1,17 @@
-"""Autoguidance (arXiv 2406.02507, section 3): away from a worse version of the same model, smaller or less trained.
+"""Autoguidance (Karras et al. 2024, section 3): away from a worse version of the same model, smaller or less trained.
 
-x = x_guide + scale (x_c - x_guide). The guide sees the condition, too, so unlike classifier-free guidance it says
-nothing against the variety of what fits the condition. A guide is any denoiser on the same schedule; a network whose
-self-attention is replaced by the identity is one, and makes this perturbed-attention guidance (arXiv 2403.17377).
+    x = x_guide + scale (x_c - x_guide),   with the answers x_c of the model and x_guide of the worse one, the guide.
 
-A guide that was trained with a conditioner of its own reads that one's tokens and no other's: `Paired` carries both.
+Both are given the condition. So, unlike classifier-free guidance, it does not reduce the variety of the images that fit the
+condition. Any denoiser on the same schedule can be the guide. With the same network whose self-attention is replaced by the
+identity, this is perturbed-attention guidance (Ahn et al. 2024).
+
+A guide may have been trained with a conditioner of its own, and then needs the context that this conditioner makes. `Paired`
+is a context that carries both.
+
+Sources:
+    Karras et al., Guiding a Diffusion Model with a Bad Version of Itself (2024), arXiv 2406.02507
+    Ahn et al., Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance (2024), arXiv 2403.17377
 """
 
 from __future__ import annotations
@@ -22,11 +29,12 @@ from ldm.types import Context, Latent, Time
 
 
 class Autoguidance(Guidance):
-    """
+    """Guidance away from the answer of a worse model.
+
     Arguments:
-        denoiser: of the model that is guided; the prior gives it.
-        guide: of the worse model; guide=DIR gives it.
-        scale: how far beyond the guide's answer; 1 is the plain model.
+        denoiser: the denoiser of the guided model; the prior gives it.
+        guide: the denoiser of the worse model; the word guide=DIR gives it.
+        scale: how far to go from the guide's answer through the model's; 1 is the model without guidance.
     """
 
     neutral: ClassVar = {"scale": 1.0}
@@ -45,13 +53,21 @@ class Autoguidance(Guidance):
 
 @dataclass(frozen=True)
 class Paired(Context):
-    """A context with that of the guide, which reads it in place of the model's."""
+    """The model's context together with the context of the guide.
+
+    Fields:
+        guide: the context that the guide is given.
+    """
 
     guide: Context | None = None
 
 
 class Guide(Denoiser):
-    """Another model's denoiser: what it is given is `Paired.guide`."""
+    """The denoiser of another model, which is given the part `guide` of a `Paired` context.
+
+    Arguments:
+        denoiser: the other model's denoiser.
+    """
 
     def __init__(self, denoiser: Denoiser):
         super().__init__()
@@ -62,7 +78,7 @@ class Guide(Denoiser):
 
 
 def waits_for_guide(guidance: Callable[..., Denoiser]) -> bool:
-    """Whether it is an autoguidance without a guide, itself or in what it is wrapped around."""
+    """Whether a guidance, or one that it wraps, is an autoguidance whose guide is not given yet."""
     if not isinstance(guidance, functools.partial):
         return guidance is Autoguidance
     if "guidance" in guidance.keywords:
@@ -71,7 +87,7 @@ def waits_for_guide(guidance: Callable[..., Denoiser]) -> bool:
 
 
 def with_guide(guidance: Callable[..., Denoiser], guide: Denoiser) -> functools.partial:
-    """The guidance that waits for a guide, with this one."""
+    """A guidance for which `waits_for_guide` is true, with this guide put in its place."""
     if isinstance(guidance, functools.partial) and "guidance" in guidance.keywords:
         return functools.partial(guidance, guidance=with_guide(guidance.keywords["guidance"], guide))
     return functools.partial(guidance, guide=guide)

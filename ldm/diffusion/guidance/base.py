@@ -1,9 +1,10 @@
-"""Guidance: a denoiser around a denoiser, which also gives the plain answer that it moved away from.
+"""Guidance: a denoiser that wraps a denoiser and moves its answer, E[x | x_t, c], away from a worse one.
 
-Three choices are independent of each other. What the plain answer is moved away from: the same network without its
-condition (`classifier_free`), or a worse one (`autoguidance`). How far it goes that way: `rescaled` and `projected`
-change the update and are functions of (guided, plain) alone. And when: `interval`. The first kind wraps a denoiser, the
-others wrap a guidance, so that any of them go together.
+A guidance returns a pair: the guided answer, and the plain answer of the wrapped denoiser. Three choices are independent of
+each other. What the plain answer is moved away from: the answer of the same network without its condition
+(`classifier_free`), or that of a worse network (`autoguidance`). How far it is moved: `rescaled` and `projected` change the
+update, and they depend on the guided and the plain answer alone. At which noise levels it is moved: `interval`. A guidance
+of the first kind wraps a denoiser, the others wrap a guidance, so that they can be combined freely.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from ldm.types import Context, Latent, Time
 
 
 class Guidance(Denoiser):
-    """
-    neutral: arguments with which it is the identity around `around`, bit for bit.
-    around: the denoiser, or guidance, that it is wrapped around.
+    """A denoiser with guidance. A new one writes `pair` and `neutral`.
+
+    Arguments:
+        around: the denoiser, or the guidance, that it wraps.
+
+    Attributes:
+        neutral: arguments with which it changes nothing, to the last bit.
     """
 
     neutral: ClassVar[dict[str, Any]]
@@ -31,12 +36,13 @@ class Guidance(Denoiser):
 
     @property
     def unconditional(self) -> bool:
-        """Whether it asks for the answer without a condition, which has to be trained by dropping conditions."""
+        """Whether it needs the answer without a condition, for which the model has to be trained with dropped conditions."""
         return False
 
     @abstractmethod
     def pair(self, x_t: Latent, t: Time, c: Context) -> tuple[Latent, Latent]:
-        """The guided E[x | x_t, c] and the plain one."""
+        """The guided and the plain E[x | x_t, c], (b, c, h, w) each, for x_t (b, c, h, w) at times t (b,)."""
 
     def forward(self, x_t: Latent, t: Time, c: Context) -> Latent:
+        """The guided E[x | x_t, c], (b, c, h, w)."""
         return self.pair(x_t, t, c)[0]

@@ -1,7 +1,12 @@
-"""Classifier-free guidance (arXiv 2207.12598, equation 6): away from the same network without its condition.
+"""Classifier-free guidance (Ho and Salimans 2022, equation 6): away from the same network without its condition.
 
-x = x_null + scale (x_c - x_null); linear in x, hence the same in eps or v at the same x_t. scale 1 is the plain
-conditional model, 0 the unconditional one; the two are asked in one batch.
+    x = x_null + scale (x_c - x_null),   with the answers x_c given the condition and x_null without one.
+
+Since eps and v are affine functions of x at fixed x_t, the same formula holds for them. Scale 1 is the conditional model
+without guidance, 0 the unconditional one. Both answers are computed in one batch.
+
+Sources:
+    Ho and Salimans, Classifier-Free Diffusion Guidance (2022), arXiv 2207.12598
 """
 
 from __future__ import annotations
@@ -17,10 +22,11 @@ from ldm.types import Context, Latent, Time
 
 
 class ClassifierFree(Guidance):
-    """
+    """Guidance away from the answer without a condition.
+
     Arguments:
-        denoiser: what is guided; the prior gives it.
-        scale: 1 is the plain conditional model, 0 the unconditional one, more obeys the condition more.
+        denoiser: the denoiser that is guided; the prior gives it.
+        scale: 1 is the conditional model without guidance, 0 the unconditional one; more follows the condition more closely.
     """
 
     neutral: ClassVar = {"scale": 1.0}

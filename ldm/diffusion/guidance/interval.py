@@ -1,9 +1,13 @@
-"""Guidance in an interval of noise levels only (arXiv 2404.07724, section 3), low <= sigma / alpha <= high.
+"""Guidance in an interval of noise levels only (Kynkäänniemi et al. 2024, section 3), low <= sigma / alpha <= high.
 
-Outside, at high noise where guidance takes variety away and at low noise where it does nothing, the plain denoiser
-answers alone: one row per image and not two. Which steps of a sampler lie outside is known on the host, where its times
-come from (`Denoiser.within`): no step waits for a device, and one that crosses a border asks for both and chooses row
-by row.
+At higher noise levels guidance reduces variety, and at lower ones it has hardly an effect. There the plain denoiser is
+evaluated alone, once an image and not twice. Which steps of a sampler lie outside the interval is known on the host, where
+the times of the grid are (`Denoiser.within`), so no step waits for the device. In a step that crosses an end of the
+interval both are evaluated, and one is chosen for each image.
+
+Sources:
+    Kynkäänniemi et al., Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in
+        Diffusion Models (2024), arXiv 2404.07724
 """
 
 from __future__ import annotations
@@ -22,11 +26,12 @@ from ldm.types import Context, Latent, Time
 
 
 class Interval(Guidance):
-    """
+    """Another guidance within an interval of noise levels, and no guidance outside.
+
     Arguments:
-        denoiser: what is guided; the prior gives it.
-        guidance: waits for the denoiser, as those of conf/diffusion/guidance.
-        low, high: of sigma / alpha, where latents have unit variance.
+        denoiser: the denoiser that is guided; the prior gives it.
+        guidance: the other guidance, called with the denoiser.
+        low, high: the lowest and the highest noise level sigma / alpha, for latents of unit variance.
     """
 
     neutral: ClassVar = {"low": 0.0, "high": math.inf}
@@ -40,13 +45,13 @@ class Interval(Guidance):
     ):
         super().__init__(guidance(denoiser))
         self.plain = denoiser
-        # Once, before any step: what the interval is in times, as numbers of the host.
+        # The interval in times, as Python numbers, computed once before any step.
         levels = torch.tensor([low, high], dtype=torch.float64)
         self.first, self.last = copy.deepcopy(self.schedule).cpu().time(-2 * levels.log()).tolist()
 
     def within(self, t: float, s: float) -> Denoiser:
-        """The guidance alone, the plain denoiser alone, or both where a border lies between t and s. Noise that a step
-        adds before it begins (heun's churn) does not count."""
+        """The guidance alone, the plain denoiser alone, or this one where an end of the interval lies between t and s. Noise
+        that a step adds before it begins (churn of `heun`) is not considered."""
         low, high = min(t, s), max(t, s)
         if self.first <= low and high <= self.last:
             return self.around.within(t, s)

@@ -1,9 +1,16 @@
-"""Adaptive projected guidance (arXiv 2410.02416, algorithm 1): of the update u = guided - plain, the part along the
-plain answer makes images oversaturated and the part at right angles to it makes them better.
+"""Adaptive projected guidance (Sadat et al. 2024, algorithm 1).
 
-x = plain + f (u - (1 - eta) u_along), where u_along = (u . plain / plain . plain) plain and f = min(1, norm / |u|),
-over each image. The paper's threshold is on u / (scale - 1). Its momentum is left out: a mean over steps is a state,
-and a denoiser has none.
+Of the update u = guided - plain, the part parallel to the plain answer oversaturates images, and the part orthogonal to it
+improves them. So the parallel part is reduced, and the update is limited in length, for each image:
+
+    x = plain + f (u - (1 - eta) u_parallel),   u_parallel = (u . plain / plain . plain) plain,   f = min(1, norm / |u|).
+
+The paper limits the length of u / (scale - 1) instead. It also has a momentum, a mean of updates over steps. It is left
+out here, because it is a state, and denoisers have none.
+
+Sources:
+    Sadat et al., Eliminating Oversaturation and Artifacts of High Guidance Scales in Diffusion Models (2024),
+        arXiv 2410.02416
 """
 
 from __future__ import annotations
@@ -21,11 +28,12 @@ from ldm.types import Context, Latent, Probability, Time
 
 
 class Projected(Guidance):
-    """
+    """Another guidance with the part of its update that is parallel to the plain answer reduced.
+
     Arguments:
-        denoiser: what is guided; the prior gives it.
-        guidance: whose update is projected; waits for the denoiser.
-        eta: the share of the part along the plain answer that is kept; 1 keeps all.
+        denoiser: the denoiser that is guided; the prior gives it.
+        guidance: the other guidance, called with the denoiser.
+        eta: the share of the parallel part that is kept; 1 keeps all.
         norm: the greatest length of an image's update.
     """
 
@@ -48,5 +56,5 @@ class Projected(Guidance):
         shrink = (self.norm / flat.norm(dim=1)).clamp(max=1)
         square = axis.square().sum(1)
         part = torch.where(square > 0, (flat * axis).sum(1) / square, 0)
-        # Beginning from `guided`, so that with nothing to change it is left as it is, to the last bit.
+        # Written as a change of `guided`, so that with nothing to change the result equals it to the last bit.
         return guided + along(shrink - 1, u) * u - along((1 - self.eta) * shrink * part, u) * plain, plain

@@ -1,5 +1,11 @@
-"""Rescaled guidance (arXiv 2305.08891, equations 14 to 16): guidance makes images too bright and contrasty, so each
-gets back the deviation of the plain answer, to a part phi: x = guided (phi std(plain) / std(guided) + 1 - phi)."""
+"""Rescaled guidance (Lin et al. 2023, equations 14 to 16).
+
+Guidance makes images too bright and too rich in contrast. So each image is scaled towards the standard deviation that the
+plain answer has, by a share phi: x = guided (phi std(plain) / std(guided) + 1 - phi).
+
+Sources:
+    Lin et al., Common Diffusion Noise Schedules and Sample Steps Are Flawed (2023), arXiv 2305.08891
+"""
 
 from __future__ import annotations
 
@@ -14,11 +20,12 @@ from ldm.types import Context, Latent, Probability, Time
 
 
 class Rescaled(Guidance):
-    """
+    """Another guidance with its answer scaled towards the standard deviation of the plain answer.
+
     Arguments:
-        denoiser: what is guided; the prior gives it.
-        guidance: whose answer is rescaled; waits for the denoiser.
-        phi: how much of the deviation is given back; 0 changes nothing.
+        denoiser: the denoiser that is guided; the prior gives it.
+        guidance: the other guidance, called with the denoiser.
+        phi: the share of the rescaling; 0 changes nothing.
     """
 
     neutral: ClassVar = {"phi": 0.0}

@@ -1,9 +1,12 @@
-"""The probability-flow ODE solved to a tolerance (arXiv 2011.13456, section 4.3), by Dormand and Prince's pair with
-steps of its own for every image, so that an image does not depend on its batch.
+"""The probability-flow ODE solved to a tolerance (Song et al. 2020, section 4.3), by the method of Dormand and Prince with
+a step size of its own for every image, so that an image does not depend on the batch that it is sampled in.
 
-Between two times of the grid it takes as many steps as it needs, so the grid says where it stops to look, and no more:
-a custom grid of 1, a small time and 0 leaves everything to the tolerance. Evaluations are counted in `memory` and
-logged. After each step it reads the errors on the host; every other sampler runs ahead of its device.
+Between two times of the grid the solver takes as many steps as it needs. The grid only says at which times it has to stop:
+a custom grid of 1, a small time and 0 leaves everything to the tolerance. Evaluations of the denoiser are counted and
+logged. After each step the host has to read the errors from the device; no other sampler waits for its device.
+
+Sources:
+    Song et al., Score-Based Generative Modeling through Stochastic Differential Equations (2020), arXiv 2011.13456
 """
 
 from __future__ import annotations
@@ -27,19 +30,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """What one step of an adaptive solver hands to the next, for each image (b,)."""
+    """What one step of the adaptive sampler hands to the next, for each image, (b,)."""
 
-    step: Time  # of phi, to try next
-    evaluations: Time  # of the denoiser, by each image
+    step: Time  # the step size in phi to try next
+    evaluations: Time  # evaluations of the denoiser so far
 
 
 class Adaptive(Sampler):
-    """
+    """The probability-flow ODE solved to a tolerance.
+
     Arguments:
-        tolerance: of a step's error, absolute and relative.
+        tolerance: of the error of a step, absolute and relative.
     """
 
-    order = 1  # of the step to the data, which every sampler makes; elsewhere its error is the tolerance's
+    order = 1  # the order of the last step, to t = 0; the error of all others is that of the tolerance
 
     def __init__(self, tolerance: PositiveFloat = 1e-4):
         self.solver, self.floor = DormandPrince(tolerance), 10 * tolerance

@@ -1,14 +1,17 @@
-"""Samplers: from noise to data along a grid of times; a new one writes `step` and nothing else.
+"""Samplers: from noise to data along a grid of times.
 
-A sampler sees a denoiser, a schedule and times. What it remembers between steps it returns as `memory`, so a sampler
-has no state. Its noise is a function of (seed, step of the grid, image), so an image does not depend on the batch that
-it was sampled in. Times reversed run the probability-flow ODE backwards (inversion); times cut begin in the middle
-(img2img).
+A sampler is given a denoiser, which has a schedule, and the times. It has no state: what it has to remember from one step
+to the next it returns as `memory`. Its noise is a function of (seed, step of the grid, image), so an image does not depend
+on the batch that it is sampled in. With increasing times the same code runs the probability-flow ODE backwards, from data
+to noise (inversion), and with times that begin below 1 it starts from a partly noisy image (image to image).
 
-The two ends are the same for all. To the data, t = 0, every rule of the literature steps by x_0 = E[x | x_t]: that is
-the limit of DDIM, of ancestral sampling and of DPM-Solver++ as sigma_s -> 0, Euler's last step in EDM (arXiv
-2206.00364, algorithm 1) and Tweedie's formula after Langevin dynamics. From the data E[eps | x_0] = 0, so x_s = alpha_s
-x. `step` never sees t = 0.
+Steps to and from t = 0 are the same for all samplers and are made by the loop, so that `step` never sees t = 0. The last
+step, to the data, is x_0 = E[x | x_t]. All published methods agree in it: it is the limit of DDIM, of ancestral sampling
+and of DPM-Solver++ as sigma_s -> 0, the last Euler step of EDM (Karras et al. 2022, algorithm 1), and Tweedie's formula
+after Langevin dynamics. The first step of an inversion, from the data, is x_s = alpha_s x, because E[eps | x_0] = 0.
+
+Sources:
+    Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models (2022), arXiv 2206.00364
 """
 
 from __future__ import annotations
@@ -27,10 +30,12 @@ from ldm.types import Context, Latent, Time
 
 
 class Sampler(ABC):
-    """
-    order: the error of a sample, or of its mean and deviation where it is stochastic, falls as steps^-order;
-    floor: down to this, which finer grids do not remove;
-    stochastic: whether noise is added on the way, so that times cannot be reversed.
+    """A rule for the step from one time to the next. A new one writes `step`.
+
+    Attributes:
+        order: the error of a sample, or for a stochastic sampler of its mean and standard deviation, falls as steps^-order.
+        floor: an error that remains however many steps are taken.
+        stochastic: whether noise is added on the way, so that times cannot be reversed.
     """
 
     order: int
@@ -41,18 +46,30 @@ class Sampler(ABC):
     def step(
         self, denoiser: Denoiser, x_t: Latent, t: Time, s: Time, c: Context, noise: Callable[[], Latent], memory: Any
     ) -> tuple[Latent, Any]:
-        """x_s of x_t, and what the next step may want to know; t, s (b,) in (0, 1]; `noise()` gives standard normals,
-        others at each call. alpha may be 0 at t, but not at s."""
+        """One step from x_t at time t to x_s at time s. Returns x_s and the memory for the next step.
+
+        Arguments:
+            denoiser: gives E[x | x_t, c].
+            x_t: noisy latents, (b, c, h, w).
+            t, s: times in (0, 1], (b,). alpha may be 0 at t, but not at s.
+            c: the context.
+            noise: returns standard normal noise of the shape of x_t, new noise at each call.
+            memory: what the step before returned, or `begin` for the first step.
+        """
 
     def begin(self, times: Float[Tensor, " n"]) -> Any:
-        """The memory of the first step: what it has to know of the grid."""
+        """The memory for the first step: what the sampler has to know of the grid."""
         return None
 
     @torch.no_grad()
     def __call__(
         self, denoiser: Denoiser, x_t: Latent, times: Float[Tensor, " n"], c: Context, random: Random
     ) -> Latent:
-        """Follow `times` (on the CPU, so that no step waits for a device) from x_t, which is at times[0], to times[-1]."""
+        """Go from x_t (b, c, h, w) at times[0] along `times` to the latents at times[-1], (b, c, h, w).
+
+        `times` are on the CPU, so that no step has to wait for a device. Raises ValueError where times increase and the
+        sampler is stochastic.
+        """
         memory, known = self.begin(times), times.tolist()
         if self.stochastic and known[-1] > known[0]:
             raise ValueError(
@@ -73,7 +90,7 @@ class Sampler(ABC):
 
 
 class _Noise:
-    """The noise of step k, drawn only by a sampler that asks for it."""
+    """The noise of step k, drawn only when it is called."""
 
     def __init__(self, random: Random, k: int, shape: tuple[int, ...]):
         self.random, self.k, self.shape, self.draws = random, k, shape, 0

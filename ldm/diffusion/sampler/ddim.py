@@ -1,11 +1,15 @@
-"""DDIM (arXiv 2010.02502, equations 12 and 16), for any schedule.
+"""DDIM (Song et al. 2020, equations 12 and 16), for any schedule.
 
-x_s = alpha_s x + sqrt(sigma_s^2 - up^2) eps + up z with x, eps of the denoiser and up = eta sigma_s sqrt(1 - exp(-2
-h)), where exp(-h) = alpha_t sigma_s / (alpha_s sigma_t).
+A step is x_s = alpha_s x + sqrt(sigma_s^2 - up^2) eps + up z. Here x = E[x | x_t], eps = (x_t - alpha_t x) / sigma_t, z is
+new noise, and up = eta sigma_s sqrt(1 - exp(-2 h)) with exp(-h) = alpha_t sigma_s / (alpha_s sigma_t).
 
-eta = 0 is a first-order solver of the probability-flow ODE. It is Euler's method in sigma / alpha for x / alpha
-(diffusers' EulerDiscrete), and Euler's in t on straight paths (FlowMatchEuler). eta = 1 is ancestral sampling with the
-smaller of DDPM's variances, and Euler's ancestral method (Katherine Crowson's k-diffusion): one rule with three names.
+With eta = 0 it is a first-order solver of the probability-flow ODE. It is then the same as Euler's method for x_t / alpha
+in the variable sigma / alpha (EulerDiscreteScheduler of diffusers), and on straight paths the same as Euler's method in t
+(FlowMatchEulerDiscreteScheduler). With eta = 1 it is ancestral sampling with the smaller of the two variances of DDPM, and
+the same as the ancestral Euler method of Katherine Crowson's k-diffusion.
+
+Sources:
+    Song et al., Denoising Diffusion Implicit Models (2020), arXiv 2010.02502
 """
 
 from __future__ import annotations
@@ -19,9 +23,10 @@ from ldm.types import Context, Latent, Probability, Time
 
 
 class DDIM(Sampler):
-    """
+    """DDIM: a step to the predicted x and eps of the new time, with a share of new noise.
+
     Arguments:
-        eta: share of the noise of ancestral sampling that is added on the way; 0 is the ODE.
+        eta: the share of the noise of ancestral sampling that is added on the way; 0 solves the ODE.
     """
 
     order = 1

@@ -1,13 +1,20 @@
-"""DPM-Solver++, multistep (arXiv 2211.01095, algorithm 2 and SDE-DPM-Solver++): the exponential integrator with E[x |
-x_t] interpolated in log-SNR through this evaluation and those of the last steps, on the ODE or on the reverse SDE.
+"""DPM-Solver++, multistep (Lu et al. 2022, algorithm 2 and SDE-DPM-Solver++).
 
-Two points are the customary '2M', three '3M'. The first step has one point and is DDIM. A start of first order leaves an
-error of second order, so that is the order of both.
+It is the exponential integrator of ldm.diffusion.sampler.exponential, on the ODE or on the reverse SDE, with E[x | x_t]
+approximated by a polynomial in log SNR through the present evaluation and those of the last steps.
 
-All points lie before the step, so a polynomial through them is extrapolated. Its exact integral tends, in long steps, to
-its value at their end, where a parabola is far off; the reference code, which weighs the curvature by half, is so too.
-The customary second order takes the slope at the middle of the step, psi_1 / 2 in place of psi_2. Three points do the same
-here, slope and half of the curvature (psi_1 / 6): the order is the same, and few steps are as good as with two points.
+Two points are usually called 2M, three points 3M. The first step has only one point and is DDIM. Since the error of this
+single step of first order is of second order, both are methods of second order.
+
+All points lie before or at the beginning of the step, so the polynomial is extrapolated. In long steps its exact integral
+tends to its value at the end of the step, where a parabola is far from E[x | x_t]. The reference code, which takes half of
+the curvature, has the same weakness. The usual second-order method takes the slope at the middle of the step instead, that
+is psi_1 / 2 in place of psi_2. With three points the same is done here, and the curvature counts psi_1 / 6. The order does
+not change by it, and in few steps three points are then as good as two.
+
+Sources:
+    Lu et al., DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models (2022),
+        arXiv 2211.01095
 """
 
 from __future__ import annotations
@@ -22,10 +29,11 @@ from ldm.types import Context, Latent, Time
 
 
 class DPMpp(Sampler):
-    """
+    """DPM-Solver++ with two or three points.
+
     Arguments:
-        points: how many evaluations the polynomial goes through.
-        sde: solve the reverse SDE.
+        points: the number of evaluations that the polynomial goes through.
+        sde: whether to solve the reverse SDE instead of the ODE.
     """
 
     order = 2

@@ -1,9 +1,15 @@
-"""Euler's method in t on the probability-flow ODE dx/dt = alpha' x + sigma' eps, with x and eps of the denoiser (flow
-matching, arXiv 2210.02747, equation 1; stochastic interpolants, arXiv 2401.08740, section 2).
+"""Euler's method in t on the probability-flow ODE dx_t/dt = alpha' x + sigma' eps, with x and eps of the denoiser (flow
+matching, Lipman et al. 2022, equation 1; stochastic interpolants, Ma et al. 2024, section 2).
 
-On the straight paths of `rectified` it is DDIM. On curved ones it is not: DDIM is the same with the secant (alpha_s -
-alpha_t) / (s - t) in place of the slope alpha', and is exact for data at a point, which this is not. It is here because
-velocity models on curved paths are sampled and compared with it; for quality take DDIM or better.
+On the straight paths of `rectified` it is the same as DDIM. On curved paths it is not: there DDIM has the difference
+quotient (alpha_s - alpha_t) / (s - t) where this method has the derivative alpha', and DDIM is exact for data that are a
+single point, which this method is not. It is here because velocity models on curved paths are usually sampled, and
+compared, with it. For the best samples take DDIM or a method of higher order.
+
+Sources:
+    Lipman et al., Flow Matching for Generative Modeling (2022), arXiv 2210.02747
+    Ma et al., SiT: Exploring Flow and Diffusion-based Generative Models with Scalable Interpolant Transformers
+        (2024), arXiv 2401.08740
 """
 
 from __future__ import annotations
@@ -17,6 +23,8 @@ from ldm.types import Context, Latent, Time
 
 
 class Euler(Sampler):
+    """Euler's method in t: x_s = x_t + (s - t) (alpha' x + sigma' eps)."""
+
     order = 1
 
     def step(

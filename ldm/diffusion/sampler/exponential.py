@@ -1,17 +1,24 @@
 """The exponential integrator that DDIM, DPM-Solver++ and UniPC share.
 
-With lambda = log(alpha / sigma), h = lambda_s - lambda_t and D(u) = E[x | x_.] at lambda_t + u h, the probability-flow
-ODE is solved by x_s = (sigma_s / sigma_t) x_t + alpha_s int_0^1 h exp(-h (1 - u)) D(u) du (arXiv 2211.01095,
-proposition 4.1), and the reverse SDE by the same with 2 h in place of h below the integral, exp(-h) x_t and sigma_s
-sqrt(1 - exp(-2 h)) z (its SDE-DPM-Solver++). For D(u) = m + a u + b u^2 the integral is psi_1 m + psi_2 a + psi_3 b
-with
+Let lambda = log(alpha / sigma), h = lambda_s - lambda_t, and let D(u) be E[x | x_.] at the time of lambda_t + u h, with u
+from 0 to 1. The solution of the probability-flow ODE (Lu et al. 2022, proposition 4.1) and that of the reverse SDE (the
+same paper, SDE-DPM-Solver++) are
 
-    psi_1 = 1 - exp(-H),  psi_2 = 1 - psi_1 / H,  psi_3 = 1 - 2 psi_2 / H,  H = h or 2 h.
+    ODE: x_s = (sigma_s / sigma_t) x_t         + alpha_s int_0^1   h exp(-h (1 - u))   D(u) du
+    SDE: x_s = (sigma_s / sigma_t) exp(-h) x_t + alpha_s int_0^1 2 h exp(-2 h (1 - u)) D(u) du + sigma_s sqrt(1 - exp(-2 h)) z
+
+with standard normal z. For a polynomial D(u) = m + a u + b u^2 the integral is psi_1 m + psi_2 a + psi_3 b, where
+
+    psi_1 = 1 - exp(-H),  psi_2 = 1 - psi_1 / H,  psi_3 = 1 - 2 psi_2 / H,  and H = h for the ODE, 2 h for the SDE.
 
 Where alpha_t = 0, h is infinite and exp(-h) = 0, so psi_1 = 1.
 
-For small H these are differences of numbers that are nearly equal: psi_3 keeps all but 1 / H^2 of the digits. So they are
-computed in float64, where at steps of H = 1e-4 eight of them are left; in float32 at 4000 steps there were none.
+For small H these are differences of nearly equal numbers, and psi_3 loses as many digits as 1 / H^2 has. So they are
+computed in float64: for H = 1e-4 eight digits are left. In float32 none were left with 4000 steps.
+
+Sources:
+    Lu et al., DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models (2022),
+        arXiv 2211.01095
 """
 
 from __future__ import annotations
@@ -27,9 +34,10 @@ from ldm.types import Latent, Time
 
 @dataclass(frozen=True)
 class Step:
-    """From t to s: x_s = keep x_t + psi_1 m + psi_2 a + psi_3 b + up z; alpha_s is in the psi, and all are (b,).
+    """The coefficients of a step from t to s, x_s = keep x_t + psi_1 m + psi_2 a + psi_3 b + up z, each (b,).
 
-    What multiplies a latent has the type of t; lambda_t and h, of which only differences matter, are float64.
+    The psi contain the factor alpha_s. Factors of latents have the dtype of t; lambda_t and h, of which differences are
+    taken, are float64.
     """
 
     keep: Time
@@ -42,6 +50,7 @@ class Step:
 
     @classmethod
     def between(cls, schedule: Schedule, t: Time, s: Time, sde: bool = False) -> Step:
+        """The step from times t to times s, (b,), on a schedule, of the ODE or of the reverse SDE."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.alpha_sigma(t.double()), schedule.alpha_sigma(s.double())
         before = alpha_t.log() - sigma_t.log()
         h = alpha_s.log() - sigma_s.log() - before
@@ -55,31 +64,33 @@ class Step:
         return cls(*(each.to(t.dtype) for each in factors), before, h)
 
     def first(self, x_t: Latent, m: Latent) -> Latent:
-        """x_s where D stays what it is at t; DDIM."""
+        """x_s with D constant, equal to m = E[x | x_t]: DDIM."""
         return along(self.keep, m) * x_t + along(self.psi_1, m) * m
 
     def second(self, slope: Latent) -> Latent:
-        """What D's slope adds: by the midpoint, psi_1 / 2 in place of psi_2 (arXiv 2211.01095, algorithm 2)."""
+        """What the slope of D adds to `first`, by the midpoint rule: psi_1 / 2 times the slope, in place of psi_2 (Lu et al.
+        2022, algorithm 2)."""
         return along(self.psi_1 / 2, slope) * slope
 
     def bent(self, near: tuple[Time, Latent], far: tuple[Time, Latent]) -> Latent:
-        """What slope and curvature of D add beyond the points that they are known from: both as `second` has it, by the
-        middle of the step, and the curvature by half (see ldm/diffusion/sampler/dpmpp.py)."""
+        """What slope and curvature of D add to `first` where they are extrapolated from earlier points: the slope counts
+        psi_1 / 2, as in `second`, and the curvature psi_1 / 6 (see ldm.diffusion.sampler.dpmpp)."""
         slope, bend = self._parabola(near, far)
         return along(self.psi_1 / 2, bend) * slope + along(self.psi_1 / 6, bend) * bend
 
     def third(self, near: tuple[Time, Latent], far: tuple[Time, Latent]) -> Latent:
-        """What slope and curvature of D add, integrated exactly, from its slopes (u, (D(u) - D(0)) / u) to two points."""
+        """What slope and curvature of D add to `first`, integrated exactly. `near` and `far` are (u, (D(u) - D(0)) / u) of
+        two points."""
         slope, bend = self._parabola(near, far)
         return along(self.psi_2, bend) * slope + along(self.psi_3, bend) * bend
 
     @staticmethod
     def _parabola(near: tuple[Time, Latent], far: tuple[Time, Latent]) -> tuple[Latent, Latent]:
-        """a and b of D(u) = m + a u + b u^2; `far` may be at infinity, where nothing is known of the curvature."""
+        """a and b of D(u) = m + a u + b u^2. `far` may be at u = -inf, which makes b zero."""
         bend = (far[1] - near[1]) / along(far[0] - near[0], near[1])
         return near[1] - along(near[0], bend) * bend, bend
 
     def slope(self, where: Time, m: Latent, other: Latent) -> tuple[Time, Latent]:
-        """(u, (D(u) - D(0)) / u) of D at lambda `where`."""
+        """(u, (D(u) - D(0)) / u) for the point at lambda = `where`, at which D is `other`; m is D(0)."""
         u = ((where - self.before) / self.h).to(m.dtype)
         return u, (other - m) / along(u, m)

@@ -1,19 +1,23 @@
-"""Heun's method with churn (EDM, arXiv 2206.00364, algorithm 2), for any schedule.
+"""Heun's method with churn (EDM, Karras et al. 2022, algorithm 2), for any schedule.
 
-In y = x_t / alpha and r = sigma / alpha the probability-flow ODE is dy/dr = eps. EDM's step goes by Euler to r_s, which is
-DDIM, and takes the mean of the slopes at both ends. Said of D = E[x | x_.] in place of eps, with D_s the answer at the
-end that Euler's step found, this is
+In the variables y = x_t / alpha and r = sigma / alpha the probability-flow ODE is dy/dr = eps. A step of EDM first goes to
+r_s by Euler's method, which is DDIM, evaluates eps there, and then repeats the step with the mean of the two eps. Written
+with D = E[x | x_.] in place of eps, D_t at the beginning of the step and D_s at the end that Euler's method found, this is
 
     x_s = (sigma_s / sigma_t) x_t + (alpha_s - alpha_t sigma_s / sigma_t) ((1 - w) D_t + w D_s),   w = r_t / (2 r_s).
 
-The exact x_s has an average of D along the way in that place, of a weight w between 1/2 and 1: 1/2 at high noise, where D
-is linear in 1 / r, and r_t / (r_t + r_s) at low noise, where it is linear in r^2. All agree in short steps. In a step
-that more than halves r, EDM's goes beyond D_s, without bound as alpha_t -> 0, so w is at most `limit`; from alpha_t = 0 it
-is 1. With limit 1 a step between two answers never leaves them, and is EDM's wherever r at most halves; with
+The exact solution has an average of D along the step in the place of (1 - w) D_t + w D_s. It corresponds to a w between
+1/2 and 1: w = 1/2 at high noise, where D is linear in 1 / r, and w = r_t / (r_t + r_s) at low noise, where D is linear in
+r^2. In short steps all of these agree. In a step that more than halves r, w of EDM exceeds 1 and x_s is extrapolated
+beyond D_s, without bound as alpha_t -> 0. Therefore w is at most `limit` here, and 1 for a step from alpha_t = 0. With
+limit = 1 the average always lies between D_t and D_s, and the method is EDM's wherever a step at most halves r. With
 limit = inf it is EDM's everywhere.
 
-Churn first raises the noise from r to (1 + gamma) r, gamma = min(s_churn / steps, sqrt(2) - 1), by fresh noise of
-deviation s_noise, where s_min <= r <= s_max. No noise is added beyond the schedule's t = 1.
+Churn (the same algorithm) raises the noise before a step from r to (1 + gamma) r, gamma = min(s_churn / steps,
+sqrt(2) - 1), by new noise of standard deviation s_noise, where s_min <= r <= s_max. No noise is added beyond t = 1.
+
+Sources:
+    Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models (2022), arXiv 2206.00364
 """
 
 from __future__ import annotations
@@ -34,12 +38,13 @@ from ldm.types import Context, Latent, Time
 
 
 class Heun(Sampler):
-    """
+    """Heun's method: two evaluations a step, of second order.
+
     Arguments:
-        s_churn: how much noise is added over all steps; 0 is the ODE.
-        s_min, s_max: of sigma / alpha, between which noise is added.
-        s_noise: deviation of the noise that is added, in its place.
-        limit: of the weight w of the answer at the step's end; inf is EDM's.
+        s_churn: how much noise is added over all steps; 0 solves the ODE.
+        s_min, s_max: the noise levels sigma / alpha between which noise is added.
+        s_noise: standard deviation of the added noise, relative to what it should be.
+        limit: the greatest weight w of the evaluation at the end of a step; inf is EDM's method.
     """
 
     order = 2
@@ -56,7 +61,7 @@ class Heun(Sampler):
         self.stochastic = s_churn > 0
 
     def begin(self, times: Float[Tensor, " n"]) -> Any:
-        """gamma."""
+        """The memory of all steps: gamma."""
         return min(self.s_churn / max(len(times) - 1, 1), math.sqrt(2) - 1)
 
     def step(
@@ -74,7 +79,7 @@ class Heun(Sampler):
     def _churned(
         self, denoiser: Denoiser, x_t: Latent, t: Time, noise: Callable[[], Latent], gamma: float
     ) -> tuple[Latent, Time]:
-        """x and t with more noise."""
+        """x_t after churn, and the time at which it has that noise level."""
         schedule, log_snr = denoiser.schedule, denoiser.schedule.log_snr(t)
         r = torch.exp(-log_snr / 2)
         more = torch.where((r >= self.s_min) & (r <= self.s_max), 2 * math.log1p(gamma), 0)

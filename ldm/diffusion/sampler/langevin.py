@@ -1,13 +1,21 @@
-"""Annealed Langevin dynamics (arXiv 1907.05600, algorithm 1), for any schedule.
+"""Annealed Langevin dynamics (Song and Ermon 2019, algorithm 1), for any schedule.
 
-At level s, `corrections` times: x += step score / 2 + sqrt(step) z with score = (alpha_s E[x | x_s] - x_s) / sigma_s^2
-and step = (2 snr sigma_s)^2. That is the step of arXiv 2011.13456, algorithms 4 and 5, with the norms of score and
-noise replaced by what they are on average, so that an image does not depend on its batch; sigma cancels, and alpha = 0
-is no exception.
+At each noise level s the update
 
-Between levels x_t / sqrt(alpha^2 + sigma^2) is kept: at high noise what is noise stays noise of the right size, at low
-noise it is x / alpha, as in the paper. With s = t it is the corrector of `predictor_corrector`. Its step leaves an
-error, `floor`; and the levels have to be close (many steps), as nothing but the dynamics takes noise away.
+    x <- x + (step / 2) score + sqrt(step) z,   score = (alpha_s E[x | x_s] - x_s) / sigma_s^2,   step = (2 snr sigma_s)^2
+
+is made `corrections` times, with standard normal z. The step size is that of Song et al. 2020, algorithms 4 and 5, except
+that the norms of score and noise are replaced by their expectations, so that an image does not depend on the batch that it
+is sampled in. sigma_s cancels from the update, which therefore is regular at alpha = 0, too.
+
+From one level to the next x_t / sqrt(alpha^2 + sigma^2) is kept. So pure noise stays noise of the right size at high noise
+levels, and at low noise levels x_t / alpha is kept, as in the paper. With s = t the step stays at its level and is the
+corrector of `predictor_corrector`. The finite step size leaves an error, `floor`. The levels have to be close to each other
+(many steps), because only the dynamics itself removes noise.
+
+Sources:
+    Song and Ermon, Generative Modeling by Estimating Gradients of the Data Distribution (2019), arXiv 1907.05600
+    Song et al., Score-Based Generative Modeling through Stochastic Differential Equations (2020), arXiv 2011.13456
 """
 
 from __future__ import annotations
@@ -23,16 +31,17 @@ from ldm.types import Context, Latent, Time
 
 
 class Langevin(Sampler):
-    """
+    """Annealed Langevin dynamics: a few steps of the Langevin equation at each noise level.
+
     Arguments:
-        snr: of a step's signal to its noise, which says how long it is.
-        corrections: steps at each level.
+        snr: ratio of signal to noise in one update, which sets the step size.
+        corrections: updates at each noise level.
     """
 
     order, stochastic = 1, True
 
     def __init__(self, snr: PositiveFloat = 0.16, corrections: PositiveInt = 1):
-        # Langevin's own error of the variance is at most a quarter of the step in units of sigma^2 (see the tests).
+        # The finite step changes the variance by at most a quarter of the step, in units of sigma^2 (see the tests).
         self.snr, self.corrections, self.floor = snr, corrections, snr**2
 
     def step(

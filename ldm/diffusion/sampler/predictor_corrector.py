@@ -1,5 +1,9 @@
-"""Predictor-corrector sampling (arXiv 2011.13456, algorithm 1): each step of one sampler is followed by one of another
-that stays at the same level of noise, as Langevin dynamics does."""
+"""Predictor-corrector sampling (Song et al. 2020, algorithm 1): each step of one sampler, the predictor, is followed by a
+step of another, the corrector, which stays at the same noise level, as Langevin dynamics can.
+
+Sources:
+    Song et al., Score-Based Generative Modeling through Stochastic Differential Equations (2020), arXiv 2011.13456
+"""
 
 from __future__ import annotations
 
@@ -15,21 +19,22 @@ from ldm.types import Context, Latent, Time
 
 
 class PredictorCorrector(Sampler):
-    """
+    """Steps of one sampler, each followed by a step of another at the same noise level.
+
     Arguments:
-        predictor: goes from level to level.
-        corrector: stays at the level that was reached, as langevin does.
+        predictor: steps from one noise level to the next.
+        corrector: steps from that noise level to itself; of the samplers here, langevin can.
     """
 
     def __init__(self, predictor: Sampler, corrector: Sampler):
         self.predictor, self.corrector = predictor, corrector
-        self.order = min(
-            predictor.order, corrector.order
-        )  # what a predictor remembers is of an x before its correction
+        # The memory of the predictor is of an x_t before its correction.
+        self.order = min(predictor.order, corrector.order)
         self.floor = max(predictor.floor, corrector.floor)
         self.stochastic = predictor.stochastic or corrector.stochastic
 
     def begin(self, times: Float[Tensor, " n"]) -> Any:
+        """The memories of both samplers."""
         return self.predictor.begin(times), self.corrector.begin(times)
 
     def step(

@@ -1,9 +1,13 @@
-"""UniPC of order 2 with B(h) = exp(h) - 1 (arXiv 2302.04867, section 3), for data prediction.
+"""UniPC of order 2 with B(h) = exp(h) - 1 (Zhao et al. 2023, section 3), for data prediction.
 
-The predictor is DPM-Solver++'s with two points. The corrector redoes the last step once the denoiser has answered at
-its end, with that answer as one point more: it costs no evaluation, which is not repeated at the corrected x. With
-three points it is the exact integral of the parabola through them; the first one has two, by the trapezoid. So UniPC-2
-is of order 3.
+The predictor is DPM-Solver++ with two points. Once the denoiser has been evaluated at the end of a step, the corrector
+repeats that step with this evaluation as an additional point. It costs no further evaluation, since the denoiser is not
+evaluated again at the corrected x_t. With three points the corrector is the exact integral of the parabola through them;
+at the first step there are two points, and it is the trapezoid rule. So UniPC-2 is of third order.
+
+Sources:
+    Zhao et al., UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models (2023),
+        arXiv 2302.04867
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from ldm.types import Context, Latent, Time
 
 
 class UniPC(Sampler):
+    """UniPC-2: DPM-Solver++ with two points as the predictor, and a corrector that costs no evaluation."""
+
     order = 3
 
     def step(
@@ -39,8 +45,9 @@ class UniPC(Sampler):
 
     @staticmethod
     def _corrected(predicted: Latent, x: Latent, last: Step, x_t: Latent, m: Latent, slope: Any) -> Latent:
-        """The end of the step `last` from x_t, given m at its start, x at its end, and a slope from before."""
-        rise = x - m  # the slope to the end, u = 1
+        """The corrected end of the step `last` from x_t, given E[x | x_.] at its start, m, and at its end, x, and the slope
+        to the point before it, if any."""
+        rise = x - m  # the slope from the start, u = 0, to the end, u = 1
         more = last.second(rise) if slope is None else last.third((torch.ones_like(last.keep), rise), slope)
-        # From alpha = 0 the step is infinitely long in log-SNR, and only its first order means anything.
+        # A step from alpha = 0 is infinitely long in log SNR; there, only the first order is defined.
         return torch.where(along(last.h, x).isfinite(), last.first(x_t, m) + more, predicted)
