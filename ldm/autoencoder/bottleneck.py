@@ -17,6 +17,7 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from ldm.constructed import Constructed
 from ldm.types import Latent
 
 
@@ -54,7 +55,7 @@ class Coded:
     terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
-class Bottleneck(nn.Module, ABC):
+class Bottleneck(Constructed, nn.Module, ABC):
     """Between encoder and decoder.
 
     channels: of the latent; None for as many as the image has (`Identity` only).

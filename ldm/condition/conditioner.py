@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import nn
 
+from ldm.constructed import Constructed
 from ldm.types import Context, ContextShape
 
 
-class Conditioner(nn.Module, ABC):
+class Conditioner(Constructed, nn.Module, ABC):
     """
     Attributes:
         shape: what a backbone has to be able to read.

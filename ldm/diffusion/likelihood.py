@@ -32,6 +32,7 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from ldm.constructed import Constructed
 from ldm.diffusion.denoiser import Denoiser, along
 from ldm.diffusion.flow import angle, length, velocity
 from ldm.ode import DormandPrince, Solver
@@ -39,7 +40,7 @@ from ldm.random import Random
 from ldm.types import Context, Latent, Time
 
 
-class Divergence(ABC):
+class Divergence(Constructed, ABC):
     """tr J = sum of e . J e over `probes` e, times `weight`."""
 
     kind: Literal["exact", "estimate"]
@@ -74,7 +75,7 @@ class Hutchinson(Divergence):
         return 2 * torch.stack(signs).to(y) - 1
 
 
-class Flow:
+class Flow(Constructed):
     """
     Arguments:
         divergence: exact, or an unbiased estimate of it.

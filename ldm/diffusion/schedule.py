@@ -21,6 +21,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from ldm.constructed import Constructed
 from ldm.types import Time
 
 Path: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -42,7 +43,7 @@ def upright(alpha: Tensor, sigma: Tensor) -> Tensor:
     return alpha
 
 
-class Schedule(nn.Module, ABC):
+class Schedule(Constructed, nn.Module, ABC):
     """alpha(t), sigma(t) with t (b,) in [0, 1]; all return float (b,). A new one writes `_direction` and `_time`."""
 
     def __init__(self, path: Path):

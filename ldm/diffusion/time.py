@@ -14,11 +14,12 @@ from typing import Annotated
 import torch
 from pydantic import Field, PositiveFloat
 
+from ldm.constructed import Constructed
 from ldm.diffusion.schedule import Schedule
 from ldm.types import Probability, Time
 
 
-class TimeLaw(ABC):
+class TimeLaw(Constructed, ABC):
     """u -> t; a new one writes `_quantile`.
 
     tail: the share of draws at low noise that are too few to learn from.

@@ -20,6 +20,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import nn
 
+from ldm.constructed import Constructed
 from ldm.diffusion.denoiser import Errors
 from ldm.types import Time
 
@@ -27,7 +28,7 @@ Density: TypeAlias = Callable[[], Time]
 """Gives p(log-SNR), (b,), to a weighting that asks: the density, at each example's log-SNR, of the law of times."""
 
 
-class Weighting(nn.Module, ABC):
+class Weighting(Constructed, nn.Module, ABC):
     """From the squared errors of F, of eps and of x, (b,) each, to the loss of an example."""
 
     @abstractmethod

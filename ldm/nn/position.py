@@ -18,10 +18,11 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from ldm.constructed import Constructed
 from ldm.nn.embedding import frequencies, sinusoidal
 
 
-class Places(ABC):
+class Places(Constructed, ABC):
     """The tokens of a canvas, row by row. At most one of the two is given; it is the same for all examples."""
 
     @abstractmethod

@@ -17,10 +17,12 @@ from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
+from ldm.constructed import Constructed
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Routing:
+class Routing(Constructed):
     """
     Arguments:
         skipped: share of the tokens that goes around.

@@ -8,11 +8,12 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ldm.constructed import Constructed
 from ldm.random import Random
 from ldm.types import Context, Latent
 
 
-class Prior(nn.Module, ABC):
+class Prior(Constructed, nn.Module, ABC):
     """A generative model of z (b, c, h, w), unit variance per channel, given a context.
 
     `random` holds the numbers of the batch (ldm.random); without it torch's own generator seeds them.

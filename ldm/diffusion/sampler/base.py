@@ -21,12 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ldm.constructed import Constructed
 from ldm.diffusion.denoiser import Denoiser, along
 from ldm.random import Random
 from ldm.types import Context, Latent, Time
 
 
-class Sampler(ABC):
+class Sampler(Constructed, ABC):
     """
     order: the error of a sample, or of its mean and deviation where it is stochastic, falls as steps^-order;
     floor: down to this, which finer grids do not remove;
