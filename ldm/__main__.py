@@ -1,24 +1,64 @@
-"""`python -m ldm VERB`: one file of ldm/command a verb. Nothing heavy is imported before a verb asks for it."""
+"""`ldm VERB ...`, or `python -m ldm VERB ...`. Nothing heavy is imported before a verb asks for it."""
 
 from __future__ import annotations
 
-import argparse
+import signal
 import sys
+from collections.abc import Callable, Sequence
 
-from ldm.command import store
+from ldm.build import nearest
 
 
-def main(words: list[str] | None = None) -> int:
+def _train(words: Sequence[str]) -> int:
+    """Train what a config describes: first stage, prior, numbers, report."""
+    from ldm.command.verbs import train
+
+    return train(words)
+
+
+def _sample(words: Sequence[str]) -> int:
+    """Images from a finished run."""
+    from ldm.command.verbs import sample
+
+    return sample(words)
+
+
+def _evaluate(words: Sequence[str]) -> int:
+    """Measure a finished run again, with other samples, guidance, steps, weights or metrics."""
+    from ldm.command.verbs import evaluate
+
+    return evaluate(words)
+
+
+def _store(words: Sequence[str]) -> int:
+    """First stages and latents that runs share: what is there, and what no run needs."""
+    from ldm.command.store import main
+
+    return main(words)
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "sample": _sample,
+    "evaluate": _evaluate,
+    "store": _store,
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
     """Do what the words say; the exit code."""
-    parser = argparse.ArgumentParser("ldm", description="Look after runs and what they share.")
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-    store.add(verbs)
-    chosen = parser.parse_args(words)
-    try:
-        return chosen.act(chosen)
-    except (OSError, ValueError) as error:
-        print(f"ldm: {error}", file=sys.stderr)
-        return 1
+    verb, *rest = (sys.argv[1:] if words is None else list(words)) or ["--help"]
+    if verb in ("--help", "-h", "store"):  # what only answers ends where its reader does, as `head` of a pipe
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if verb in ("--help", "-h"):
+        print("usage: ldm VERB ...\n")
+        print("\n".join(f"  {name:10}{does.__doc__}" for name, does in VERBS.items()))
+        print("\n`ldm VERB --help` tells the words of a verb.")
+        return 0
+    if verb not in VERBS:
+        print(f"ldm: {verb}: no such verb{nearest(verb, VERBS)}", file=sys.stderr)
+        return 2
+    return VERBS[verb](rest)
 
 
 if __name__ == "__main__":

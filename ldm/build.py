@@ -5,8 +5,11 @@ themselves perhaps; `_partial_: true` gives a callable that waits for the rest. 
 bound to its signature and every plain value checked against its annotation, so a misspelt key or a word in place of
 a number is an error that names the key, the value and the nearest right one, in no time and at no loss.
 
-A config can come from a stranger's run, so it can name only classes, of the packages in `ALLOWED`, and a
+A config can come from a stranger's run, so it can name only classes, of `PACKAGES` and of plugins (`ldm.plugins`), and a
 class is judged by where it was defined and not by the path that led to it (`ldm.data.folder.os.system` is `posix`'s).
+
+An argument `allowed` lists the packages that may be built from: None is `PACKAGES` and every plugin, for what users write
+themselves; with a list, for what comes from a file, plugins count only where the user has named them.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ import difflib
 import functools
 import importlib
 import inspect
-import os
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -25,14 +28,17 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from ldm import plugins
+from ldm.plugins import within
+
 # Of Lightning what a trainer is made of and what watches it; its command line would build whatever its arguments name.
 _LIGHTNING = tuple(
     f"lightning.pytorch.{name}" for name in ("trainer", "callbacks", "strategies", "plugins", "profilers")
 )
-# And the packages that this machine's user names, as LDM_PLUGINS="mine theirs"; no file can.
-ALLOWED = ("ldm", "torch.optim", "torchmetrics", *_LIGHTNING, *os.environ.get("LDM_PLUGINS", "").split())
+PACKAGES = ("ldm", "torch.optim", "torchmetrics", *_LIGHTNING)
 
 Config = dict[str, Any]
+Allowed = tuple[str, ...] | None
 
 
 class ConfigError(ValueError):
@@ -44,32 +50,66 @@ def is_node(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
-def within(name: str, allowed: tuple[str, ...]) -> bool:
-    """Whether a dotted name is of one of the packages."""
-    return any(name == package or name.startswith(package + ".") for package in allowed)
+def packages(allowed: Allowed = None) -> tuple[str, ...]:
+    """The packages that may be built from, plugins among them."""
+    return (*PACKAGES, *plugins.known()) if allowed is None else (*allowed, *plugins.named())
 
 
-def resolve(path: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED) -> type:
+def resolve(path: Any, where: str = "config", allowed: Allowed = None) -> type:
     """The class that a `_target_` names; ConfigError where it is not one of the allowed packages'.
 
     The path leads through modules by their own names, so that nothing is reached by way of another module's imports,
     and nothing is imported that does not stand on it.
     """
-    spot = f"{where}._target_"
+    spot, packs = f"{where}._target_", packages(allowed)
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
         raise ConfigError(f"{spot}: wanted the dotted path of a class, got {path!r}")
-    if not within(path, allowed):
-        raise ConfigError(f"{spot}: {path} is not allowed; a config may build only from {', '.join(allowed)}")
+    if not within(path, packs):
+        raise ConfigError(
+            f"{spot}: {path} is not allowed; a config may build only from {', '.join(packs)}{_if_plugin(path)}"
+        )
     *modules, name = path.split(".")
-    module = importlib.import_module(modules[0])
+    try:
+        module = importlib.import_module(modules[0])
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{spot}: {path} needs the package {error.name}, which is not installed") from error
     for i in range(1, len(modules)):
         module = _submodule(module, modules[i], path, spot)
     found = vars(module).get(name)
     if found is None:
         raise ConfigError(f"{spot}: no {name} in {module.__name__}{_nearest(name, module)}")
-    if not inspect.isclass(found) or not within(found.__module__, allowed):
-        raise ConfigError(f"{spot}: {path} is not a class of {', '.join(allowed)}")
+    if not inspect.isclass(found) or not within(found.__module__, packs):
+        raise ConfigError(f"{spot}: {path} is not a class of {', '.join(packs)}")
     return found
+
+
+def _if_plugin(path: str) -> str:
+    """What to do about a class that may be of a user's own package."""
+    package = path.partition(".")[0]
+    own = package not in sys.stdlib_module_names and not within(path, PACKAGES)
+    return f". If {package} is a package of yours, say plugins=[{package}]" if own else ""
+
+
+def check_named(config: Any, where: str, allowed: tuple[str, ...], versions: Any = None) -> None:
+    """ConfigError where nodes that come from a file need plugins that the user has not named; nothing is imported.
+
+    Arguments:
+        where: the file, for the message.
+        allowed: the packages that its nodes may name without that.
+        versions: which version of each plugin it was made with, by what the file says.
+    """
+    strange = {path.partition(".")[0] for path in plugins.targets(config) if not within(path, packages(allowed))}
+    strange -= {*sys.stdlib_module_names, *(package.partition(".")[0] for package in PACKAGES)}  # which are no plugins
+    if not strange:
+        return
+    made = versions if isinstance(versions, Mapping) else {}
+    said = ", ".join(f"{each} {made[each]}" if made.get(each) else each for each in sorted(strange))
+    words = ",".join(sorted(strange))
+    raise ConfigError(
+        f"{where} needs the plugin{'s' * (len(strange) > 1)} {said}, whose code it would run. If you trust both, say "
+        f"plugins=[{words}] on the command line, {plugins.ENVIRONMENT}={words} in the environment, or plugins= of "
+        "LatentModel.load"
+    )
 
 
 def _submodule(module: types.ModuleType, part: str, path: str, spot: str) -> types.ModuleType:
@@ -152,7 +192,7 @@ def typed(function: Callable[..., Any], words: Config) -> Config:
     return {name: plain(value, hints[name], name) for name, value in words.items()}
 
 
-def check(config: Any, where: str = "config", given: tuple[str, ...] = (), allowed: tuple[str, ...] = ALLOWED) -> None:
+def check(config: Any, where: str = "config", given: tuple[str, ...] = (), allowed: Allowed = None) -> None:
     """Bind every node below `config` to its signature; raise ConfigError at the first that does not fit.
 
     Arguments:
@@ -180,7 +220,7 @@ def no_such_argument(spot: str, name: str, known: Iterable[str]) -> str:
     return f"{spot}: {name} has no such argument{hint}"
 
 
-def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[type, Config]:
+def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: Allowed) -> tuple[type, Config]:
     """The node's class and its arguments, plain values converted and nodes left as they are."""
     target = resolve(node["_target_"], where, allowed)
     signature, hints = inspect.signature(target), _annotations(target)
@@ -210,7 +250,7 @@ def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: tuple[str,
     return target, arguments
 
 
-def _fits(node: Mapping, annotation: Any, spot: str, target: type, allowed: tuple[str, ...]) -> None:
+def _fits(node: Mapping, annotation: Any, spot: str, target: type, allowed: Allowed) -> None:
     """ConfigError where what the node builds is not of the class that the annotation wants."""
     wanted = tuple(_classes(annotation))
     kind = functools.partial if node.get("_partial_") else resolve(node["_target_"], spot, allowed)
@@ -220,7 +260,7 @@ def _fits(node: Mapping, annotation: Any, spot: str, target: type, allowed: tupl
     raise ConfigError(f"{spot}: {target.__name__} wants a {names} here, got {node['_target_']}{waits}")
 
 
-def build(config: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED, **given: Any) -> Any:
+def build(config: Any, where: str = "config", allowed: Allowed = None, **given: Any) -> Any:
     """Build the object that a node describes, children first; lists and mappings of nodes keep their form.
 
     Arguments:
@@ -239,7 +279,7 @@ def build(config: Any, where: str = "config", allowed: tuple[str, ...] = ALLOWED
     return config
 
 
-def described(node: Config, leave: tuple[str, ...] = (), allowed: tuple[str, ...] = ALLOWED) -> str:
+def described(node: Config, leave: tuple[str, ...] = (), allowed: Allowed = None) -> str:
     """A node in a word: its class in lower case and, in brackets, the arguments that are not the default, in the order of
     the signature; those to `leave` are left out at every depth. Two nodes of the same word build the same."""
     target, arguments = _bind(node, "config", (), allowed)
@@ -251,7 +291,7 @@ def described(node: Config, leave: tuple[str, ...] = (), allowed: tuple[str, ...
     return target.__name__.lower() + (f"({', '.join(words)})" if words else "")
 
 
-def _word(value: Any, leave: tuple[str, ...], allowed: tuple[str, ...]) -> str:
+def _word(value: Any, leave: tuple[str, ...], allowed: Allowed) -> str:
     if is_node(value):
         return described(value, leave, allowed)
     if isinstance(value, list | tuple):

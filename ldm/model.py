@@ -3,26 +3,30 @@
     x = decode(z),  z ~ prior(z | c),  c = condition(batch)
 
 On disk it is a directory: `model.safetensors` (averaged weights), `raw.safetensors` (as the optimiser left them), and
-`config.json` with the nodes that build the three parts. A stranger's config can name only parts of a model.
+`config.json` with the nodes that build the three parts, and the plugins that these need, with their versions. A stranger's
+config can name only parts of a model, and those of a plugin (`ldm.plugins`) only where the caller has named it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ldm import plugins
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.autoencoder.bottleneck import Posterior
-from ldm.build import Config, ConfigError, build, resolve
+from ldm.build import Config, ConfigError, build, check, check_named, resolve
 from ldm.condition.conditioner import Conditioner
+from ldm.constructed import node_of
 from ldm.files import sync, write_json
-from ldm.prior.base import Latents, Prior
+from ldm.plugins import within
+from ldm.prior.base import GIVEN, Latents, Prior
 from ldm.random import Random
 from ldm.tensors import hash_of, read_tensors, write_tensors
 from ldm.types import Codes, Context, Image, Latent
@@ -48,7 +52,7 @@ _FILES: dict[str, str] = {"average": "model.safetensors", "raw": "raw.safetensor
 class LatentModel(nn.Module):
     """
     Attributes:
-        config: the nodes of the three parts, where it was built from some.
+        config: the nodes of the three parts, where it was built from some; `save` finds those of other models.
         made_from: what a run says of its training (ldm.stage.provenance); empty of other models.
     """
 
@@ -73,8 +77,13 @@ class LatentModel(nn.Module):
         return hash_of(dict(sorted(self.state_dict().items())))
 
     @classmethod
-    def build(cls, config: Config, allowed: tuple[str, ...] = MODEL_PACKAGES) -> LatentModel:
-        """A model with fresh weights from its three nodes; shapes follow from the autoencoder and the conditioner."""
+    def build(cls, config: Config, allowed: tuple[str, ...] | None = None) -> LatentModel:
+        """A model with fresh weights from its three nodes; shapes follow from the autoencoder and the conditioner.
+
+        Arguments:
+            allowed: the packages that nodes may name; by default those of models and every plugin.
+        """
+        allowed = (*MODEL_PACKAGES, *plugins.known()) if allowed is None else allowed
         missing = [part for part in PARTS if part not in config]
         if missing:
             raise ConfigError(f"a model is made of {', '.join(PARTS)}; this config has no {', '.join(missing)}")
@@ -147,15 +156,43 @@ class LatentModel(nn.Module):
         """The decoder's image of the mean of q(z|x), (b, c, h, w) in [-1, 1]."""
         return self.autoencoder.decode(self.autoencoder.encode(x).mean).float().clamp(-1, 1)
 
-    def save(self, folder: Path, config: Config, weights: Weights = "average") -> None:
-        """Write config.json and the weights as `weights`; a second call adds the other kind."""
+    def save(self, folder: Path, config: Config | None = None, weights: Weights = "average") -> None:
+        """Write config.json and the weights as `weights`; a second call adds the other kind.
+
+        Arguments:
+            config: the nodes of the three parts; by default those that it was built from or, of a model that was put
+                together in Python, what its objects' constructors were given (`ldm.constructed`; ConfigError where that
+                cannot be written down).
+        """
+        config = config or self.config or self._constructed()
+        nodes = {part: config[part] for part in PARTS}
         folder.mkdir(parents=True, exist_ok=True)
         write_weights(self.state_dict(), folder / _FILES[weights])
-        write_json(folder / "config.json", {part: config[part] for part in PARTS} | {"made_from": self.made_from})
+        needed = {package: plugins.version(package) for package in _plugins_of(nodes)}
+        write_json(folder / "config.json", nodes | {"made_from": self.made_from, "plugins": needed})
+
+    def _constructed(self) -> Config:
+        """The nodes of the three parts, by what their constructors were given; checked as those of a file are."""
+        nodes = {part: node_of(getattr(self, part), part, GIVEN) for part in PARTS}
+        own = tuple(path.partition(".")[0] for path in plugins.targets(nodes))
+        for part, node in nodes.items():
+            check(node, part, GIVEN if part == "prior" else (), own)
+        return nodes
 
     @classmethod
-    def load(cls, folder: str | Path, weights: Weights = "average", device: str | torch.device = "cpu") -> LatentModel:
-        """A saved model, in eval mode. FileNotFoundError, ConfigError or ValueError say what is wrong with the files."""
+    def load(
+        cls,
+        folder: str | Path,
+        weights: Weights = "average",
+        device: str | torch.device = "cpu",
+        plugins: Sequence[str] = (),
+    ) -> LatentModel:
+        """A saved model, in eval mode. FileNotFoundError, ConfigError or ValueError say what is wrong with the files.
+
+        Arguments:
+            plugins: packages whose classes the file may name beside ldm's, and those of the command line and of
+                LDM_PLUGINS: to name one is to trust its code and the file that asks for it.
+        """
         folder = Path(folder)
         if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
             folder = folder / "model"  # a run directory was named
@@ -165,7 +202,10 @@ class LatentModel(nn.Module):
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{folder / 'config.json'} is damaged, or no config of a model: {error}") from error
-        model = cls.build(config)
+        allowed = (*MODEL_PACKAGES, *plugins)
+        check_named({part: config.get(part) for part in PARTS}, str(folder), allowed, config.get("plugins"))
+        _compare_versions(config, folder)
+        model = cls.build(config, allowed)
         model.made_from = config.get("made_from", {})
         load_weights(model, folder / _FILES[weights])
         return model.to(device).eval()
@@ -180,6 +220,22 @@ def _codes(prior: Config, autoencoder: Autoencoder, allowed: tuple[str, ...]) ->
         return autoencoder.code_count
     except TypeError as error:
         raise ConfigError(f"prior={family.__name__.lower()} models codes: {error}") from error
+
+
+def _plugins_of(nodes: Config) -> set[str]:
+    """The packages, beside ldm's, whose classes nodes build."""
+    paths = [path for path in plugins.targets(nodes) if not within(path, MODEL_PACKAGES)]
+    known = plugins.known()
+    return {next((each for each in known if within(path, (each,))), path.partition(".")[0]) for path in paths}
+
+
+def _compare_versions(config: Config, folder: Path) -> None:
+    """Say where a plugin is of another version than the one that a model was saved with."""
+    made = config.get("plugins")
+    for package in _plugins_of({part: config.get(part) for part in PARTS}) if isinstance(made, Mapping) else ():
+        here = plugins.version(package)
+        if made.get(package) != here:
+            log.warning("%s was saved with %s %s, and here is %s", folder, package, made.get(package), here)
 
 
 def write_weights(state: Mapping[str, Tensor], file: Path) -> None:

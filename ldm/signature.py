@@ -14,17 +14,18 @@ import importlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from ldm.build import ALLOWED, ConfigError, arguments_of, holds_node, is_node, no_such_argument, plain, within
+from ldm.build import ConfigError, arguments_of, holds_node, is_node, no_such_argument, packages, plain
+from ldm.plugins import located, within
 
 PIECES = ("backbone", "diffusion")
 """Nodes of a run's config that are there to be referred to, by the prior's node."""
 BESIDE = {"autoencoder": ("checkpoint", "train"), "prior": ("checkpoint", "weights", "statistics")}
 """Words of a part that are no arguments of its class."""
 
+_BARE = ("ABC", "Generic", "Module", "Protocol", "object")  # bases whose constructors take no arguments
 _LIGHT = ("builtins", "collections.abc", "pathlib", "pydantic", "typing")  # whose names an annotation may be read by
 
 
@@ -96,10 +97,9 @@ def _check_node(node: Mapping, where: str, beside: tuple[str, ...]) -> None:
             raise ConfigError(no_such_argument(spot, found.name, found.arguments))
 
 
-@functools.cache
 def declared(path: Any) -> Declared | None:
     """What the class at a dotted path takes; None where its source does not tell, or a config may not name it."""
-    if not isinstance(path, str) or not within(path, ALLOWED):
+    if not isinstance(path, str) or not within(path, packages()):
         return None
     module, _, name = path.rpartition(".")
     found = _find(module, name)
@@ -110,7 +110,8 @@ def declared(path: Any) -> Declared | None:
 
 
 def _read(module: str, node: ast.ClassDef) -> Declared:
-    bases = [base for base in (_base(module, each) for each in node.bases) if base is not None]
+    read = {_name(each): _base(module, each) for each in node.bases}
+    bases = [base for base in read.values() if base is not None]
     doc = ast.get_docstring(node) or ""
     constructor = next((each for each in node.body if getattr(each, "name", None) == "__init__"), None)
     free = False
@@ -123,7 +124,8 @@ def _read(module: str, node: ast.ClassDef) -> Declared:
         arguments |= {each.name: each for each in _fields(node, module)}
     else:
         first = next((base for base in bases if base.arguments or base.free), None)
-        arguments, free = (first.arguments, first.free) if first else ({}, False)
+        hidden = bool(node.decorator_list) or any(base is None and name not in _BARE for name, base in read.items())
+        arguments, free = (first.arguments, first.free) if first else ({}, hidden)
     said = documented(doc)
     doc = doc if summary(doc) else _syntax(module)["__doc__"]
     inherited = {name: each.doc for base in reversed(bases) for name, each in base.arguments.items()}
@@ -135,9 +137,9 @@ def _read(module: str, node: ast.ClassDef) -> Declared:
 
 
 def _base(module: str, node: ast.expr) -> Declared | None:
-    """What a base class of our own takes."""
+    """What a base class of ours or of a plugin takes; None where that is not read."""
     found = _find(module, node.id) if isinstance(node, ast.Name) else None
-    own = found is not None and within(found[0], ALLOWED) and isinstance(found[1], ast.ClassDef)
+    own = found is not None and within(found[0], packages()) and isinstance(found[1], ast.ClassDef)
     return _read(*found) if own else None
 
 
@@ -165,8 +167,13 @@ def _fields(node: ast.ClassDef, module: str) -> Iterator[Argument]:
 
 def _called(node: ast.expr | None) -> str:
     """The name of what a decorator or a default calls."""
-    node = node.func if isinstance(node, ast.Call) else node
-    return node.id if isinstance(node, ast.Name) else ""
+    return "" if node is None else _name(node.func if isinstance(node, ast.Call) else node)
+
+
+def _name(node: ast.expr) -> str:
+    """The last part of a dotted name; of `Generic[T]` that of Generic."""
+    node = node.value if isinstance(node, ast.Subscript) else node
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def summary(doc: str) -> str:
@@ -211,21 +218,28 @@ def _syntax(module: str) -> dict[str, Any]:
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 if isinstance(target, ast.Name):
                     names[target.id] = node.value
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                names[alias.asname or alias.name] = (node.module, alias.name)
+                names[alias.asname or alias.name] = (_imported_from(node, module), alias.name)
     return names
+
+
+def _imported_from(node: ast.ImportFrom, module: str) -> str:
+    """The module whose name an import statement of `module` takes, be it relative."""
+    if not node.level:
+        return node.module
+    spec = located(module)
+    above = node.level - (
+        spec is not None and spec.submodule_search_locations is not None
+    )  # a package is its own first
+    package = module.split(".")[: len(module.split(".")) - above]
+    return ".".join([*package, *([node.module] if node.module else [])])
 
 
 def _file(module: str) -> Path | None:
     """The source of a module, found without importing the packages that it is in."""
-    parts, folders, spec = module.split("."), None, None
-    for i in range(len(parts)):
-        spec = PathFinder.find_spec(".".join(parts[: i + 1]), folders)
-        if spec is None:
-            return None
-        folders = spec.submodule_search_locations
-    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    spec = located(module)
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
 def _find(module: str, name: str) -> tuple[str, ast.AST] | None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from ldm.build import ConfigError
 from ldm.diffusion.guidance.autoguidance import Autoguidance
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
-from ldm.model import LatentModel, load_weights, write_weights
+from ldm.model import PARTS, LatentModel, load_weights, write_weights
 from ldm.random import Random
 from ldm.types import ContextShape
 from tests.runs import tiny
@@ -77,7 +77,7 @@ def test_round_trip_with_the_tokenizer(config, saved):
     assert torch.equal(loaded.condition(batch()).tokens, made.condition(batch()).tokens)
     assert torch.equal(draw(loaded), draw(made))
     assert sorted(file.name for file in saved.iterdir()) == ["config.json", "model.safetensors", "raw.safetensors"]
-    assert set(json.loads((saved / "config.json").read_text())) == {"autoencoder", "condition", "prior", "made_from"}
+    assert set(json.loads((saved / "config.json").read_text())) == {*PARTS, "made_from", "plugins"}
 
 
 def test_raw_weights_are_others(config, saved):
@@ -112,7 +112,7 @@ def test_it_is_its_parts_in_order(config):
 
 def test_the_parts_fit_each_other(config):
     model = fresh(config)
-    assert model.prior.latent_shape == model.autoencoder.latent_shape == (4, 8, 8)
+    assert model.prior.latents.shape == model.autoencoder.latent_shape == (4, 8, 8)
     assert model.condition.shape == ContextShape(tokens=8) == model.condition(batch()).shape
 
 
@@ -235,7 +235,7 @@ def test_a_negative_prompt_without_effect_is_refused(config, tmp_path):
         guided(fresh(config), 1.0).negative("blur")
     with pytest.raises(ValueError, match="this model is conditioned on label"):
         fresh(tiny(tmp_path, "condition=label", "condition.classes=3")).negative("blur")
-    with pytest.raises(ValueError, match="this model's prior is Normal"):
+    with pytest.raises(ValueError, match="this model's prior Normal has none"):
         fresh(tiny(tmp_path, "prior=normal")).negative("blur")
     model = fresh(config)
     model.prior.guidance = functools.partial(Autoguidance, guide=model.prior.denoiser, scale=3.0)
@@ -256,7 +256,7 @@ def test_one_condition_for_each_row(config, tmp_path):
 
 
 def test_conditions_are_dropped_where_the_number_of_the_example_is_below_drop(tmp_path):
-    model = fresh(tiny(tmp_path, "condition=label", "condition.classes=3", "condition.drop=0.2"))
+    model = fresh(tiny(tmp_path, "condition=label", "condition.classes=3", "++condition.drop=0.2"))
     n = 400
     label, random = torch.arange(n) % 3, Random(0, 3, torch.arange(n))
     found = model.context({"label": label}, random).tokens[:, 0]
@@ -273,11 +273,11 @@ NEVER = "guidance asks for the answer without a condition, which condition.drop=
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["condition.drop=0", "diffusion.guidance.scale=3"], True),
-        (["condition.drop=0.1", "diffusion.guidance.scale=3"], False),
-        (["condition.drop=0", "diffusion.guidance.scale=1"], False),
+        (["++condition.drop=0", "diffusion.guidance.scale=3"], True),
+        (["++condition.drop=0.1", "diffusion.guidance.scale=3"], False),
+        (["++condition.drop=0", "diffusion.guidance.scale=1"], False),
         (["condition=none", "diffusion.guidance.scale=3"], False),
-        (["condition.drop=0", "prior=normal"], False),
+        (["++condition.drop=0", "prior=normal"], False),
     ],
 )
 def test_guidance_away_from_what_was_never_trained_is_said_once(words, said, tmp_path, caplog):

@@ -99,11 +99,9 @@ def test_nothing_is_imported_to_be_read(tmp_path, monkeypatch):
         "class Mine:\n    def __init__(self, a: int = 1, *, b=2, **rest):\n        1 / 0\n"
     )
     monkeypatch.setattr("sys.path", [str(tmp_path)])
-    declared.cache_clear()
     found = declared("lightning.pytorch.profilers.mine.Mine")
     assert list(found.arguments) == ["a", "b"] and found.free and found.arguments["a"].kind() is int
     check({"_target_": "lightning.pytorch.profilers.mine.Mine", "a": 2, "whatever": 3})
-    declared.cache_clear()
 
 
 @pytest.mark.parametrize("experiment", sorted(file.stem for file in (CONF / "experiment").glob("*.yaml")))

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.bottleneck import Bottleneck, Posterior
 from ldm.autoencoder.quantiser import VectorQuantiser
+from ldm.constructed import Constructed
 from ldm.types import Image, Latent
 
 
@@ -46,7 +47,7 @@ class Reconstruction:
     terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Constructed, nn.Module):
     """Encoder, bottleneck and decoder for images of one number of channels.
 
     Arguments:

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from ldm.constructed import Constructed
 from ldm.types import Latent
 
 
@@ -61,7 +62,7 @@ class Coded:
     terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
-class Bottleneck(nn.Module, ABC):
+class Bottleneck(Constructed, nn.Module, ABC):
     """What stands between encoder and decoder. A new one writes `posterior`, `forward` and `restore`.
 
     Attributes:

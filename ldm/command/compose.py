@@ -1,4 +1,4 @@
-"""What the entry points share: a command line is heard, composed by Hydra and checked before anything heavy is imported.
+"""What the verbs share: a command line is heard, composed by Hydra and checked before anything heavy is imported.
 
 In this order, each telling what is wrong and what to type: names of groups, of their words and of top-level settings, by the
 names of files in conf/ (`ldm.command.words`); what Hydra's grammar refuses; what is left to be given; the arguments of
@@ -9,30 +9,65 @@ what goes with what.
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.command.words import HELP, at_home, heard, left_open
+from ldm import plugins
+from ldm.command.words import ASIDE, HELP, at_home, given_folders, heard, left_open
 
 OPEN = "to be given"
 
+_ROOT = Path(__file__).parents[1]
+CONF = next(folder for folder in (_ROOT / "conf", _ROOT.parent / "conf") if folder.is_dir())
+"""The words: in the package where it was built as a wheel, beside it in a checkout."""
 
-def begin(conf: Path, entry: str = "config") -> None:
-    """Hear the words of this process; ends it where one is wrong, and after help where that is asked for."""
-    sys.argv[1:] = heard(sys.argv[1:], conf, entry)
+
+class Words(SearchPathPlugin):
+    """Hydra finds the words of plugins, and in help those of `--config-dir`, after our own."""
+
+    given: Sequence[str] = ()
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for owner, folder in {**plugins.confs(), **{folder: Path(folder) for folder in self.given}}.items():
+            search_path.append(owner, f"file://{folder.absolute()}")
+
+
+def begin(words: Sequence[str], entry: str = "config") -> None:
+    """Hear the words that `sys.argv` then has; ends the process where one is wrong, and after help where that is asked for."""
+    if ASIDE & set(words):  # nothing is run, and an answer ends where its reader does, as `head` of a pipe
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.argv[1:] = heard(words, CONF, entry)
+    Plugins.instance().register(Words)
     if HELP & set(sys.argv):
         from ldm.command.help import told
 
+        Words.given = given_folders(sys.argv)
         try:
-            print(told(sys.argv[1:], conf, entry, lambda words: composed(conf, entry, words)))
+            print(told(sys.argv[1:], CONF, entry, lambda words: composed(CONF, entry, words)))
         except KeyError as error:
             sys.exit(error.args[0])
         sys.exit(0)
+
+
+def by_hydra(entry: str, work: Callable[[DictConfig], int]) -> None:
+    """Do what the words of `sys.argv` describe; ends the process where the exit code is not 0."""
+
+    @hydra.main(config_path=str(CONF), config_name=entry, version_base="1.3")
+    def main(config: DictConfig) -> None:
+        code = work(config)
+        if code:
+            sys.exit(code)
+
+    main()
 
 
 def composed(conf: Path, entry: str, words: Sequence[str]) -> dict[str, Any]:
@@ -45,12 +80,12 @@ def composed(conf: Path, entry: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def checked(config: DictConfig, aside: Sequence[str] = ()) -> dict[str, Any]:
-    """The plain config; ends the process where it cannot be right.
+    """The plain config; ends the process where it cannot be right. The plugins of its classes are named from here on: users
+    who say a plugin's word want it to run.
 
     Arguments:
         aside: parts that are not looked at by themselves.
     """
-    from ldm.build import ConfigError
     from ldm.signature import check
 
     missing = left_open(OmegaConf.to_container(config, resolve=False))
@@ -58,7 +93,8 @@ def checked(config: DictConfig, aside: Sequence[str] = ()) -> dict[str, Any]:
         sys.exit(f"to be given: {' '.join(f'{key}=...' for key in missing)}")
     plain = at_home(OmegaConf.to_container(config, resolve=True))
     try:
+        plugins.name(plugins.needed(plain))
         check({key: value for key, value in plain.items() if key not in aside})
-    except ConfigError as error:
+    except ValueError as error:
         sys.exit(str(error))
     return plain

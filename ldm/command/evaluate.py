@@ -8,15 +8,17 @@ its fingerprint the data that was measured on.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import PositiveInt
 
-from ldm.build import Config, build, is_node, merged
+from ldm.build import PACKAGES, Config, build, check_named, is_node, merged
 from ldm.condition.label import Label, listed
 from ldm.data.module import DataModule
 from ldm.model import LatentModel, Weights
+from ldm.plugins import name as name_plugins
 from ldm.run import record, report
 from ldm.run.directory import RunDirectory
 from ldm.run.evaluation import Evaluation, asked_hash
@@ -43,6 +45,7 @@ def measure_again(
     metric: dict[str, Any] | None = None,
     evaluation: dict[str, Any] | None = None,
     store: str | None = None,
+    plugins: Sequence[str] = (),
 ) -> None:
     """Add records of a finished run, measured with other settings, and write its report anew.
 
@@ -51,20 +54,23 @@ def measure_again(
         data, evaluation: arguments in the place of the run's.
         metric: so too, or nodes by name, which take the place of all of the run's.
         store: where metrics keep what they have learnt.
+        plugins: packages whose code the run needs, and may run.
     """
+    name_plugins(plugins)
     place = RunDirectory(Path(run))
     if not (place.path / "config.yaml").exists():
         raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
     config = settings_of(place.path)
+    check_named(config, run, PACKAGES)
     changes = Changes(diffusion, guidance, steps, prior, guide, guide_ema)
     own = {"samples": samples, "seed": seed}
     own_evaluation = merged(config["evaluation"], evaluation or {}) | {
         key: n for key, n in own.items() if n is not None
     }
-    measure: Evaluation = build(own_evaluation, "evaluation")
-    measured: DataModule = build(_moved(config["data"], data or {}), "data")
+    measure: Evaluation = build(own_evaluation, "evaluation", PACKAGES)
+    measured: DataModule = build(_moved(config["data"], data or {}), "data", PACKAGES)
     own_metrics = _metrics(config["metric"] or {}, metric or {}, store or config["store"])
-    metrics = build(own_metrics, "metric")
+    metrics = build(own_metrics, "metric", PACKAGES)
     model = changes.load(run, weights, ema, device_of(device))
     _check_classes(model, measured)
     before = {each.data for each in record.read(place.records)} - {None}

@@ -14,6 +14,7 @@ import ast
 import inspect
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,9 @@ from typing import Any
 
 import yaml
 
+from ldm import plugins
 from ldm.build import arguments_of, is_node, nearest, resolve
-from ldm.command.words import HELP, Known
+from ldm.command.words import Known, given_folders
 from ldm.signature import Argument, Declared, declared, documented, summary
 
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]
@@ -37,12 +39,20 @@ def told(words: Sequence[str], conf: Path, entry: str, compose: Compose) -> str:
     Raises:
         KeyError: there is no such place.
     """
-    asked = [word for word in words if word not in HELP]
-    known = Known(conf, entry)
+    folders = given_folders(words)
+    asked = [word for word in words if not word.startswith("-") and word not in folders]
+    known = Known(conf, entry, folders)
     if not asked:
-        return wrapped(_overview(known))
+        return wrapped(_as_called(_overview(known)))
     given = [word for word in asked if "=" in word]
-    return wrapped("\n".join(_word(word, known, lambda: compose(given)) for word in asked))
+    return wrapped(_as_called("\n".join(_word(word, known, lambda: compose(given)) for word in asked)))
+
+
+def _as_called(text: str) -> str:
+    """`ldm train` for `python train.py`, where this process was called so."""
+    called = Path(sys.argv[0])
+    by_name = called.name == "ldm" or called.parts[-2:] == ("ldm", "__main__.py")
+    return re.sub(r"python (train|sample|evaluate)\.py", r"ldm \1", text) if by_name else text
 
 
 # One word
@@ -65,11 +75,11 @@ def _choices(known: Known, group: str) -> Iterator[str]:
     yield f"{group}="
     for name in sorted(known.choices(group)):
         yield f"  {name}"
-        yield from (f"      {line.partition('. ')[0]}" for line in _header(known.conf / group / f"{name}.yaml")[:1])
+        yield from (f"      {line.partition('. ')[0]}" for line in _header(known.file(group, name))[:1])
 
 
 def _chosen(known: Known, group: str, place: str, choice: str) -> Iterator[str]:
-    file = known.conf / group / f"{choice}.yaml"
+    file = known.file(group, choice)
     text = file.read_text(encoding="utf-8")
     yield f"{group}={choice}"
     yield from (f"    {line}" for line in _header(file))
@@ -159,9 +169,9 @@ def _shown(value: Any) -> str:
 
 
 def _declared(path: str) -> Declared | None:
-    """What a class takes; of another package's, whose docstring need not stand in its source, with what the class itself says."""
+    """What a class takes; of a library's, whose docstring need not stand in its source, with what the class itself says."""
     found = declared(path)
-    if found is None or path.startswith("ldm.") or any(each.doc for each in found.arguments.values()):
+    if found is None or plugins.within(path, ("ldm", *plugins.known())) or documented(found.doc):
         return found
     own = resolve(path)
     said = documented(inspect.getdoc(own) or "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ldm.condition.label import Label
 from ldm.eight_bits import eight_bits
 from ldm.files import read_text, write_json
 from ldm.model import LatentModel, Weights
+from ldm.plugins import name as name_plugins
 from ldm.random import Random, seed_of
 from ldm.run.load import Changes, named, settings_of
 from ldm.run.machine import device_of
@@ -49,8 +51,10 @@ def sample(
     guide_ema: float | None = None,
     compile: bool = False,
     negative: str | None = None,
+    plugins: Sequence[str] = (),
 ) -> None:
     """Write `grid.png`, `0000.png`, ... and what they were made from, `samples.json`."""
+    name_plugins(plugins)
     if n < 1 or batch < 1:
         raise ValueError(f"n={n}, batch={batch}: both are at least 1")
     changes = Changes(diffusion, guidance, steps, prior, guide, guide_ema)

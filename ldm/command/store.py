@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.files import in_units
@@ -13,23 +15,30 @@ from ldm.run.inventory import Entry, Inventory
 _WIDTH = 80
 
 
-def add(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb and its own."""
+def main(words: Sequence[str]) -> int:
+    """Do what the words say; the exit code."""
     about = "First stages and latents that runs share: what is there, and what no run needs."
-    own = verbs.add_parser("store", help=about, description=about).add_subparsers(metavar="WHAT", required=True)
+    parser = argparse.ArgumentParser("ldm store", description=about)
+    own = parser.add_subparsers(metavar="WHAT", required=True)
     listing = own.add_parser("list", help="what is there, how large, made when and of what, needed by which runs")
     cleaning = own.add_parser("clean", help="say what no run needs; with --yes, remove it")
-    for parser, act in ((listing, show), (cleaning, clean)):
-        parser.add_argument("--store", type=Path, default=Path("runs/store"), help="its folder (runs/store)")
-        parser.add_argument(
+    for each, act in ((listing, show), (cleaning, clean)):
+        each.add_argument("--store", type=Path, default=Path("runs/store"), help="its folder (runs/store)")
+        each.add_argument(
             "--runs",
             type=Path,
             nargs="+",
             default=[],
             help="folders with runs that were moved, or are not below its own",
         )
-        parser.set_defaults(act=act)
+        each.set_defaults(act=act)
     cleaning.add_argument("--yes", action="store_true", help="remove, and do not only say")
+    chosen = parser.parse_args(list(words))
+    try:
+        return chosen.act(chosen)
+    except (OSError, ValueError) as error:
+        print(f"ldm: {error}", file=sys.stderr)
+        return 1
 
 
 def show(chosen: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,13 @@ _END = 40  # letters of a word in a run's name: of a long path its end
 _LONGEST = 120  # letters of a run's name; a file system takes 255 bytes
 
 
-def sweep(jobs: list[list[str]], runs: Path, script: str) -> int:
+def sweep(jobs: list[list[str]], runs: Path, command: Sequence[str]) -> int:
     """Run each job that is not finished; the exit code says whether all are.
 
     Arguments:
-        jobs: the words of each, as on the command line of `script`.
+        jobs: the words of each.
         runs: where run directories are.
+        command: what is run with a job's words, as `python train.py`.
     """
     names = {word for words in jobs for word in words if word.startswith("name=")}
     if len(names) > 1:
@@ -66,7 +67,7 @@ def sweep(jobs: list[list[str]], runs: Path, script: str) -> int:
         stands = row.get("code") == FINISHED and row.get("words") == words and _finished(runs / name / label)
         if not stands:
             log.info("job %d of %d: %s", len(rows) + 1, len(jobs), label)
-            row = _run([word for word in words if not word.startswith("name=")], f"{name}/{label}", script, words)
+            row = _run([word for word in words if not word.startswith("name=")], f"{name}/{label}", command, words)
         rows.append(row)
         runs.joinpath(name).mkdir(parents=True, exist_ok=True)
         write_json(file, rows + [done[key] for key in done.keys() - {each["run"] for each in rows}])
@@ -113,10 +114,10 @@ def _hash(words: list[str]) -> str:
     return hashlib.blake2b("\0".join(words).encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
 
 
-def _run(words: list[str], run: str, script: str, asked: list[str]) -> dict[str, Any]:
+def _run(words: list[str], run: str, command: Sequence[str], asked: list[str]) -> dict[str, Any]:
     start, last = time.monotonic(), deque[str](maxlen=30)
-    command = [sys.executable, script, *words, f"name={quoted(run)}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as job, _passed_on(job):
+    whole = [*command, *words, f"name={quoted(run)}"]
+    with subprocess.Popen(whole, stderr=subprocess.PIPE, text=True, errors="replace") as job, _passed_on(job):
         echo = threading.Thread(target=_echo, args=(job.stderr, last))
         echo.start()
         code = job.wait()

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm import plugins
 from ldm.build import nearest
 
 TEXTS = {"prompt", "negative", "label"}
@@ -26,6 +27,7 @@ PATHS = {"run", "guide", "prompts", "out", "runs", "store", "root", "checkpoint"
 PATHS |= {"cache", "backbone"}
 _NAMES = {"name", "split", "image", "caption", "label", "group", "revision"}
 _LISTS = {"files", "image", "caption", "label"}  # also `[a,b]`
+_PLUGINS = "plugins"
 _NODES = {"backbone"}  # also `{_target_: ...}`
 
 _BARE = re.compile(r"(?!(?:inf|nan)\Z)(?:[a-z/]|\.\.?(?:/|\Z))[\w./-]*", re.ASCII | re.IGNORECASE)
@@ -33,20 +35,27 @@ _SWEPT = re.compile(r"(?:choice|shuffle|sort|glob|range|interval|tag)\(.*\)", re
 _WHOLE = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""  # in quotes from its first to its last letter
 _PIECE = re.compile(rf"(?:^|,)[ ]*((?:{_WHOLE})(?=[ ]*(?:,|\Z))|[^,]*)", re.DOTALL)
 
+_CONFIG_DIR = ("--config-dir", "-cd")
+
 # Of Hydra's own command line: those that stand alone, and those that are followed by a value.
 _ALONE = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
 _ALONE |= {"--shell-completion", "-sc"}
 _VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
 _VALUED |= {"--experimental-rerun", "--info", "-i"}
-_ASIDE = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}  # after which nothing is run
+ASIDE = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}  # after which nothing is run
 SWEEP = {"-m", "--multirun"}
 HELP = {"--help", "-h"}
 
 
 def heard(arguments: Sequence[str], conf: Path, entry: str = "config") -> list[str]:
-    """The arguments as Hydra is to be given them; ends the process where one is wrong."""
+    """The arguments as Hydra is to be given them; ends the process where one is wrong. Plugins are named from here on."""
     arguments = [undashed(argument) for argument in arguments]
-    wrong = misspelt(arguments, conf, entry)
+    try:
+        plugins.check_named()
+        plugins.name(plugins_of(arguments))
+        wrong = misspelt(arguments, conf, entry)
+    except ValueError as error:  # plugins that are not there, or whose words are not their own
+        sys.exit(str(error))
     if wrong:
         sys.exit(wrong)
     return [understood(argument, bool(SWEEP & set(arguments))) for argument in arguments]
@@ -61,10 +70,32 @@ def undashed(argument: str) -> str:
     return f"{word}={'null' if value == 'None' and word not in TEXTS else value}"
 
 
+def plugins_of(arguments: Sequence[str]) -> list[str]:
+    """The packages of `plugins=mynets`, `plugins=mine,theirs` or `plugins=[mine,theirs]`."""
+    values = [value for key, _, value in (each.partition("=") for each in arguments) if key.lstrip("+") == _PLUGINS]
+    every = [each.strip(" '\"") for value in values for each in value.strip("[]").split(",")]
+    return [each for each in every if each not in ("", "null")]
+
+
+def given_folders(arguments: Sequence[str]) -> list[str]:
+    """The folders of Hydra's `--config-dir`."""
+    found, before = [], ""
+    for argument in arguments:
+        flag, equals, folder = argument.partition("=")
+        if before in _CONFIG_DIR:
+            found.append(argument)
+        elif equals and flag in _CONFIG_DIR:
+            found.append(folder)
+        before = argument
+    return found
+
+
 def understood(argument: str, sweep: bool = False) -> str:
     """One argument in Hydra's grammar; what is so already stays as it is."""
     key, equals, value = argument.partition("=")
     last = key.rpartition(".")[2].lstrip("+")
+    if key.lstrip("+") == _PLUGINS and equals:
+        return f"{key}=[{','.join(plugins_of([argument]))}]"
     text = last in TEXTS and "." not in key
     node = last in _NODES and value[:1] == "{"
     if not equals or node or not (text or last in PATHS | _NAMES):
@@ -138,7 +169,7 @@ def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str
     """What is wrong with the first argument that cannot be right, and what to type; None if all is well, as far as can be
     seen from conf/. Training takes every group, the other entry points (`entry` is their file in conf/) those that they
     name."""
-    known = Known(conf, entry)
+    known = Known(conf, entry, given_folders(arguments))
     asked, before = bool(HELP & set(arguments)), ""
     for argument in arguments:
         wrong = None if before in _VALUED else _wrong(argument, before, known, asked)
@@ -146,18 +177,29 @@ def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str
             return wrong
         before = argument
     given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
-    missing = [] if given & _ASIDE else [word for word in known.required if word not in given]
+    missing = [] if given & ASIDE else [word for word in known.required if word not in given]
     return f"{missing[0]}= is missing; {known.required[missing[0]]}" if missing else None
 
 
 class Known:
-    """The words of an entry point, read off its file in conf/ and the names of the others."""
+    """The words of an entry point, read off its file in conf/ and the names of the others, plugins' among them.
 
-    def __init__(self, conf: Path, entry: str):
+    Arguments:
+        conf: ldm's own folder.
+        entry: the entry point's file in it.
+        given: folders beside it and those of plugins.
+    Raises:
+        ValueError: two folders have one word, of which Hydra would hear the first.
+    """
+
+    def __init__(self, conf: Path, entry: str, given: Sequence[str] = ()):
         self.text = text = (conf / f"{entry}.yaml").read_text(encoding="utf-8")
         defaults = re.findall(r"^  - (?!override )([\w/]+)(?:@([\w.]+))?: (\w+)", text, re.MULTILINE)
-        self.conf, self.training = conf, entry == "config"
-        self.groups = {folder.relative_to(conf).as_posix() for folder in conf.rglob("*") if folder.is_dir()}
+        self.folders = {"ldm": conf, **plugins.confs(), **{folder: Path(folder) for folder in given}}
+        self.training = entry == "config"
+        self._files = self._all_files()
+        self.groups = {group for group, _ in self._files if group}
+        self.groups |= {parent for group in self.groups for parent in map(str, Path(group).parents) if parent != "."}
         if not self.training:
             self.groups &= {group for group, _, _ in defaults}
         self.needed = {group for group, _, choice in defaults if choice != "null"}
@@ -168,8 +210,25 @@ class Known:
         self.required = dict(re.findall(r"^(\w+): \?\?\? +# (.*)", text, re.MULTILINE))
         self.heads = {word.partition("/")[0] for word in self.words} | mappings - {"hydra"} | self.places.keys()
 
+    def _all_files(self) -> dict[tuple[str, str], Path]:
+        found: dict[tuple[str, str], tuple[str, Path]] = {}
+        for owner, folder in self.folders.items():
+            for file in folder.rglob("*.yaml"):
+                group = file.parent.relative_to(folder).as_posix()
+                word = ("" if group == "." else group, file.stem)
+                first, there = found.setdefault(word, (owner, file))
+                if not there.samefile(file):
+                    said = "=".join(filter(None, word))
+                    raise ValueError(f"{first} and {owner} both have the word {said} ({file}): give one another name")
+        return {word: file for word, (_, file) in found.items()}
+
     def choices(self, group: str) -> set[str]:
-        return {file.stem for file in (self.conf / group).glob("*.yaml")}
+        """The words of a group."""
+        return {word for of, word in self._files if of == group}
+
+    def file(self, group: str, word: str) -> Path:
+        """The yaml of a word."""
+        return self._files[group, word]
 
 
 def _plain(text: str) -> dict[str, tuple[str, str]]:

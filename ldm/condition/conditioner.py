@@ -15,10 +15,11 @@ from typing import Any
 
 from torch import nn
 
+from ldm.constructed import Constructed
 from ldm.types import Context, ContextShape
 
 
-class Conditioner(nn.Module, ABC):
+class Conditioner(Constructed, nn.Module, ABC):
     """Turns a batch into a context. A new one writes `forward` and `fit`.
 
     Attributes:

@@ -26,11 +26,12 @@ from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from ldm.constructed import Constructed
 from ldm.diffusion.schedule import Schedule
 from ldm.types import Probability
 
 
-class Grid(ABC):
+class Grid(Constructed, ABC):
     """A rule for the times of a sampler. A new one writes `_starts`."""
 
     @abstractmethod

@@ -40,6 +40,7 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from ldm.constructed import Constructed
 from ldm.diffusion.denoiser import Denoiser, along
 from ldm.diffusion.flow import angle, length, velocity
 from ldm.ode import DormandPrince, Solver
@@ -47,7 +48,7 @@ from ldm.random import Random
 from ldm.types import Context, Latent, Time
 
 
-class Divergence(ABC):
+class Divergence(Constructed, ABC):
     """A way to compute the trace of a Jacobian J: `weight` times the sum of e . J e over vectors e, the probes.
 
     Attributes:
@@ -92,7 +93,7 @@ class Hutchinson(Divergence):
         return 2 * torch.stack(signs).to(y) - 1
 
 
-class Flow:
+class Flow(Constructed):
     """The density of a diffusion model by its probability-flow ODE.
 
     Arguments:

@@ -22,11 +22,12 @@ from abc import ABC, abstractmethod
 import torch
 from pydantic import PositiveFloat
 
+from ldm.constructed import Constructed
 from ldm.diffusion.schedule import Schedule
 from ldm.types import Time
 
 
-class Parameterization(ABC):
+class Parameterization(Constructed, ABC):
     """What a network predicts, as a mixture of the data x and the noise eps: F = a(t) x + b(t) eps."""
 
     @abstractmethod

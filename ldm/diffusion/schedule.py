@@ -35,6 +35,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from ldm.constructed import Constructed
 from ldm.types import Time
 
 Path: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -56,7 +57,7 @@ def upright(alpha: Tensor, sigma: Tensor) -> Tensor:
     return alpha
 
 
-class Schedule(nn.Module, ABC):
+class Schedule(Constructed, nn.Module, ABC):
     """A noise schedule. All methods take times or log SNRs (b,) and return (b,). A new one writes `_direction` and `_time`.
 
     Arguments:

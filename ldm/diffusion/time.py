@@ -19,11 +19,12 @@ from typing import Annotated
 import torch
 from pydantic import Field, PositiveFloat
 
+from ldm.constructed import Constructed
 from ldm.diffusion.schedule import Schedule
 from ldm.types import Probability, Time
 
 
-class TimeLaw(ABC):
+class TimeLaw(Constructed, ABC):
     """A law of training times. A new one writes `_quantile`.
 
     Attributes:

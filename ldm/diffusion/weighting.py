@@ -49,6 +49,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import nn
 
+from ldm.constructed import Constructed
 from ldm.diffusion.denoiser import Errors
 from ldm.types import Time
 
@@ -57,7 +58,7 @@ Density: TypeAlias = Callable[[], Time]
 It is a function because only some weightings need the density."""
 
 
-class Weighting(nn.Module, ABC):
+class Weighting(Constructed, nn.Module, ABC):
     """Turns the squared errors of F, of eps and of x into the loss of each example. A new one writes `forward`."""
 
     @abstractmethod

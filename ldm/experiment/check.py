@@ -7,13 +7,14 @@ import dataclasses
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
 from torch import nn
 
+from ldm import plugins
 from ldm.build import Config, ConfigError, build, check, is_node, nearest, plain
 from ldm.condition.conditioner import Conditioner
 from ldm.data.batches import micro_batch
@@ -54,6 +55,7 @@ class Settings:
     cache_latents: bool | Literal["auto"]
     rank_timeout: PositiveFloat = 120.0
     keep: Literal["all", "model"] = "all"
+    plugins: list[str] = field(default_factory=list)
 
 
 def checked(config: Config) -> Config:
@@ -69,7 +71,7 @@ def checked(config: Config) -> Config:
     for stage in ("first", "second"):
         if config.get(stage):
             _check_optimizer(config[stage], stage)
-    return config | dataclasses.asdict(settings)
+    return config | dataclasses.asdict(settings) | {"plugins": _plugins(config, settings)}
 
 
 def check_stages(config: Config, pretrained: bool, autoencoder: nn.Module) -> None:
@@ -135,6 +137,17 @@ def _settings(config: Config) -> Settings:
     if settings.name is not None and not _NAME.fullmatch(settings.name):
         raise ConfigError(f"name: {settings.name!r} is to be a directory below runs, as mine or study/mine")
     return settings
+
+
+def _plugins(config: Config, settings: Settings) -> list[str]:
+    """The packages whose classes the config builds, and any other that it names; ConfigError where it names one by itself."""
+    for package in settings.plugins:
+        if package not in plugins.known():
+            raise ConfigError(
+                f"plugins: the config says {package}, and a plugin is named by who runs it: plugins=[{package}] on the "
+                f"command line, or {plugins.ENVIRONMENT}={package} in the environment"
+            )
+    return list(dict.fromkeys((*settings.plugins, *plugins.needed({part: config.get(part) for part in NODES}))))
 
 
 def _check_optimizer(node: Config, stage: str) -> None:

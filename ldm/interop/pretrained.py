@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.build import Config
+from ldm.build import Config, check, check_named
 from ldm.interop.diffusers import autoencoder_from_diffusers, autoencoder_node, find_folder
-from ldm.model import load_weights
+from ldm.model import MODEL_PACKAGES, load_weights
 
 
 class Pretrained(ABC):
@@ -31,8 +31,13 @@ class Ours(Pretrained):
         self.folder = folder
 
     def config(self, image_shape: tuple[int, int, int]) -> Config:
-        node = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["autoencoder"]
-        return node | {"image_shape": list(image_shape)}
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        node = config["autoencoder"] | {"image_shape": list(image_shape)}
+        check_named(node, str(self.folder), MODEL_PACKAGES, config.get("plugins"))
+        check(
+            node, "autoencoder", allowed=MODEL_PACKAGES
+        )  # a stranger's, and from here on a part of a run's own config
+        return node
 
     def load_into(self, autoencoder: Autoencoder) -> None:
         load_weights(autoencoder, self.folder / "model.safetensors", prefix="autoencoder.")

@@ -24,10 +24,11 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from ldm.constructed import Constructed
 from ldm.nn.embedding import frequencies, sinusoidal
 
 
-class Places(ABC):
+class Places(Constructed, ABC):
     """The position embedding for the tokens of a canvas in row-major order, the same for all examples.
 
     One of `added` and `rotation` may be given; the other is None. A new one writes both.

@@ -22,10 +22,12 @@ from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
+from ldm.constructed import Constructed
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Routing:
+class Routing(Constructed):
     """How many tokens skip which layers of a transformer in training.
 
     Arguments:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm.build import Config, build, check, described, is_node, merged, nearest
+from ldm.constructed import Constructed
 from ldm.random import Random
 from ldm.types import Codes, Context, ContextShape, Latent
 
@@ -67,7 +68,7 @@ class Side:
     loss: Callable[[Tensor, Context, Random, int, dict[str, Any]], tuple[Terms, Terms]]
 
 
-class Prior(nn.Module, ABC):
+class Prior(Constructed, nn.Module, ABC):
     """A generative model of z given a context. `random` holds the numbers of the batch (ldm.random); without it torch's own
     generator seeds them.
 

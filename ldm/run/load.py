@@ -145,7 +145,7 @@ def _known(prior: Prior, name: str, word: str) -> str:
     return name
 
 
-def _with_scale(guidance: Any, scale: float) -> Any:
+def _with_scale(guidance: Any, scale: float | int) -> Any:
     """A guidance of this scale: the innermost node that has one, or the number itself."""
     if not is_node(guidance):
         return scale

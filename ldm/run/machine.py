@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,8 +28,11 @@ def device_name(device: torch.device) -> str:
 
 
 def code_version() -> str | None:
-    """The commit, with + where the tree was changed; None where there is no repository."""
+    """Of a checkout the commit, with + where the tree was changed, or None without a repository; of an installed package its
+    version, whatever repository it may lie in."""
     root = Path(__file__).parents[2]
+    if not (root / "pyproject.toml").exists():
+        return version("ldm")
 
     def git(*words: str) -> str | None:
         try:

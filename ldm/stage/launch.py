@@ -88,7 +88,7 @@ def _start(trainer: L.Trainer, config: dict[str, Any], over: threading.Event) ->
     torch.set_num_threads(int(threads))
     children = [
         subprocess.Popen(
-            [sys.executable, *sys.argv], env=os.environ | {"LOCAL_RANK": str(rank), "OMP_NUM_THREADS": threads}
+            [sys.executable, *sys.orig_argv[1:]], env=os.environ | {"LOCAL_RANK": str(rank), "OMP_NUM_THREADS": threads}
         )
         for rank in range(1, count)
     ]

@@ -43,9 +43,9 @@ if words["do"] == "wait":
 
 
 @pytest.fixture
-def script(tmp_path) -> str:
+def script(tmp_path) -> list[str]:
     (tmp_path / "job.py").write_text(JOB)
-    return str(tmp_path / "job.py")
+    return [sys.executable, str(tmp_path / "job.py")]
 
 
 def statuses(tmp_path, name="s") -> dict[str, str]:

@@ -114,7 +114,7 @@ def test_few_reasons_are_shown():
         ],
         *[
             (word, False)
-            for word in ("loss.kl_weight=1e-3", "first.steps=7", "second.optimizer.lr=1", "condition.drop=0.5")
+            for word in ("loss.kl_weight=1e-3", "first.steps=7", "second.optimizer.lr=1", "++condition.drop=0.5")
         ],
         *[(word, False) for word in ("cache_latents=false", "trainer.precision=bf16-mixed", "condition.width=4")],
     ],

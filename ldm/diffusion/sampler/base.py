@@ -24,12 +24,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ldm.constructed import Constructed
 from ldm.diffusion.denoiser import Denoiser, along
 from ldm.random import Random
 from ldm.types import Context, Latent, Time
 
 
-class Sampler(ABC):
+class Sampler(Constructed, ABC):
     """A rule for the step from one time to the next. A new one writes `step`.
 
     Attributes:
