@@ -79,12 +79,28 @@ def composed(conf: Path, entry: str, words: Sequence[str]) -> dict[str, Any]:
     return at_home(OmegaConf.to_container(config, resolve=True))
 
 
-def checked(config: DictConfig, aside: Sequence[str] = ()) -> dict[str, Any]:
+def trainable(config: DictConfig, words: Sequence[str]) -> dict[str, Any]:
+    """The plain config of a run, as `checked`, of which every part has its use (`ldm.command.follow`).
+
+    Arguments:
+        words: that were typed.
+    """
+    from ldm.command.follow import follow, idle
+    from ldm.signature import PIECES
+
+    follow(config, words)
+    wrong = idle(config, words)
+    if wrong:
+        sys.exit(wrong)
+    return checked(config, PIECES)
+
+
+def checked(config: DictConfig, leave: Sequence[str] = ()) -> dict[str, Any]:
     """The plain config; ends the process where it cannot be right. The plugins of its classes are named from here on: users
     who say a plugin's word want it to run.
 
     Arguments:
-        aside: parts that are not looked at by themselves.
+        leave: parts that are there for others to refer to, and left out once they have.
     """
     from ldm.signature import check
 
@@ -93,8 +109,9 @@ def checked(config: DictConfig, aside: Sequence[str] = ()) -> dict[str, Any]:
         sys.exit(f"to be given: {' '.join(f'{key}=...' for key in missing)}")
     plain = at_home(OmegaConf.to_container(config, resolve=True))
     try:
+        plain = {key: value for key, value in plain.items() if key not in leave}
         plugins.name(plugins.needed(plain))
-        check({key: value for key, value in plain.items() if key not in aside})
+        check(plain)
     except ValueError as error:
         sys.exit(str(error))
     return plain

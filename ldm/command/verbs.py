@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ldm.command.compose import CONF, begin, by_hydra, checked, composed
+from ldm.command.compose import CONF, begin, by_hydra, checked, composed, trainable
 from ldm.command.words import SWEEP
 from ldm.stage.handover import handed_down
 
@@ -28,9 +28,7 @@ def train(words: Sequence[str]) -> int:
         return _trained(config)
     if SWEEP & set(sys.argv):
         return _swept([word for word in sys.argv[1:] if word not in SWEEP])
-    from ldm.signature import PIECES
-
-    by_hydra("config", lambda config: _trained(checked(config, PIECES)))
+    by_hydra("config", lambda config: _trained(trainable(config, sys.argv[1:])))
     return 0
 
 

@@ -1,0 +1,64 @@
+"""Words that belong together follow each other: what is composed but of no use to what the user chose is left out or told.
+
+An experiment says more of a part than which class it is: `condition: {vocabulary: 512}` beside `condition: text`. Who then types
+`condition=none` has not asked for a vocabulary. So of a part that was chosen on the command line, arguments that its class
+does not have are dropped, unless they were typed, too; typed ones stay, and are refused with the nearest right one.
+
+`backbone` and `diffusion` are there to be referred to by a prior. Of a prior that does not, they are no part of the run, and a
+typed word of theirs would do nothing: it is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ldm.signature import BESIDE, PIECES, declared
+
+
+def follow(config: DictConfig, words: Sequence[str]) -> None:
+    """Drop what the file of an experiment says of parts that `words` (a command line) replaced and these do not have."""
+    typed = {key for key, _ in map(_said, words)}
+    for place in sorted({_place(key) for key, value in map(_said, words) if re.fullmatch(r"\w+", value)}):
+        node = OmegaConf.select(config, place)
+        if isinstance(node, DictConfig):
+            _prune(node, place, typed)
+
+
+def idle(config: DictConfig, words: Sequence[str]) -> str | None:
+    """Leave out the pieces that nothing refers to any more; what to say of a typed word of one that was not used at all."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    rest = str({name: value for name, value in plain.items() if name not in PIECES})
+    unused = [piece for piece in PIECES if f"${{{piece}" not in rest]
+    for word in words:
+        piece = re.split(r"[./@=]", _said(word)[0])[0]
+        if piece in unused:
+            return f"{word}: this prior has no {piece}, so the word would do nothing; leave it out, or take prior=diffusion"
+    return None
+
+
+def _said(word: str) -> tuple[str, str]:
+    key, _, value = word.partition("=")
+    return key.lstrip("+~"), value
+
+
+def _place(key: str) -> str:
+    """Where the choice of a group lands in the config."""
+    group, _, place = key.partition("@")
+    return place or group.replace("/", ".")
+
+
+def _prune(node: DictConfig, place: str, typed: set[str]) -> None:
+    plain = OmegaConf.to_container(node, resolve=False)
+    found = declared(plain["_target_"]) if isinstance(plain.get("_target_"), str) else None
+    known = None if found is None or found.free else {*found.arguments, *BESIDE.get(place, ())}
+    for name, value in list(plain.items()):
+        own = f"{place}.{name}"
+        if known is not None and not name.startswith("_") and name not in known:
+            if not any(key == own or key.startswith(f"{own}.") for key in typed):
+                with open_dict(node):
+                    del node[name]
+        elif isinstance(value, dict):
+            _prune(node[name], own, typed)
