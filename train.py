@@ -6,7 +6,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from ldm.command.compose import begin, checked, composed
+from ldm.command.compose import begin, checked
+from ldm.command.job import Value, job
 from ldm.command.words import SWEEP
 from ldm.stage.handover import handed_down
 
@@ -14,12 +15,10 @@ CONF = Path(__file__).parent / "conf"
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> Value:
     from ldm.signature import PIECES
 
-    code = train(checked(config, PIECES))
-    if code:
-        sys.exit(code)
+    return job(lambda: checked(config, PIECES), train)
 
 
 def train(config: dict) -> int:
@@ -29,26 +28,13 @@ def train(config: dict) -> int:
     return guarded(lambda: Experiment(config).run())
 
 
-def train_all(words: list[str]) -> int:
-    """A sweep: every combination of the words that hold several values."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    from ldm.command.sweep import sweep
-    from ldm.command.terminal import guarded
-
-    def run() -> int:
-        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]
-        return sweep(jobs, Path(composed(CONF, "config", jobs[0])["runs"]), __file__)
-
-    return guarded(run)
-
-
 if __name__ == "__main__":
     begin(CONF)
     config = handed_down()
     if config is not None:
         sys.exit(train(config))
     if SWEEP & set(sys.argv):
-        sys.exit(train_all([word for word in sys.argv[1:] if word not in SWEEP]))
+        from ldm.command.launcher import prepared
+
+        sys.argv[1:] = prepared(sys.argv[1:], __file__)
     main()

@@ -39,7 +39,7 @@ _ALONE |= {"--shell-completion", "-sc"}
 _VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
 _VALUED |= {"--experimental-rerun", "--info", "-i"}
 _ASIDE = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}  # after which nothing is run
-SWEEP = {"-m", "--multirun"}
+SWEEP = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
 HELP = {"--help", "-h"}
 
 
@@ -50,6 +50,12 @@ def heard(arguments: Sequence[str], conf: Path, entry: str = "config") -> list[s
     if wrong:
         sys.exit(wrong)
     return [understood(argument, bool(SWEEP & set(arguments))) for argument in arguments]
+
+
+def words_of(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are words, without the flags of Hydra's command line and their values."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [argument for before, argument in pairs if not argument.startswith("-") and before not in _VALUED]
 
 
 def undashed(argument: str) -> str:
@@ -157,7 +163,8 @@ class Known:
         self.text = text = (conf / f"{entry}.yaml").read_text(encoding="utf-8")
         defaults = re.findall(r"^  - (?!override )([\w/]+)(?:@([\w.]+))?: (\w+)", text, re.MULTILINE)
         self.conf, self.training = conf, entry == "config"
-        self.groups = {folder.relative_to(conf).as_posix() for folder in conf.rglob("*") if folder.is_dir()}
+        folders = [folder.relative_to(conf) for folder in conf.rglob("*") if folder.is_dir()]
+        self.groups = {folder.as_posix() for folder in folders if folder.parts[0] != "hydra"}
         if not self.training:
             self.groups &= {group for group, _, _ in defaults}
         self.needed = {group for group, _, choice in defaults if choice != "null"}
@@ -199,7 +206,7 @@ def _wrong(argument: str, before: str, known: Known, asked: bool) -> str | None:
     if not equals:
         return _unasked(key, known) if asked else _alone(argument, before)
     key, _, place = key.lstrip("+").partition("@")
-    if key.partition(".")[0] == "hydra":
+    if re.split("[./]", key)[0] == "hydra":  # Hydra's own, of its plugins among them
         return None
     if "." in key and key not in known.groups:
         head = key.partition(".")[0]

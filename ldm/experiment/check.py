@@ -53,6 +53,7 @@ class Settings:
     cache_latents: bool | Literal["auto"]
     rank_timeout: PositiveFloat = 120.0
     keep: Literal["all", "model"] = "all"
+    objective: str | list[str] | None = None
 
 
 def checked(config: Config) -> Config:

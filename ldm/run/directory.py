@@ -17,19 +17,38 @@ unique. The lock is the kernel's (released with its process, however it ends); `
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import secrets
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ldm.files import named, write_json, write_text
 
 log = logging.getLogger(__name__)
+
+
+def asked_for(config: Mapping[str, Any]) -> str:
+    """A hash of all that a command asked for, by which a run says what it finished. What a job returns to a sweep
+    (`objective`) is read off a finished run and is not of it."""
+    asked = {key: value for key, value in config.items() if key != "objective"}
+    return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def finished(run: Path, config: Mapping[str, Any] | None = None) -> bool:
+    """Whether a run's directory says that it is finished, and under just this config where one is given: it may have been
+    removed since, or trained on."""
+    file = run / "run.json"
+    facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    same = config is None or facts.get("asked") == asked_for(config)
+    return same and facts.get("status") == "finished"
 
 
 class RunTaken(RuntimeError):

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ldm.command.sweep import _error, _labels, sweep
+from ldm.command import sweep as sweeping
+from ldm.command.label import label_of
+from ldm.command.sweep import _error, ending
 from ldm.run.record import Record, write
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED
 
@@ -46,6 +48,12 @@ if words["do"] == "wait":
 def script(tmp_path) -> str:
     (tmp_path / "job.py").write_text(JOB)
     return str(tmp_path / "job.py")
+
+
+def sweep(jobs: list[list[str]], runs: Path, script: str, name: str = "s", n_jobs: int = 1) -> int:
+    """The exit code of a sweep whose jobs share the words that all of them have."""
+    common = {word.partition("=")[0] for word in set(jobs[0]).intersection(*jobs[1:])} if len(jobs) > 1 else {"name"}
+    return ending(sweeping.sweep(jobs, name, runs, script, common, n_jobs), len(jobs))
 
 
 def statuses(tmp_path, name="s") -> dict[str, str]:
@@ -90,17 +98,10 @@ def test_a_diverged_job_has_its_word(tmp_path, script):
     assert statuses(tmp_path) == {"s/only": "diverged"}
 
 
-def test_without_a_name_each_sweep_is_its_own(tmp_path, script):
-    for _ in range(2):
-        assert sweep([["do=well"], ["do=again"]], tmp_path / "runs", script) == FINISHED
-    assert len(list((tmp_path / "runs").iterdir())) == 2
-    assert (tmp_path / "ran.txt").read_text().split() == ["well", "again"] * 2
-
-
 def test_a_signal_stops_the_job_and_the_sweep(tmp_path, script):
     jobs = [["name=s", "do=wait"], ["name=s", "do=well"]]
-    code = "import sys; from pathlib import Path; from ldm.command.sweep import sweep; "
-    code += f"sys.exit(sweep({jobs}, Path({str(tmp_path / 'runs')!r}), {script!r}))"
+    code = "import sys; from pathlib import Path; from ldm.command.sweep import ending, sweep; "
+    code += f"sys.exit(ending(sweep({jobs}, 's', Path({str(tmp_path / 'runs')!r}), {script!r}, ['name']), 2))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     deadline = time.monotonic() + 60
     while not (tmp_path / "waiting").exists() and time.monotonic() < deadline:
@@ -143,27 +144,22 @@ NAMES = [
 
 
 def test_every_job_has_a_name_of_its_own_that_needs_no_quotes():
-    labels = _labels([["name=s", *words] for words in NAMES])
+    labels = [label_of(["name=s", *words], {"name"}) for words in NAMES]
     assert len(set(labels)) == len(NAMES)
     assert labels[:3] == ["seed-0_diffusion-ddpm", "seed-1_diffusion-ddpm", "seed-1_diffusion-flow"]
-    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,140}", label) for label in labels)
-    assert _labels([["name=s", *words] for words in NAMES[:-2:2]]) == labels[:-2:2], "whatever other jobs there are"
+    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,140}", each) for each in labels)
+
+
+def test_what_all_jobs_share_is_in_no_name():
+    words = ["name=s", "++first.steps=3", "seed=1", "~callback", "stage@second=none", "stage@first=first"]
+    assert label_of(words, {"name", "first.steps", "callback", "stage@first"}) == "seed-1_stage.second-none"
+    assert label_of(words[:2], {"name", "first.steps"}) == "only"
 
 
 def test_two_folders_of_like_names_are_two_runs(tmp_path, script):
     jobs = [["name=s", "do=well", f"++data.root={root}"] for root in ("D/a/b", "D/a-b")]
     assert sweep(jobs, tmp_path / "runs", script) == FINISHED
     assert len(statuses(tmp_path)) == 2 and (tmp_path / "ran.txt").read_text().split() == ["well"] * 2
-
-
-def test_a_quoted_name_is_the_name_in_it(tmp_path, script):
-    assert sweep([["name='my sweep'", "do=well"]], tmp_path / "my runs", script) == FINISHED
-    assert [each.name for each in (tmp_path / "my runs").iterdir()] == ["my sweep"]
-
-
-def test_a_sweep_has_one_name(tmp_path, script):
-    with pytest.raises(ValueError, match="name= is of the whole sweep"):
-        sweep([["name=a", "do=well"], ["name=b", "do=well"]], tmp_path / "runs", script)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +186,7 @@ def test_the_table_at_80_columns_cuts_nothing_away(tmp_path, script, capsys, mon
     monkeypatch.setenv("COLUMNS", "80")
     roots = ["D/" + "deep/" * 12 + end for end in ("a", "b")]
     jobs = [["name=s", "do=well", f"++data.root={root}"] for root in roots]
-    labels = _labels(jobs)
+    labels = [label_of(words, {"name", "do"}) for words in jobs]
     for label in labels:
         numbers = [Record(metric=f"a_metric_of_a_long_name_{i}", value=i + 0.125) for i in range(4)]
         write(tmp_path / "runs" / "s" / label / "records.jsonl", *numbers)
