@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from ldm.build import nearest
 from ldm.command.label import label_of
-from ldm.run.directory import finished
+from ldm.run.directory import asked_for, finished_as
 
 COMMON = "hydra.job.config.override_dirname.exclude_keys"
 """Where a job's config holds the keys of the words that all jobs of the sweep share: Hydra's own field for it."""
@@ -47,7 +47,7 @@ def job(check: Callable[[], dict[str, Any]], train: Callable[[dict[str, Any]], i
     swept = not alone or not OmegaConf.is_missing(hydra.job, "num")
     config = check() if alone else _named(check)
     run = Path(config["runs"]) / (config["name"] or "")
-    if swept and finished(run, config):
+    if swept and finished_as(run) == asked_for(config):
         print(f"{run} is finished under the same words; nothing to do", flush=True)
     else:
         from ldm.run.signals import PREEMPTED

@@ -23,7 +23,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import OverrideParseException
 
 from ldm.command.job import COMMON
-from ldm.command.words import quoted, unquoted, words_of
+from ldm.command.words import parted, quoted, unquoted
 
 _NAMESPACE = Path(__file__).parent / "for_hydra"  # of hydra_plugins, the package in which Hydra looks for launchers
 
@@ -37,9 +37,10 @@ def prepared(arguments: Sequence[str], script: str) -> list[str]:
         script: the entry point's file, which each process of our launcher runs.
     """
     _register(script)
-    arguments = [_from_home(argument) for argument in arguments]
+    flags, given = parted(arguments)
+    given = [_from_home(word) for word in given]
     try:
-        words = OverridesParser.create().parse_overrides(words_of(arguments))
+        words = OverridesParser.create().parse_overrides(given)
     except OverrideParseException as error:
         sys.exit(str(error))
     names = [word for word in words if word.key_or_group == "name"]
@@ -47,8 +48,8 @@ def prepared(arguments: Sequence[str], script: str) -> list[str]:
         sys.exit(f"{names[0].input_line}: name= is of the whole sweep, whose jobs are told apart by their words")
     named = [] if names else [f"name=sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"]
     keys = [word.get_key_element().lstrip("+~") for word in words if not word.is_sweep_override()]
-    common = ["name", *(key for key in keys if not key.startswith("hydra"))]
-    return [*arguments, *named, f"{COMMON}=[{','.join(map(quoted, common))}]"]
+    common = sorted({"name", *(key for key in keys if not key.startswith("hydra"))})
+    return [*flags, *given, *named, f"{COMMON}=[{','.join(map(quoted, common))}]"]
 
 
 def _register(script: str) -> None:
@@ -60,8 +61,8 @@ def _register(script: str) -> None:
     plugins.register(launcher)
 
 
-def _from_home(argument: str) -> str:
+def _from_home(word: str) -> str:
     """`runs=~/x` with the user's directory: Hydra itself goes there, and knows no `~`."""
-    key, _, given = argument.partition("=")
+    key, _, given = word.partition("=")
     there = key == "runs" and unquoted(given).startswith("~")
-    return f"runs={quoted(str(Path(unquoted(given)).expanduser()))}" if there else argument
+    return f"runs={quoted(str(Path(unquoted(given)).expanduser()))}" if there else word

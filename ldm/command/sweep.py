@@ -35,7 +35,7 @@ from ldm.command.label import key_of, label_of
 from ldm.command.words import quoted
 from ldm.files import write_json
 from ldm.run import record
-from ldm.run.directory import finished
+from ldm.run.directory import finished_as
 from ldm.run.signals import DIVERGED, FAILED, FINISHED, PREEMPTED
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ _NUMBERS = 4  # shown in the summary
 _WIDE = 36  # letters of a run's name in it that are not wrapped
 
 Row = dict[str, Any]
-"""How a job ended: `run`, `words`, `status`, `code`, `seconds`, and of one that failed `error`."""
+"""How a job ended: `run`, `words`, `status`, `code`, `seconds`, of one that failed `error`, and what its run was `asked` for."""
 
 
 def sweep(
@@ -71,13 +71,13 @@ def sweep(
 
     def one(number: int, words: list[str]) -> None:
         run = f"{name}/{label_of(words, common)}"
-        row = done.get(run, {})
-        stands = row.get("code") == FINISHED and row.get("words") == words and finished(runs / run)
+        row = {"asked": ""} | done.get(run, {})
+        stands = row.get("code") == FINISHED and row.get("words") == words and finished_as(runs / run) == row["asked"]
         if not stands:
             if processes.stopped:
                 return
             log.info("job %d of %d: %s", number + 1, len(jobs), run.removeprefix(f"{name}/"))
-            row = processes.run(number, words, run)
+            row = processes.run(number, words, run) | {"asked": finished_as(runs / run)}
         with writing:
             rows[number] = row
             there = [rows[each] for each in sorted(rows)]

@@ -52,10 +52,13 @@ def heard(arguments: Sequence[str], conf: Path, entry: str = "config") -> list[s
     return [understood(argument, bool(SWEEP & set(arguments))) for argument in arguments]
 
 
-def words_of(arguments: Sequence[str]) -> list[str]:
-    """The arguments that are words, without the flags of Hydra's command line and their values."""
-    pairs = zip(["", *arguments], arguments, strict=False)
-    return [argument for before, argument in pairs if not argument.startswith("-") and before not in _VALUED]
+def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The flags of Hydra's command line, with their values, and the words."""
+    flags, words, before = [], [], ""
+    for argument in arguments:
+        (flags if argument.startswith("-") or before in _VALUED else words).append(argument)
+        before = argument
+    return flags, words
 
 
 def undashed(argument: str) -> str:

@@ -42,13 +42,12 @@ def asked_for(config: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def finished(run: Path, config: Mapping[str, Any] | None = None) -> bool:
-    """Whether a run's directory says that it is finished, and under just this config where one is given: it may have been
-    removed since, or trained on."""
+def finished_as(run: Path) -> str | None:
+    """What a run that says that it is finished was asked for (`asked_for`); None of one that was removed since, is trained on, or
+    never came to its end."""
     file = run / "run.json"
     facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    same = config is None or facts.get("asked") == asked_for(config)
-    return same and facts.get("status") == "finished"
+    return facts.get("asked", "") if facts.get("status") == "finished" else None
 
 
 class RunTaken(RuntimeError):

@@ -37,9 +37,20 @@ if words["do"] == "oom" and not mended:
     os.kill(os.getpid(), signal.SIGKILL)
 if words["do"] == "diverge" and not mended:
     sys.exit(3)
-if words["do"] == "wait":
+if words["do"] in ("left", "right"):
+    (place / words["do"]).touch()
+    deadline, other = time.monotonic() + 20, place / {"left": "right", "right": "left"}[words["do"]]
+    while not other.exists():
+        if time.monotonic() > deadline:
+            sys.exit("RuntimeError: alone")
+        time.sleep(0.01)
+    print("both are here")
+if words["do"] in ("first", "second"):
+    os.mkdir(place / "busy")
+    os.rmdir(place / "busy")
+if words["do"].startswith("wait"):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-    (place / "waiting").touch()
+    (place / ("waiting" + words["do"].removeprefix("wait"))).touch()
     time.sleep(30)
 """
 
@@ -52,7 +63,7 @@ def script(tmp_path) -> str:
 
 def sweep(jobs: list[list[str]], runs: Path, script: str, name: str = "s", n_jobs: int = 1) -> int:
     """The exit code of a sweep whose jobs share the words that all of them have."""
-    common = {word.partition("=")[0] for word in set(jobs[0]).intersection(*jobs[1:])} if len(jobs) > 1 else {"name"}
+    common = {word.partition("=")[0] for word in set(jobs[0]).intersection(*jobs[1:])}
     return ending(sweeping.sweep(jobs, name, runs, script, common, n_jobs), len(jobs))
 
 
@@ -98,18 +109,63 @@ def test_a_diverged_job_has_its_word(tmp_path, script):
     assert statuses(tmp_path) == {"s/only": "diverged"}
 
 
-def test_a_signal_stops_the_job_and_the_sweep(tmp_path, script):
-    jobs = [["name=s", "do=wait"], ["name=s", "do=well"]]
+def stopped(tmp_path, script, jobs: list[list[str]], waiting: list[str], n_jobs: int) -> int:
+    """The exit code of a sweep that is sent SIGTERM when these files are there."""
     code = "import sys; from pathlib import Path; from ldm.command.sweep import ending, sweep; "
-    code += f"sys.exit(ending(sweep({jobs}, 's', Path({str(tmp_path / 'runs')!r}), {script!r}, ['name']), 2))"
+    code += f"rows = sweep({jobs}, 's', Path({str(tmp_path / 'runs')!r}), {script!r}, ['name'], {n_jobs}); "
+    code += f"sys.exit(ending(rows, {len(jobs)}))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "waiting").exists() and time.monotonic() < deadline:
+    while not all((tmp_path / file).exists() for file in waiting) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(120) == PREEMPTED
+    return process.wait(120)
+
+
+def test_a_signal_stops_the_job_and_the_sweep(tmp_path, script):
+    jobs = [["name=s", "do=wait"], ["name=s", "do=well"]]
+    assert stopped(tmp_path, script, jobs, ["waiting"], 1) == PREEMPTED
     assert statuses(tmp_path) == {"s/do-wait": "stopped"}
     assert (tmp_path / "ran.txt").read_text().split() == ["wait"], "the next job was not begun"
+
+
+# Several at once
+
+
+def test_two_jobs_at_once_and_each_line_says_whose_it_is(tmp_path, script, capfd):
+    """Each waits for the other."""
+    jobs = [["name=s", f"do={word}"] for word in ("left", "raise", "right", "well")]
+    assert sweep(jobs, tmp_path / "runs", script, n_jobs=3) == FAILED
+    wanted = {"s/do-left": "finished", "s/do-raise": "failed", "s/do-right": "finished", "s/do-well": "finished"}
+    assert statuses(tmp_path) == wanted and list(statuses(tmp_path)) == list(wanted), "in the order of the jobs"
+    out, err = capfd.readouterr()
+    assert {"[1] both are here", "[3] both are here"} <= set(out.splitlines())
+    assert "[2] ValueError: the data is not there" in err.splitlines()
+    assert sweep(jobs, tmp_path / "runs", script, n_jobs=3) == FAILED
+    assert sorted((tmp_path / "ran.txt").read_text().split()) == sorted(["left", "raise", "right", "well", "raise"])
+
+
+def test_by_default_one_at_a_time(tmp_path, script):
+    assert sweep([["name=s", f"do={word}"] for word in ("first", "second")] * 3, tmp_path / "runs", script) == FINISHED
+
+
+def test_a_signal_stops_all_jobs_that_run(tmp_path, script):
+    jobs = [["name=s", f"do={word}"] for word in ("wait-a", "wait-b", "well")]
+    assert stopped(tmp_path, script, jobs, ["waiting-a", "waiting-b"], 2) == PREEMPTED
+    assert statuses(tmp_path) == {"s/do-wait-a": "stopped", "s/do-wait-b": "stopped"}
+    assert sorted((tmp_path / "ran.txt").read_text().split()) == ["wait-a", "wait-b"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "jobs", "wanted"),
+    [
+        *(([0, 0], 2, FINISHED), ([0, 1], 2, FAILED), ([0, 3, -9], 3, FAILED)),
+        *(([0, 75, 1], 3, PREEMPTED), ([0], 2, PREEMPTED), ([], 1, PREEMPTED)),
+    ],
+)
+def test_a_sweep_ends_as_its_jobs_do(codes, jobs, wanted):
+    """One whose last jobs were not begun was stopped, however the others ended."""
+    assert ending([{"code": code} for code in codes], jobs) == wanted
 
 
 # The names of runs

@@ -37,7 +37,7 @@ class Launcher(HydraLauncher):
         self.n_jobs = plain(n_jobs, PositiveInt, "hydra.launcher.n_jobs")
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.context, self.config = hydra_context, config
+        self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run a batch of a sweeper's jobs; ends the process where the sweep was asked to stop."""
@@ -47,15 +47,15 @@ class Launcher(HydraLauncher):
 
         speak()
         jobs = [list(words) for words in job_overrides]
-        configs = [self.context.config_loader.load_sweep_config(self.config, words) for words in jobs]
-        asked = _plain(configs[0])
-        runs = Path(asked["runs"])
-        rows = sweep(jobs, asked["name"], runs, self.script, OmegaConf.select(self.config, COMMON), self.n_jobs)
+        shared = OmegaConf.masked_copy(self.config, ["runs", "name", "objective"])
+        asked = at_home(OmegaConf.to_container(shared, resolve=True))
+        runs, common = Path(asked["runs"]), OmegaConf.select(self.config, COMMON)
+        rows = sweep(jobs, asked["name"], runs, self.script, common, self.n_jobs)
         if ending(rows, len(jobs)) == PREEMPTED:
             sys.exit(PREEMPTED)
         returns = []
-        for words, config, row in zip(jobs, configs, rows, strict=True):
-            returned = JobReturn(overrides=words, cfg=config, status=JobStatus.COMPLETED)
+        for words, row in zip(jobs, rows, strict=True):
+            returned = JobReturn(overrides=words, status=JobStatus.COMPLETED)
             try:
                 if row["code"] != FINISHED:
                     raise JobFailed(f"{runs / row['run']}: {row['status']}; the same command tries it again")
@@ -64,8 +64,3 @@ class Launcher(HydraLauncher):
                 returned.status, returned.return_value = JobStatus.FAILED, error
             returns.append(returned)
         return returns
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    """What is there of a job's config at its top, resolved."""
-    return at_home(OmegaConf.to_container(OmegaConf.masked_copy(config, ["runs", "name", "objective"])))
