@@ -35,6 +35,8 @@ if words["do"] == "raise" and not mended:
     sys.exit("ValueError: the data is not there")
 if words["do"] == "oom" and not mended:
     os.kill(os.getpid(), signal.SIGKILL)
+if words["do"] == "stop" and not mended:
+    sys.exit(75)
 if words["do"] == "diverge" and not mended:
     sys.exit(3)
 if words["do"] in ("left", "right"):
@@ -127,6 +129,16 @@ def test_a_signal_stops_the_job_and_the_sweep(tmp_path, script):
     assert stopped(tmp_path, script, jobs, ["waiting"], 1) == PREEMPTED
     assert statuses(tmp_path) == {"s/do-wait": "stopped"}
     assert (tmp_path / "ran.txt").read_text().split() == ["wait"], "the next job was not begun"
+
+
+def test_a_job_that_is_stopped_by_itself_stops_the_sweep(tmp_path, script):
+    """As where a node's end is near, and its scheduler tells the processes and not the sweep."""
+    jobs = [["name=s", f"do={word}"] for word in ("well", "stop", "again")]
+    assert sweep(jobs, tmp_path / "runs", script) == PREEMPTED
+    assert statuses(tmp_path) == {"s/do-well": "finished", "s/do-stop": "stopped"}
+    (tmp_path / "mended").touch()
+    assert sweep(jobs, tmp_path / "runs", script) == FINISHED
+    assert (tmp_path / "ran.txt").read_text().split() == ["well", "stop", "stop", "again"]
 
 
 # Several at once
