@@ -1,9 +1,15 @@
-"""Tensors in files: read without unpickling, written as a stream, one at a time on the host.
+"""Tensors in files: read without unpickling, and written as a stream.
 
-The library's own writer holds every tensor once more as bytes; a training state is then in memory twice and the file is read
-again for its checksum. The format is a length (8 bytes, little endian), a JSON header with type, shape and place of every
-tensor, and their bytes (https://github.com/huggingface/safetensors, "Format"). Room for all of it is asked for first,
-so that a full disk is found out before anything is written. The checksum is taken on the way.
+The files are safetensors' (https://github.com/huggingface/safetensors, "Format"): a length (8 bytes, little endian), a JSON
+header with type, shape and place of every tensor, and their bytes. The library reads them. Its own writer holds no
+second copy of what is on the host (measured with 0.8; older ones did), and gives what a checkpoint does not need; ours is here for what it does:
+
+    room          for the whole file is reserved first, so that a full disk is found out before anything is written
+    page cache    each 128 MiB is flushed and dropped, so that a checkpoint does not push the training data out of memory and
+                  its end does not wait for the disk to take all of it at once (1 GiB: 1.1 to 1.6 s against 3.2 to 4.8 s)
+    checksum      taken on the way; otherwise the file would be read once more
+    host memory   one tensor of a device at a time; the library's copies all of them to the host before it writes
+    any tensor    transposed or sharing its memory with another; the library refuses both
 """
 
 from __future__ import annotations
@@ -57,8 +63,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
         waiting = 0
         for _, tensor in ordered:
             if tensor.numel():
-                flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-                _write(descriptor, memoryview(flat.numpy()), digest)
+                _write(descriptor, _bytes(tensor), digest)
                 waiting += tensor.nbytes
             if waiting > _FLUSH:
                 _flush(descriptor)
@@ -71,6 +76,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
     finally:
         os.close(descriptor)
     return size, digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
 
 
 def size_of(tensors: Mapping[str, Tensor]) -> int:
@@ -145,5 +154,5 @@ def hash_of(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in tensors.items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(_bytes(tensor))
     return digest.hexdigest()

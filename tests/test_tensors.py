@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 
 import pytest
 import torch
@@ -64,6 +65,38 @@ def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"MiB do not go into it.*x\.safetensors"):
         write_tensors(tmp_path / "x.safetensors", STATE)
     assert (tmp_path / "x.safetensors").stat().st_size == 0
+
+
+def test_what_is_written_is_flushed_and_dropped_on_the_way(tmp_path, monkeypatch):
+    """Eight tensors of 64 bytes, at most 150 of them waiting: two flushes on the way and one at the end."""
+    done = []
+    monkeypatch.setattr(tensors, "_FLUSH", 150)
+    monkeypatch.setattr(tensors.os, "fsync", lambda descriptor: done.append("flush"))
+    monkeypatch.setattr(tensors.os, "posix_fadvise", lambda *words: done.append(words[3]), raising=False)
+    write_tensors(tmp_path / "x", {str(i): torch.ones(16) for i in range(8)})
+    assert done == ["flush", getattr(os, "POSIX_FADV_DONTNEED", 4)] * 3
+
+
+def test_of_what_is_on_a_device_one_tensor_is_on_the_host_at_a_time(tmp_path, monkeypatch):
+    there = []
+
+    def fetched(tensor):
+        assert not any(each() is not None for each in there), "the one before is still here"
+        copy = tensor.clone()
+        there.append(weakref.ref(copy))
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "cpu", fetched)
+    write_tensors(tmp_path / "x", {str(i): torch.ones(4) for i in range(3)})
+    assert len(there) == 3
+
+
+def test_tensors_that_share_their_memory_are_written_each(tmp_path):
+    """Tied weights, which the library's writer refuses."""
+    one = torch.arange(4.0)
+    write_tensors(tmp_path / "x.safetensors", {"a": one, "b": one, "c": one[1:3]})
+    found = read_tensors(tmp_path / "x.safetensors")
+    assert all(torch.equal(found[k], v) for k, v in {"a": one, "b": one, "c": torch.tensor([1.0, 2.0])}.items())
 
 
 def test_a_hash_is_of_names_and_bytes():

@@ -58,14 +58,12 @@ def begin(words: Sequence[str], entry: str = "config") -> None:
         sys.exit(0)
 
 
-def by_hydra(entry: str, work: Callable[[DictConfig], int]) -> None:
-    """Do what the words of `sys.argv` describe; ends the process where the exit code is not 0."""
+def by_hydra(entry: str, work: Callable[[DictConfig], Any]) -> None:
+    """Do what the words of `sys.argv` describe; in a sweep of Hydra's, what `work` returns is the job's value."""
 
     @hydra.main(config_path=str(CONF), config_name=entry, version_base="1.3")
-    def main(config: DictConfig) -> None:
-        code = work(config)
-        if code:
-            sys.exit(code)
+    def main(config: DictConfig) -> Any:
+        return work(config)
 
     main()
 

@@ -2,26 +2,27 @@
 
     python train.py -m name=ablation prior=normal,diffusion seed=0,1
 
-makes the runs `ablation/prior-normal_seed-0`, ..., named by what each has of its own, in letters that neither a shell nor
-Hydra reads as more than letters; `runs/ablation/sweep.json` holds how each ended, and the same command goes on: finished
-jobs are left alone, stopped ones continue, failed ones are tried again. By itself Hydra runs all jobs in one process, which
-a job that is killed for memory takes with it, and the first error ends the sweep without a word of the others.
+makes the runs `ablation/prior-normal_seed-0`, ..., named by the words that the sweep gives several values, in letters that
+neither a shell nor Hydra reads as more than letters; `runs/ablation/sweep.json` holds how each ended, and the same command
+goes on: finished jobs are left alone, stopped ones continue, failed ones are tried again. Hydra's own launcher runs all jobs
+in one process, which a job that is killed for memory takes with it, and the first error ends the sweep without a word of
+the others. Which jobs there are is Hydra's to say (`ldm.command.launcher`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import os
 import re
-import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ldm.command.words import quoted, unquoted
+from ldm.command.label import key_of, label_of
+from ldm.command.words import quoted
 from ldm.files import write_json
 from ldm.run import record
+from ldm.run.directory import finished_as
 from ldm.run.signals import DIVERGED, FAILED, FINISHED, PREEMPTED
 
 log = logging.getLogger(__name__)
@@ -40,111 +43,139 @@ log = logging.getLogger(__name__)
 _STATUS = {FINISHED: "finished", PREEMPTED: "stopped", DIVERGED: "diverged", FAILED: "failed"}
 _NUMBERS = 4  # shown in the summary
 _WIDE = 36  # letters of a run's name in it that are not wrapped
-_END = 40  # letters of a word in a run's name: of a long path its end
-_LONGEST = 120  # letters of a run's name; a file system takes 255 bytes
+
+Row = dict[str, Any]
+"""How a job ended: `run`, `words`, `status`, `code`, `seconds`, of one that failed `error`, and what its run was `asked` for."""
 
 
-def sweep(jobs: list[list[str]], runs: Path, command: Sequence[str]) -> int:
-    """Run each job that is not finished; the exit code says whether all are.
+def sweep(
+    jobs: Sequence[Sequence[str]],
+    name: str,
+    runs: Path,
+    command: Sequence[str],
+    common: Collection[str] = (),
+    n_jobs: int = 1,
+) -> list[Row]:
+    """Run each job that is not finished, and show how all ended.
 
     Arguments:
-        jobs: the words of each.
+        jobs: the words of each, as on the command line; `name=` is the sweep's.
+        name: of the sweep, a directory below `runs`.
         runs: where run directories are.
         command: what is run with a job's words, as `python train.py`.
+        common: the keys of words that all jobs of the sweep share.
+        n_jobs: so many processes at once.
+    Returns:
+        Of each job that was begun, in their order; after a stop no other is begun.
     """
-    names = {word for words in jobs for word in words if word.startswith("name=")}
-    if len(names) > 1:
-        raise ValueError(
-            f"name= is of the whole sweep, whose jobs are told apart by their words; got {len(names)} names"
-        )
-    name = unquoted(names.pop().removeprefix("name=")) if names else ""
-    name = name or f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     file = runs / name / "sweep.json"
     done = {row["run"]: row for row in json.loads(file.read_text(encoding="utf-8"))} if file.exists() else {}
-    rows = []
-    for words, label in zip(jobs, _labels(jobs), strict=True):
-        row = done.get(f"{name}/{label}", {})
-        stands = row.get("code") == FINISHED and row.get("words") == words and _finished(runs / name / label)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows: dict[int, Row] = {}
+    writing = threading.Lock()
+    processes = _Processes(command, n_jobs)
+
+    def one(number: int, words: list[str]) -> None:
+        run = f"{name}/{label_of(words, common)}"
+        row = {"asked": ""} | done.get(run, {})
+        stands = row.get("code") == FINISHED and row.get("words") == words and finished_as(runs / run) == row["asked"]
         if not stands:
-            log.info("job %d of %d: %s", len(rows) + 1, len(jobs), label)
-            row = _run([word for word in words if not word.startswith("name=")], f"{name}/{label}", command, words)
-        rows.append(row)
-        runs.joinpath(name).mkdir(parents=True, exist_ok=True)
-        write_json(file, rows + [done[key] for key in done.keys() - {each["run"] for each in rows}])
-        if row["code"] == PREEMPTED:
-            break
-    _show(rows, runs, name)
+            if processes.stopped:
+                return
+            log.info("job %d of %d: %s", number + 1, len(jobs), run.removeprefix(f"{name}/"))
+            row = processes.run(number, words, run) | {"asked": finished_as(runs / run)}
+        with writing:
+            rows[number] = row
+            there = [rows[each] for each in sorted(rows)]
+            write_json(file, there + [done[key] for key in done.keys() - {each["run"] for each in there}])
+
+    with processes.signals(), ThreadPoolExecutor(n_jobs) as pool:
+        for job in [pool.submit(one, number, list(words)) for number, words in enumerate(jobs)]:
+            job.result()
+    ended = [rows[each] for each in sorted(rows)]
+    _show(ended, runs, name)
+    return ended
+
+
+def ending(rows: Sequence[Row], jobs: int) -> int:
+    """The exit code of a sweep of so many jobs; of those that were not begun there is no row."""
     codes = {row["code"] for row in rows}
-    return FINISHED if codes == {FINISHED} else PREEMPTED if PREEMPTED in codes else FAILED
+    if len(rows) < jobs or PREEMPTED in codes:
+        return PREEMPTED
+    return FINISHED if codes == {FINISHED} else FAILED
 
 
-def _finished(run: Path) -> bool:
-    """Whether a run says so itself: it may have been removed since, or trained on."""
-    file = run / "run.json"
-    return file.exists() and json.loads(file.read_text(encoding="utf-8"))["status"] == "finished"
+# Processes
 
 
-def _labels(jobs: list[list[str]]) -> list[str]:
-    """What each job has of its own, the words that are not the same in all, as the name of a directory.
+class _Processes:
+    """The processes of a sweep. What asks the sweep to stop asks all of them, and no other is begun.
 
-    Where a name would not hold all of a word (another letter stands for `/`, or it is too long) a hash of the words ends it,
-    so that no two jobs have one name, and a job has the same whatever other jobs there are.
+    Arguments:
+        command: that each process runs with its words.
+        n_jobs: how many there are at once. Several share the processor's cores, and each line that they say begins with
+            the number of its job.
     """
-    common = set(jobs[0]).intersection(*jobs[1:])
-    labels = [_label([word.lstrip("+") for word in job if word not in common]) for job in jobs]
-    twice = {label for label in labels if labels.count(label) > 1}
-    return [f"{label}-{_hash(job)}" if label in twice else label for label, job in zip(labels, jobs, strict=True)]
+
+    def __init__(self, command: Sequence[str], n_jobs: int):
+        self._command, self._several, self.stopped = command, n_jobs > 1, False
+        self._running: set[subprocess.Popen[str]] = set()
+        self._environment = dict(os.environ)
+        if self._several:
+            self._environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_jobs)))
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """In this block signals that ask the sweep to stop are passed on. A terminal sends SIGINT to the jobs itself."""
+        before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: setattr(self, "stopped", True))
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        self.stopped = True
+        for process in list(self._running):
+            process.send_signal(number)
+
+    def run(self, number: int, words: list[str], run: str) -> Row:
+        """One job to its end; after one that was stopped the sweep begins no other."""
+        start, last = time.monotonic(), deque[str](maxlen=30)
+        given = [word for word in words if key_of(word) != "name"]
+        command = [*self._command, *given, f"name={quoted(run)}", f"hydra.job.num={number}"]
+        out = subprocess.PIPE if self._several else None
+        said = {"text": True, "errors": "replace", "env": self._environment}
+        with subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, **said) as job:
+            self._running.add(job)
+            mark = f"[{number + 1}] " if self._several else ""
+            echoes = [threading.Thread(target=_echo, args=(job.stderr, sys.stderr, mark, last))]
+            if out is not None:
+                echoes.append(threading.Thread(target=_echo, args=(job.stdout, sys.stdout, mark, deque(maxlen=0))))
+            for echo in echoes:
+                echo.start()
+            code = job.wait()
+            for echo in echoes:
+                echo.join()
+            self._running.discard(job)
+        self.stopped = self.stopped or code == PREEMPTED
+        status = _STATUS.get(code, f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}")
+        row = {
+            "run": run,
+            "words": words,
+            "status": status,
+            "code": code,
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        return row | ({} if code in (FINISHED, PREEMPTED) else {"error": _error(last)})
 
 
-def _label(words: list[str]) -> str:
-    told = [(key, unquoted(value)) for key, _, value in (word.partition("=") for word in words)]
-    label = "_".join(f"{_plain(key, '.')}-{_plain(value, '-')}" for key, value in told) or "only"
-    if len(label) <= _LONGEST and all(_plain(value, "-") == value for _, value in told):
-        return label
-    return f"{label[:_LONGEST]}-{_hash(words)}"
-
-
-def _plain(text: str, other: str) -> str:
-    """A text in letters that need no quotes in a shell or in Hydra's grammar."""
-    changed = re.sub(r"[^\w.-]+", other, text, flags=re.ASCII)
-    return text if changed == text and len(text) <= _END else changed.strip(other)[-_END:]
-
-
-def _hash(words: list[str]) -> str:
-    return hashlib.blake2b("\0".join(words).encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-
-
-def _run(words: list[str], run: str, command: Sequence[str], asked: list[str]) -> dict[str, Any]:
-    start, last = time.monotonic(), deque[str](maxlen=30)
-    whole = [*command, *words, f"name={quoted(run)}"]
-    with subprocess.Popen(whole, stderr=subprocess.PIPE, text=True, errors="replace") as job, _passed_on(job):
-        echo = threading.Thread(target=_echo, args=(job.stderr, last))
-        echo.start()
-        code = job.wait()
-        echo.join()
-    status = _STATUS.get(code, f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}")
-    row = {"run": run, "words": asked, "status": status, "code": code, "seconds": round(time.monotonic() - start, 1)}
-    return row | ({} if code in (FINISHED, PREEMPTED) else {"error": _error(last)})
-
-
-@contextmanager
-def _passed_on(job: subprocess.Popen) -> Iterator[None]:
-    """Signals that ask the sweep to stop ask the job."""
-    before = {
-        number: signal.signal(number, lambda n, _: job.send_signal(n)) for number in (signal.SIGTERM, signal.SIGUSR1)
-    }
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)  # the terminal sends it to the job, too
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _echo(stream: Any, last: deque[str]) -> None:
+def _echo(stream: Any, onto: Any, mark: str, last: deque[str]) -> None:
     for line in stream:
         last.append(line.rstrip())
-        sys.stderr.write(line)
+        onto.write(mark + line)
+        onto.flush()
 
 
 def _error(last: deque[str]) -> str:

@@ -35,7 +35,7 @@ class _Lines(logging.Handler):
 
 def guarded(work: Callable[[], int | None]) -> int:
     """Run `work` and turn how it ends into an exit code."""
-    _speak()
+    speak()
     try:
         return work() or FINISHED
     except Diverged as error:
@@ -75,11 +75,12 @@ def message(error: BaseException) -> str:
 
 
 def _spoken() -> list[logging.Handler]:
-    """The handlers that `_speak` has set up."""
+    """The handlers that `speak` has set up."""
     return [handler for handler in logging.getLogger().handlers if isinstance(handler, RichHandler | _Lines)]
 
 
-def _speak() -> None:
+def speak() -> None:
+    """Say what is logged on the terminal; once in a process."""
     root = logging.getLogger()
     if _spoken():
         return

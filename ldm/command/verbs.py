@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from ldm.command.compose import CONF, begin, by_hydra, checked, composed, trainable
+from ldm.command.compose import begin, by_hydra, checked, trainable
 from ldm.command.words import SWEEP
 from ldm.stage.handover import handed_down
 
@@ -27,8 +26,12 @@ def train(words: Sequence[str]) -> int:
     if config is not None:
         return _trained(config)
     if SWEEP & set(sys.argv):
-        return _swept([word for word in sys.argv[1:] if word not in SWEEP])
-    by_hydra("config", lambda config: _trained(trainable(config, sys.argv[1:])))
+        from ldm.command.launcher import prepared
+
+        sys.argv[1:] = prepared(sys.argv[1:], program())
+    from ldm.command.job import job
+
+    by_hydra("config", lambda config: job(lambda typed: trainable(config, typed), _trained))
     return 0
 
 
@@ -37,21 +40,6 @@ def _trained(config: dict[str, Any]) -> int:
     from ldm.experiment.experiment import Experiment
 
     return guarded(lambda: Experiment(config).run())
-
-
-def _swept(words: list[str]) -> int:
-    """A sweep: every combination of the words that hold several values."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    from ldm.command.sweep import sweep
-    from ldm.command.terminal import guarded
-
-    def run() -> int:
-        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]
-        return sweep(jobs, Path(composed(CONF, "config", jobs[0])["runs"]), program())
-
-    return guarded(run)
 
 
 def program() -> list[str]:
@@ -63,11 +51,11 @@ def sample(words: Sequence[str]) -> int:
     """Images of a finished run."""
     begin(words, "sample")
 
-    def work(config: DictConfig) -> int:
+    def work(config: DictConfig) -> None:
         given = checked(config)
         from ldm.command.sample import sample
 
-        return _called(sample, given)
+        _called(sample, given)
 
     by_hydra("sample", work)
     return 0
@@ -77,19 +65,21 @@ def evaluate(words: Sequence[str]) -> int:
     """Measure a finished run again."""
     begin(words, "evaluate")
 
-    def work(config: DictConfig) -> int:
+    def work(config: DictConfig) -> None:
         given = checked(config)
         from ldm.command.evaluate import measure_again
 
-        return _called(measure_again, given)
+        _called(measure_again, given)
 
     by_hydra("evaluate", work)
     return 0
 
 
-def _called(function: Callable[..., None], words: dict[str, Any]) -> int:
-    """Call a function with its words, each of the kind that its annotation says."""
+def _called(function: Callable[..., None], words: dict[str, Any]) -> None:
+    """Call a function with its words, each of the kind that its annotation says; ends the process where it fails."""
     from ldm.build import typed
     from ldm.command.terminal import guarded
 
-    return guarded(lambda: function(**typed(function, words)))
+    code = guarded(lambda: function(**typed(function, words)))
+    if code:
+        sys.exit(code)

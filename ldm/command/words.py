@@ -43,7 +43,7 @@ _ALONE |= {"--shell-completion", "-sc"}
 _VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
 _VALUED |= {"--experimental-rerun", "--info", "-i"}
 ASIDE = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}  # after which nothing is run
-SWEEP = {"-m", "--multirun"}
+SWEEP = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
 HELP = {"--help", "-h"}
 
 
@@ -59,6 +59,15 @@ def heard(arguments: Sequence[str], conf: Path, entry: str = "config") -> list[s
     if wrong:
         sys.exit(wrong)
     return [understood(argument, bool(SWEEP & set(arguments))) for argument in arguments]
+
+
+def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The flags of Hydra's command line, with their values, and the words."""
+    flags, words, before = [], [], ""
+    for argument in arguments:
+        (flags if argument.startswith("-") or before in _VALUED else words).append(argument)
+        before = argument
+    return flags, words
 
 
 def undashed(argument: str) -> str:
@@ -200,6 +209,7 @@ class Known:
         self._files = self._all_files()
         self.groups = {group for group, _ in self._files if group}
         self.groups |= {parent for group in self.groups for parent in map(str, Path(group).parents) if parent != "."}
+        self.groups = {group for group in self.groups if Path(group).parts[0] != "hydra"}
         if not self.training:
             self.groups &= {group for group, _, _ in defaults}
         self.needed = {group for group, _, choice in defaults if choice != "null"}
@@ -258,7 +268,7 @@ def _wrong(argument: str, before: str, known: Known, asked: bool) -> str | None:
     if not equals:
         return _unasked(key, known) if asked else _alone(argument, before)
     key, _, place = key.lstrip("+").partition("@")
-    if key.partition(".")[0] == "hydra":
+    if re.split("[./]", key)[0] == "hydra":  # Hydra's own, of its plugins among them
         return None
     if "." in key and key not in known.groups:
         head = key.partition(".")[0]

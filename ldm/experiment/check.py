@@ -56,6 +56,7 @@ class Settings:
     rank_timeout: PositiveFloat = 120.0
     keep: Literal["all", "model"] = "all"
     plugins: list[str] = field(default_factory=list)
+    objective: str | list[str] | None = None
 
 
 def checked(config: Config) -> Config:

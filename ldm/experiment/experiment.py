@@ -40,7 +40,7 @@ from ldm.random import seed_of
 from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.cost import backbone_flops
-from ldm.run.directory import Journal, RunDirectory
+from ldm.run.directory import Journal, RunDirectory, asked_for
 from ldm.run.evaluation import Evaluation, asked_hash
 from ldm.run.footprint import Footprint
 from ldm.run.machine import code_version, device_name
@@ -335,6 +335,7 @@ class Experiment:
             "name": self.place.path.name,
             "experiment": self.config["experiment"],
             "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "asked": asked_for(self.asked),
             "status": status,
             **({} if error is None else {"error": f"{type(error).__name__}: {error}"}),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

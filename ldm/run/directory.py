@@ -17,19 +17,37 @@ unique. The lock is the kernel's (released with its process, however it ends); `
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import secrets
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ldm.files import named, write_json, write_text
 
 log = logging.getLogger(__name__)
+
+
+def asked_for(config: Mapping[str, Any]) -> str:
+    """A hash of all that a command asked for, by which a run says what it finished. What a job returns to a sweep
+    (`objective`) is read off a finished run and is not of it."""
+    asked = {key: value for key, value in config.items() if key != "objective"}
+    return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def finished_as(run: Path) -> str | None:
+    """What a run that says that it is finished was asked for (`asked_for`); None of one that was removed since, is trained on, or
+    never came to its end."""
+    file = run / "run.json"
+    facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return facts.get("asked", "") if facts.get("status") == "finished" else None
 
 
 class RunTaken(RuntimeError):

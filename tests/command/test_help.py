@@ -11,7 +11,8 @@ from ldm.signature import declared
 from tests.pieces import CONF
 from tests.test_layers import ROOT
 
-GROUPS = sorted(folder.relative_to(CONF).as_posix() for folder in CONF.rglob("*") if folder.is_dir())
+FOLDERS = [folder.relative_to(CONF) for folder in CONF.rglob("*") if folder.is_dir()]
+GROUPS = sorted(folder.as_posix() for folder in FOLDERS if folder.parts[0] != "hydra")
 
 
 def help_of(*words: str, entry: str = "config") -> str:

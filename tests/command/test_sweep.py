@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ldm.command.sweep import _error, _labels, sweep
+from ldm.command import sweep as sweeping
+from ldm.command.label import label_of
+from ldm.command.sweep import _error, ending
 from ldm.run.record import Record, write
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED
 
@@ -33,11 +35,24 @@ if words["do"] == "raise" and not mended:
     sys.exit("ValueError: the data is not there")
 if words["do"] == "oom" and not mended:
     os.kill(os.getpid(), signal.SIGKILL)
+if words["do"] == "stop" and not mended:
+    sys.exit(75)
 if words["do"] == "diverge" and not mended:
     sys.exit(3)
-if words["do"] == "wait":
+if words["do"] in ("left", "right"):
+    (place / words["do"]).touch()
+    deadline, other = time.monotonic() + 20, place / {"left": "right", "right": "left"}[words["do"]]
+    while not other.exists():
+        if time.monotonic() > deadline:
+            sys.exit("RuntimeError: alone")
+        time.sleep(0.01)
+    print("both are here")
+if words["do"] in ("first", "second"):
+    os.mkdir(place / "busy")
+    os.rmdir(place / "busy")
+if words["do"].startswith("wait"):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-    (place / "waiting").touch()
+    (place / ("waiting" + words["do"].removeprefix("wait"))).touch()
     time.sleep(30)
 """
 
@@ -46,6 +61,12 @@ if words["do"] == "wait":
 def script(tmp_path) -> list[str]:
     (tmp_path / "job.py").write_text(JOB)
     return [sys.executable, str(tmp_path / "job.py")]
+
+
+def sweep(jobs: list[list[str]], runs: Path, script: list[str], name: str = "s", n_jobs: int = 1) -> int:
+    """The exit code of a sweep whose jobs share the words that all of them have."""
+    common = {word.partition("=")[0] for word in set(jobs[0]).intersection(*jobs[1:])}
+    return ending(sweeping.sweep(jobs, name, runs, script, common, n_jobs), len(jobs))
 
 
 def statuses(tmp_path, name="s") -> dict[str, str]:
@@ -90,25 +111,73 @@ def test_a_diverged_job_has_its_word(tmp_path, script):
     assert statuses(tmp_path) == {"s/only": "diverged"}
 
 
-def test_without_a_name_each_sweep_is_its_own(tmp_path, script):
-    for _ in range(2):
-        assert sweep([["do=well"], ["do=again"]], tmp_path / "runs", script) == FINISHED
-    assert len(list((tmp_path / "runs").iterdir())) == 2
-    assert (tmp_path / "ran.txt").read_text().split() == ["well", "again"] * 2
+def stopped(tmp_path, script, jobs: list[list[str]], waiting: list[str], n_jobs: int) -> int:
+    """The exit code of a sweep that is sent SIGTERM when these files are there."""
+    code = "import sys; from pathlib import Path; from ldm.command.sweep import ending, sweep; "
+    code += f"rows = sweep({jobs}, 's', Path({str(tmp_path / 'runs')!r}), {script!r}, ['name'], {n_jobs}); "
+    code += f"sys.exit(ending(rows, {len(jobs)}))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not all((tmp_path / file).exists() for file in waiting) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGTERM)
+    return process.wait(120)
 
 
 def test_a_signal_stops_the_job_and_the_sweep(tmp_path, script):
     jobs = [["name=s", "do=wait"], ["name=s", "do=well"]]
-    code = "import sys; from pathlib import Path; from ldm.command.sweep import sweep; "
-    code += f"sys.exit(sweep({jobs}, Path({str(tmp_path / 'runs')!r}), {script!r}))"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "waiting").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(120) == PREEMPTED
+    assert stopped(tmp_path, script, jobs, ["waiting"], 1) == PREEMPTED
     assert statuses(tmp_path) == {"s/do-wait": "stopped"}
     assert (tmp_path / "ran.txt").read_text().split() == ["wait"], "the next job was not begun"
+
+
+def test_a_job_that_is_stopped_by_itself_stops_the_sweep(tmp_path, script):
+    """As where a node's end is near, and its scheduler tells the processes and not the sweep."""
+    jobs = [["name=s", f"do={word}"] for word in ("well", "stop", "again")]
+    assert sweep(jobs, tmp_path / "runs", script) == PREEMPTED
+    assert statuses(tmp_path) == {"s/do-well": "finished", "s/do-stop": "stopped"}
+    (tmp_path / "mended").touch()
+    assert sweep(jobs, tmp_path / "runs", script) == FINISHED
+    assert (tmp_path / "ran.txt").read_text().split() == ["well", "stop", "stop", "again"]
+
+
+# Several at once
+
+
+def test_two_jobs_at_once_and_each_line_says_whose_it_is(tmp_path, script, capfd):
+    """Each waits for the other."""
+    jobs = [["name=s", f"do={word}"] for word in ("left", "raise", "right", "well")]
+    assert sweep(jobs, tmp_path / "runs", script, n_jobs=3) == FAILED
+    wanted = {"s/do-left": "finished", "s/do-raise": "failed", "s/do-right": "finished", "s/do-well": "finished"}
+    assert statuses(tmp_path) == wanted and list(statuses(tmp_path)) == list(wanted), "in the order of the jobs"
+    out, err = capfd.readouterr()
+    assert {"[1] both are here", "[3] both are here"} <= set(out.splitlines())
+    assert "[2] ValueError: the data is not there" in err.splitlines()
+    assert sweep(jobs, tmp_path / "runs", script, n_jobs=3) == FAILED
+    assert sorted((tmp_path / "ran.txt").read_text().split()) == sorted(["left", "raise", "right", "well", "raise"])
+
+
+def test_by_default_one_at_a_time(tmp_path, script):
+    assert sweep([["name=s", f"do={word}"] for word in ("first", "second")] * 3, tmp_path / "runs", script) == FINISHED
+
+
+def test_a_signal_stops_all_jobs_that_run(tmp_path, script):
+    jobs = [["name=s", f"do={word}"] for word in ("wait-a", "wait-b", "well")]
+    assert stopped(tmp_path, script, jobs, ["waiting-a", "waiting-b"], 2) == PREEMPTED
+    assert statuses(tmp_path) == {"s/do-wait-a": "stopped", "s/do-wait-b": "stopped"}
+    assert sorted((tmp_path / "ran.txt").read_text().split()) == ["wait-a", "wait-b"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "jobs", "wanted"),
+    [
+        *(([0, 0], 2, FINISHED), ([0, 1], 2, FAILED), ([0, 3, -9], 3, FAILED)),
+        *(([0, 75, 1], 3, PREEMPTED), ([0], 2, PREEMPTED), ([], 1, PREEMPTED)),
+    ],
+)
+def test_a_sweep_ends_as_its_jobs_do(codes, jobs, wanted):
+    """One whose last jobs were not begun was stopped, however the others ended."""
+    assert ending([{"code": code} for code in codes], jobs) == wanted
 
 
 # The names of runs
@@ -143,27 +212,22 @@ NAMES = [
 
 
 def test_every_job_has_a_name_of_its_own_that_needs_no_quotes():
-    labels = _labels([["name=s", *words] for words in NAMES])
+    labels = [label_of(["name=s", *words], {"name"}) for words in NAMES]
     assert len(set(labels)) == len(NAMES)
     assert labels[:3] == ["seed-0_diffusion-ddpm", "seed-1_diffusion-ddpm", "seed-1_diffusion-flow"]
-    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,140}", label) for label in labels)
-    assert _labels([["name=s", *words] for words in NAMES[:-2:2]]) == labels[:-2:2], "whatever other jobs there are"
+    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,140}", each) for each in labels)
+
+
+def test_what_all_jobs_share_is_in_no_name():
+    words = ["name=s", "++first.steps=3", "seed=1", "~callback", "stage@second=none", "stage@first=first"]
+    assert label_of(words, {"name", "first.steps", "callback", "stage@first"}) == "seed-1_stage.second-none"
+    assert label_of(words[:2], {"name", "first.steps"}) == "only"
 
 
 def test_two_folders_of_like_names_are_two_runs(tmp_path, script):
     jobs = [["name=s", "do=well", f"++data.root={root}"] for root in ("D/a/b", "D/a-b")]
     assert sweep(jobs, tmp_path / "runs", script) == FINISHED
     assert len(statuses(tmp_path)) == 2 and (tmp_path / "ran.txt").read_text().split() == ["well"] * 2
-
-
-def test_a_quoted_name_is_the_name_in_it(tmp_path, script):
-    assert sweep([["name='my sweep'", "do=well"]], tmp_path / "my runs", script) == FINISHED
-    assert [each.name for each in (tmp_path / "my runs").iterdir()] == ["my sweep"]
-
-
-def test_a_sweep_has_one_name(tmp_path, script):
-    with pytest.raises(ValueError, match="name= is of the whole sweep"):
-        sweep([["name=a", "do=well"], ["name=b", "do=well"]], tmp_path / "runs", script)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +254,7 @@ def test_the_table_at_80_columns_cuts_nothing_away(tmp_path, script, capsys, mon
     monkeypatch.setenv("COLUMNS", "80")
     roots = ["D/" + "deep/" * 12 + end for end in ("a", "b")]
     jobs = [["name=s", "do=well", f"++data.root={root}"] for root in roots]
-    labels = _labels(jobs)
+    labels = [label_of(words, {"name", "do"}) for words in jobs]
     for label in labels:
         numbers = [Record(metric=f"a_metric_of_a_long_name_{i}", value=i + 0.125) for i in range(4)]
         write(tmp_path / "runs" / "s" / label / "records.jsonl", *numbers)

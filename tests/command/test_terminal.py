@@ -249,17 +249,21 @@ def test_torchrun(tmp_path):
 
 
 def test_a_sweep_with_ranks(tmp_path):
-    """Two jobs of two ranks each: two directories, no rank has one of its own; the same command finds all done."""
+    """Two jobs of two ranks each: two directories, no rank has one of its own; the same command finds all done, by our launcher
+    and by Hydra's."""
     arguments = [word for word in words(tmp_path, "both", "first.steps=1", "second.steps=1") if "store-" not in word]
     arguments += [f"store={tmp_path}/store", "trainer.devices=2", "seed=0,1", "-m"]
     said = finish(start("train.py", *arguments), FINISHED)
-    assert sorted(each.name for each in (tmp_path / "runs" / "both").iterdir()) == ["seed-0", "seed-1", "sweep.json"]
+    own = sorted(each.name for each in (tmp_path / "runs" / "both").iterdir())
+    assert own == ["multirun.yaml", "seed-0", "seed-1", "sweep.json"]
     assert "seed-0" in said and "finished" in said and "psnr" in said
     run = tmp_path / "runs" / "both"
-    before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != "sweep.json"}
+    before = {file: file.stat().st_mtime_ns for file in run.glob("seed-*/**/*")}
     again = finish(start("train.py", *arguments), FINISHED)
     assert "job 1 of 2" in said and "job 1 of 2" not in again, "what is finished is left alone"
-    assert {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != "sweep.json"} == before
+    theirs = finish(start("train.py", *arguments, "hydra/launcher=basic"), FINISHED)
+    assert theirs.count("is finished under the same words") == 2
+    assert {file: file.stat().st_mtime_ns for file in run.glob("seed-*/**/*")} == before
 
 
 def test_a_prompt_may_hold_commas(tmp_path):

@@ -1,4 +1,4 @@
-"""Faults of ldm/callback, ldm/command/terminal.py and ldm/command/sweep.py."""
+"""Faults of ldm/callback, ldm/command/terminal.py and of sweeps."""
 
 from tests.mutants.fault import of
 
@@ -127,12 +127,41 @@ FAULTS = [
         "tests/command/test_sweep.py",
         ("if not stands:", "if True:"),
         (' and row.get("words") == words', ""),
-        (" and _finished(runs / name / label)", ""),
-        ('if row["code"] == PREEMPTED:\n            break', "pass"),
-        ("FINISHED if codes == {FINISHED} else", "FINISHED if FINISHED in codes else"),
-        ("if word not in common])", "if word in common])"),
+        (' and finished_as(runs / run) == row["asked"]', ""),
+        ("self.stopped = self.stopped or code == PREEMPTED", "self.stopped = self.stopped or False"),
+        ("if len(rows) < jobs or PREEMPTED in codes:", "if PREEMPTED in codes:"),
+        ("FINISHED if codes == {FINISHED} else FAILED", "FINISHED if FINISHED in codes else FAILED"),
         ("said[-1] if said else", "said[0] if said else"),
         ("said[begin[-1] :]", "said[begin[0] :]"),
-        ("if label in twice else label for", "if False else label for"),
+        ("ThreadPoolExecutor(n_jobs)", "ThreadPoolExecutor(1)"),
+        ("for process in list(self._running):", "for process in list(self._running)[:1]:"),
+        ("there = [rows[each] for each in sorted(rows)]", "there = list(rows.values())"),
+    ),
+    *of(
+        "ldm/command/label.py",
+        "tests/command/test_sweep.py",
+        ("if key_of(word) not in common]", "]"),
+        ("not ambiguous and", ""),
+    ),
+    *of(
+        "ldm/command/job.py",
+        "tests/command/test_launcher.py",
+        ("finished_as(run) == asked_for(config)", "finished_as(run) is not None"),
+        ("if code and (alone or code == PREEMPTED):", "if code and alone:"),
+        ('{"name": f"{config[\'name\']}/{own}"}', '{"name": own}'),
+        ("if name not in found:", "if False:"),
+    ),
+    *of(
+        "ldm/command/launcher.py",
+        "tests/command/test_launcher.py",
+        ("if not word.is_sweep_override()]", "]"),
+        ("if any(word.is_sweep_override() for word in names):", "if False:"),
+        ("if there else word", "if False else word"),
+    ),
+    *of(
+        "ldm/command/for_hydra/hydra_plugins/ldm.py",
+        "tests/command/test_launcher.py",
+        ('if row["code"] != FINISHED:', "if False:"),
+        ("common, self.n_jobs)", "(), self.n_jobs)"),
     ),
 ]

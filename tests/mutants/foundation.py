@@ -3,6 +3,16 @@
 from tests.mutants.fault import of
 
 FAULTS = [
+    *of("ldm/command/compose.py", "tests/test_start.py", ("checked(config, PIECES)", 'composed(CONF, "config", [])')),
+    *of(
+        "ldm/command/follow.py",
+        "tests/command/test_follow.py",
+        ("place or group.replace", "group.replace"),
+        ("found is None or found.free", "True"),
+        ("if not any(key == own", "if True or not any(key == own"),
+        ("if piece in unused:", "if False:"),
+        ("_prune(node[name], own, typed)", "pass"),
+    ),
     *of(
         "ldm/plugins.py",
         "tests/test_build.py",
@@ -61,7 +71,6 @@ FAULTS = [
     *of(
         "ldm/command/verbs.py",
         "tests/test_start.py",
-        ("checked(config, PIECES)", 'composed(CONF, "config", [])'),
         ("from ldm.command.words import SWEEP\n", "import torch\nfrom ldm.command.words import SWEEP\n"),
     ),
     *of(

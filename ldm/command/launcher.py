@@ -1,0 +1,68 @@
+"""Sweeps are Hydra's: its sweeper says which jobs there are, its launcher how they are run.
+
+    python train.py -m name=s seed=0,1                             every combination of values, a process a job, one by one
+    python train.py -m name=s seed=0,1 hydra.launcher.n_jobs=2     two processes at once
+    python train.py -m name=s seed=0,1 hydra/launcher=joblib       any other launcher: basic, joblib, submitit_slurm, ...
+    python train.py -m name=s hydra/sweeper=optuna objective=fd_random_conv 'second.optimizer.lr=interval(1e-4,1e-2)'
+
+The launcher `ldm` (`ldm.command.sweep`) is the default. A sweep's jobs have the same names, what is finished is left alone and a
+sweeper that searches is told the same values under any launcher (`ldm.command.job`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import OverrideParseException
+
+from ldm.command.job import COMMON
+from ldm.command.words import parted, quoted, unquoted
+
+_NAMESPACE = Path(__file__).parent / "for_hydra"  # of hydra_plugins, the package in which Hydra looks for launchers
+
+
+def prepared(arguments: Sequence[str], command: Sequence[str]) -> list[str]:
+    """The arguments of a sweep with what all of its jobs are to know, and our launcher made known to Hydra; ends the process
+    where they cannot be a sweep.
+
+    Arguments:
+        arguments: as Hydra is given them.
+        command: that each process of our launcher runs with its words.
+    """
+    _register(command)
+    flags, given = parted(arguments)
+    given = [_from_home(word) for word in given]
+    try:
+        words = OverridesParser.create().parse_overrides(given)
+    except OverrideParseException as error:
+        sys.exit(str(error))
+    names = [word for word in words if word.key_or_group == "name"]
+    if any(word.is_sweep_override() for word in names):
+        sys.exit(f"{names[0].input_line}: name= is of the whole sweep, whose jobs are told apart by their words")
+    named = [] if names else [f"name=sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"]
+    keys = [word.get_key_element().lstrip("+~") for word in words if not word.is_sweep_override()]
+    common = sorted({"name", *(key for key in keys if not key.startswith("hydra"))})
+    return [*flags, *given, *named, f"{COMMON}=[{','.join(map(quoted, common))}]"]
+
+
+def _register(command: Sequence[str]) -> None:
+    if str(_NAMESPACE) not in sys.path:
+        sys.path.append(str(_NAMESPACE))
+    plugins = Plugins.instance()  # which executes what it finds: before the import, so that there is one class
+    launcher = importlib.import_module("hydra_plugins.ldm").Launcher
+    launcher.command = tuple(command)
+    plugins.register(launcher)
+
+
+def _from_home(word: str) -> str:
+    """`runs=~/x` with the user's directory: Hydra itself goes there, and knows no `~`."""
+    key, _, given = word.partition("=")
+    there = key == "runs" and unquoted(given).startswith("~")
+    return f"runs={quoted(str(Path(unquoted(given)).expanduser()))}" if there else word
