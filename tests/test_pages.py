@@ -265,7 +265,7 @@ def test_the_table_of_a_sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(text, {})
     (row,) = capsys.readouterr().out.splitlines()
-    assert "dB, 2 seeds" in row and "'experiment': 'custom'" in row
+    assert "dB (2 seeds)" in row and "'experiment': 'custom'" in row
 
 
 def test_other_programs_run(tmp_path, monkeypatch):
