@@ -46,6 +46,8 @@ def config_of(name: str, roots: dict[str, Path], folder: Path) -> dict:
     words = [f"experiment={name}", "trainer=cpu", "logger=none"]
     if "coco" in name:
         words += [f"data.root={roots['coco']}", "data.image_shape=[3,64,64]"]
+    elif name == "images":
+        words += [f"data.root={roots['coco'] / 'train2017'}", "data.hold_out=0.3"]
     elif name in ROOTS:
         words += [f"data.root={roots[ROOTS[name]]}"]
     else:

@@ -2,8 +2,6 @@
 data is read or anything is written."""
 
 import functools
-import re
-from pathlib import Path
 
 import pytest
 
@@ -177,13 +175,3 @@ def test_an_error_in_a_data_worker_is_its_last_words():
 
 def test_a_long_message_is_cut_at_a_screen():
     assert len(message(ValueError("\n".join(map(str, range(500))))).splitlines()) < 20
-
-
-def test_the_readmes_words_exist():
-    """Every `group=word` of the README's commands."""
-    text = (Path(CONF).parent / "README.md").read_text(encoding="utf-8")
-    found = re.findall(r"python train\.py ([^\n`#]+)", text)
-    assert found
-    for line in found:
-        words = [word for word in line.split() if re.fullmatch(r"[\w/@]+=[\w,]+", word)]
-        assert misspelt(words, CONF) is None, line

@@ -37,7 +37,7 @@ HEAVY += (
     "PIL.Image",
 )
 HEAVY += ("torchmetrics.image.fid", "torchmetrics.functional.image")
-_COPIED = ("ldm", "conf", "tests", "pyproject.toml", "train.py", "sample.py", "evaluate.py", "README.md")
+_COPIED = ("ldm", "conf", "tests", "pyproject.toml", "train.py", "sample.py", "evaluate.py", "README.md", "docs")
 _OWN = ("ldm", "tests")  # packages that a child imports from its copy
 
 Verdict = Literal["noticed", "survived", "timeout", "broken"]
