@@ -1,10 +1,10 @@
-"""Which items make the k-th global batch: a function of (seed, k), without state.
+"""Which items are in the k-th global batch: a function of (seed, k), without state.
 
-The epochs' permutations, laid end to end, make one infinite sequence of indices; batch k is its entries kB .. (k+1)B
-- 1. So every epoch shows every item once, a batch may span two epochs, a set smaller than a batch repeats within it,
-and a run that goes on at batch k sees what the uninterrupted run would have seen. Rank r of w computes the rows r B/w
-.. (r+1) B/w - 1, in `accumulate` micro-batches, of the same global batch: the number of ranks or workers changes
-nothing.
+Every epoch has a random permutation of the items. The permutations of all epochs, one after another, are one infinite
+sequence of items, and batch k of size B has its entries kB, ..., (k + 1)B - 1. So every epoch shows every item once, a batch
+may span two epochs, and in a data set smaller than a batch items repeat within it. A run that is resumed at batch k sees what
+the uninterrupted run would have seen. Rank r of w computes the rows r B/w, ..., (r + 1) B/w - 1 of the global batch, in
+`accumulate` micro-batches, so the numbers of ranks and of workers do not change what a batch holds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from ldm.random import seed_of
 
 
 class Position(NamedTuple):
-    """Where an item stands in a run: its number in the set, the epoch, the update, its row in the global batch."""
+    """Where an item is used in a run.
+
+    Fields:
+        index: its number in the data set.
+        epoch: the epoch; -1 outside of training.
+        step: the update.
+        row: its row in the global batch.
+    """
 
     index: int
     epoch: int
@@ -30,14 +37,15 @@ class Position(NamedTuple):
 
 
 class Batches(Sampler[list[Position]]):
-    """The micro-batches of one rank for the updates start .. stop - 1; each iteration starts again at `start`.
+    """The micro-batches of one rank for the updates start, ..., stop - 1. Each iteration begins again at `start`.
 
     Arguments:
-        length: number of items.
+        length: number of items in the data set.
         batch_size: size B of the global batch; a multiple of world * accumulate.
-        start, stop: the updates.
-        rank, world: which of how many processes.
-        accumulate: micro-batches per update.
+        seed: of the permutations.
+        start, stop: the first update and the one behind the last.
+        rank, world: number of this rank, and number of ranks.
+        accumulate: micro-batches for each update.
     """
 
     def __init__(
@@ -66,7 +74,7 @@ class Batches(Sampler[list[Position]]):
         return torch.randperm(self.length, generator=generator)
 
     def rows(self, step: int, first: int, count: int) -> list[Position]:
-        """Rows first .. first + count - 1 of the global batch `step`."""
+        """The rows first, ..., first + count - 1 of the global batch of update `step`."""
         positions: list[Position] = []
         while len(positions) < count:
             row = first + len(positions)
@@ -85,7 +93,8 @@ class Batches(Sampler[list[Position]]):
 
 
 def micro_batch(batch_size: int, world: int, accumulate: int) -> int:
-    """Rows of one micro-batch on one rank; ValueError naming the nearest sizes that can be shared out."""
+    """The size of a micro-batch on one rank. Raises ValueError with the nearest possible batch sizes where `batch_size` is
+    not a multiple of world * accumulate."""
     parts = world * accumulate
     if batch_size % parts == 0 and batch_size > 0:
         return batch_size // parts
@@ -98,6 +107,6 @@ def micro_batch(batch_size: int, world: int, accumulate: int) -> int:
 
 
 def spread(rows: Sequence[int], most: int) -> list[int]:
-    """At most so many of the rows, evenly spread."""
+    """At most `most` of the rows, evenly spread over them."""
     count = min(len(rows), most)
     return [rows[i * len(rows) // count] for i in range(count)]

@@ -1,8 +1,8 @@
-"""From a stored caption to a text that a tokeniser can take; '' is 'no condition'.
+"""From a stored caption to a text for a tokenizer; the empty text means "no condition".
 
-A caption that is missing, empty, not text, not valid Unicode or without a visible character becomes '', which the
-conditioner reads as unconditional; one longer than `LONGEST` characters is cut. Each such case is named, so that it
-can be counted. Bytes are text as `ldm.files.decoded` reads it, and a byte order mark is no part of a caption.
+A caption that is missing, empty, not a text, not valid Unicode or without a visible character becomes the empty text. One
+that is longer than `LONGEST` characters is cut. Each of these problems has a name, so that it can be counted. Bytes are
+decoded as by `ldm.files.decoded`, and byte order marks are removed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ def _visible(text: str) -> bool:
 
 
 def clean(value: Any, draw: int = 0) -> tuple[str, str | None]:
-    """The text, and which of `PROBLEMS` was met. Of a list, the usable caption number `draw` modulo their count."""
+    """The text of a stored caption, and which of `PROBLEMS` it had, or None.
+
+    Arguments:
+        value: the stored caption, or a list of captions.
+        draw: chooses one of the usable captions of a list, modulo their number.
+    """
     if isinstance(value, list | tuple):
         cleaned = [clean(entry) for entry in value]
         usable = [pair for pair in cleaned if pair[0]]
@@ -37,7 +42,7 @@ def clean(value: Any, draw: int = 0) -> tuple[str, str | None]:
         return "", "not text"
     try:
         text = decoded(value) if isinstance(value, bytes) else value
-        text.encode("utf-8")  # a lone surrogate, as a lenient reader leaves it, stops a tokeniser
+        text.encode("utf-8")  # tokenizers fail on lone surrogates, which some readers leave in a text
     except UnicodeError:
         return "", "invalid unicode"
     if not text.strip():

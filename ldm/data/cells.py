@@ -1,4 +1,4 @@
-"""Images as cells of a table: bytes, the path of a file, or a record of both, as `datasets` stores them."""
+"""Images in the cells of a table, as the library `datasets` stores them: bytes, the path of a file, or a record of both."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 
 
 def stored(cell: Any) -> Any:
-    """What the image policy takes, of a cell of images; None where it is empty."""
+    """The bytes or the path in a cell, which `ldm.data.image` can decode; None where the cell is empty."""
     if isinstance(cell, Mapping):
         return cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
     return cell
 
 
 def without_bytes(cell: pa.Scalar) -> Any:
-    """A cell of images without copying the image: no bytes where there are some."""
+    """A cell without its image, which need not be copied then: the bytes, where there are some, are empty."""
     if not cell.is_valid:
         return None
     if isinstance(cell, pa.StructScalar):
@@ -27,7 +27,7 @@ def without_bytes(cell: pa.Scalar) -> Any:
 
 
 def _parts_of(images: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, pa.ChunkedArray | None]:
-    """The bytes and the paths of a column of images, as far as it has either."""
+    """The bytes and the paths in a column of images; None for the one that it does not have."""
     if pa.types.is_struct(images.type):
         there = {field.name for field in images.type}
         return tuple(pc.struct_field(images, name) if name in there else None for name in ("bytes", "path"))
@@ -36,7 +36,7 @@ def _parts_of(images: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, pa.Chunk
 
 
 def sizes(images: pa.ChunkedArray) -> list[int | None]:
-    """The size of each image in bytes, here or in its file; None where there is none."""
+    """The size of each image in bytes, in the cell or in its file; None where there is no image."""
     bytes_, paths = _parts_of(images)
     lengths = [None] * len(images) if bytes_ is None else pc.binary_length(bytes_).to_pylist()
     if paths is None or None not in lengths:
@@ -49,7 +49,7 @@ def sizes(images: pa.ChunkedArray) -> list[int | None]:
 
 
 def names(images: pa.ChunkedArray) -> list[str | None]:
-    """The name of the file of each image that is in one."""
+    """The file name of each image, where images are in files; empty where they are not."""
     bytes_, paths = _parts_of(images)
     if paths is None or (bytes_ is not None and bytes_.null_count == 0):
         return []
@@ -57,7 +57,7 @@ def names(images: pa.ChunkedArray) -> list[str | None]:
 
 
 def content(image: Any) -> bytes:
-    """The bytes of a stored image; none of one that is not there."""
+    """The bytes of an image that is given as bytes or as a path; b"" where there is none."""
     if isinstance(image, str):
         return Path(image).read_bytes() if Path(image).is_file() else b""
     return image or b""

@@ -1,8 +1,12 @@
-"""COCO captions in the layout of the original archives: photographs with five captions each (arXiv 1405.0312,
-1504.00325).
+"""COCO captions in the layout of the original archives: photographs with five captions each (Lin et al. 2014,
+Chen et al. 2015).
 
 root/train2017/000000000009.jpg ...   root/annotations/captions_train2017.json
 root/val2017/...                      root/annotations/captions_val2017.json
+
+Sources:
+    Lin et al., Microsoft COCO: Common Objects in Context (2014), arXiv 1405.0312
+    Chen et al., Microsoft COCO Captions: Data Collection and Evaluation Server (2015), arXiv 1504.00325
 """
 
 from __future__ import annotations
@@ -22,15 +26,16 @@ _log = logging.getLogger(__name__)
 
 
 class Coco(Source):
-    """Photographs and their captions; the captions' order is that of the annotation file.
+    """Photographs and their captions, in the order of the annotation file.
 
     Arguments:
-        root: the folder that holds `train2017`, `val2017` and `annotations`.
-        splits: which of them to read; "train2017", "val2017" or any other pair of folder and captions_<split>.json.
-        max_absent: the share of annotated photographs that may be missing on disk.
+        root: the folder with `train2017`, `val2017` and `annotations`.
+        splits: which of them to read: "train2017", "val2017" or any other pair of a folder and captions_<split>.json.
+        max_absent: the share of annotated photographs that may be missing on the disk.
 
-    A photograph without a caption has none ('' in training); a caption whose photograph is not there is left out.
-    Both are counted, in `uncaptioned` and `absent`, and told once.
+    A photograph without a caption is used without a condition, and a caption without its photograph is left out. Both are
+    counted, in `uncaptioned` and `absent`, and a warning gives the numbers.
+
     Raises:
         FileNotFoundError: the layout is not there, or too many of the photographs are not.
     """

@@ -1,8 +1,9 @@
-"""Which columns of a table are the image, the caption and the label, and what they have to hold.
+"""Which columns of a table hold the image, the caption and the label, and whether they can.
 
-A column is named by its name or, where its cells are records, by a dotted path into them: `json.text` is the field text of
-the column json, `sentences.raw` the list of that field in a list of records. What a column holds is known from its type
-before a row is read (below JSON from the first rows), so what cannot be a caption or a label is refused at the start.
+A column is given by its name or, where its cells are records, by a dotted path: `json.text` is the field `text` in the column
+`json`, and `sentences.raw` is the list of the fields `raw` in a list of records. What a column holds is known from its type
+before any row is read; within JSON it is known from the first rows. So a column that cannot hold captions or labels is
+refused at the start.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from datasets import ClassLabel, Features, Image, Json, List, Value
 
 Name = str | tuple[str, ...]
-First = Callable[[str], list[Any]]  # the first cells of a column, read where types do not tell
+First = Callable[[str], list[Any]]  # returns the first cells of a column, for where its type does not say what they are
 
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "avif", "jp2")
 
@@ -26,9 +27,9 @@ class Column:
     """A column of a table or a field of its records.
 
     Fields:
-        name: of the column.
-        path: of the field, from the outside in; empty for the whole cell.
-        feature: the type of its values; None where only the rows tell, as below JSON.
+        name: the name of the column.
+        path: the names of the nested fields, from the outermost to the innermost; empty for the whole cell.
+        feature: the type of its values; None where only the rows can tell it, as within JSON.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Column:
         return ".".join((self.name, *self.path))
 
     def of(self, cell: Any) -> Any:
-        """The value in a cell of the column; None where a record lacks the field."""
+        """The value in a cell of the column; None where a record does not have the field."""
         return _inside(cell, self.path)
 
 
@@ -54,10 +55,12 @@ def _inside(value: Any, path: tuple[str, ...]) -> Any:
 
 
 def pick(name: Name, features: Features, kind: str) -> Column:
-    """The column of that name, of several names the first that is there; ValueError if none is.
+    """The column with a name, or with the first of several names that is there; ValueError if none is.
 
     Arguments:
-        kind: "image", "caption", ...: what it is for, in the message.
+        name: the name or the names.
+        features: the types of the table's columns.
+        kind: what the column is for, as "image" or "caption", for the message.
     """
     wanted = (name,) if isinstance(name, str) else tuple(name)
     for each in wanted:
@@ -74,7 +77,7 @@ def pick(name: Name, features: Features, kind: str) -> Column:
 
 
 def _below(feature: Any, path: tuple[str, ...], outer: str) -> Any:
-    """The type of a field of `outer`, None where it cannot be known; ValueError if there is no such field."""
+    """The type of the field `path` of `outer`, None where it is not known; ValueError if there is no such field."""
     if not path:
         return feature
     if isinstance(feature, Json):
@@ -90,10 +93,13 @@ def _below(feature: Any, path: tuple[str, ...], outer: str) -> Any:
 
 
 def images(name: Name | None, features: Features) -> tuple[Column, ...]:
-    """The columns that may hold a row's image, of which the first that is not empty does.
+    """The columns that may hold the image of a row. In each row the first one that is not empty is taken.
 
     Arguments:
-        name: None takes all columns of images or, where none is of that type, the first whose name says so.
+        name: the column or the columns; None takes all columns with the type of images or, where there are none, the first
+            whose name is one of `IMAGES`.
+        features: the types of the table's columns.
+
     Raises:
         ValueError: no such column, or one that holds something else.
     """
@@ -128,7 +134,7 @@ def is_string(feature: Any) -> bool:
 
 
 def caption(name: Name, features: Features, first: First) -> Column:
-    """The column of the captions: texts, or lists of texts; ValueError for one of another type."""
+    """The column with the captions, which are texts or lists of texts; ValueError for a column of another type."""
     column = pick(name, features, "caption")
     values = [each for value in _values(column, first) for each in (value if isinstance(value, list) else [value])]
     if _is_text(_innermost(column.feature)) or (column.feature is None and _all(values, str)):
@@ -137,7 +143,7 @@ def caption(name: Name, features: Features, first: First) -> Column:
 
 
 def label(name: Name, features: Features, first: First) -> Column:
-    """The column of the labels: whole numbers, or the names of classes; ValueError for one of another type."""
+    """The column with the labels, which are whole numbers or names of classes; ValueError for a column of another type."""
     column = pick(name, features, "label")
     feature, values = column.feature, _values(column, first)
     whole = isinstance(feature, Value) and re.fullmatch(r"u?int\d+|bool", feature.dtype)
@@ -151,7 +157,7 @@ def _innermost(feature: Any) -> Any:
 
 
 def _values(column: Column, first: First) -> list[Any]:
-    """What the first rows hold, of JSON alone, whose type does not tell it."""
+    """The values in the first rows, for JSON only, whose type does not say what it holds."""
     if column.feature is not None and not isinstance(column.feature, Json):
         return []
     values = [column.of(cell) for cell in first(column.name) if cell is not None]

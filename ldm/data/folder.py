@@ -1,10 +1,10 @@
-"""A folder of images: the sub-folder an image is in is its class, a text file beside it its captions.
+"""A folder of images. The sub-folder that an image is in is its class, and a text file beside an image has its captions:
 
     root/cat/1.png   root/cat/1.txt   root/dog/7.jpg ...
 
-Where images lie in the root itself there are no classes. A text file holds one caption a line; `metadata.jsonl` or
-`metadata.csv` (ldm.data.metadata) has those of images without one. Classes are numbered in natural order, '2' before '10'.
-What is skipped is counted and told (ldm.data.tree).
+Where images are in the root itself there are no classes. A text file has one caption in each line. Captions of images
+without a text file are read from `metadata.jsonl` or `metadata.csv` (ldm.data.metadata). Classes are numbered in the natural
+order of their names, 2 before 10. Files that are not used are counted, and a warning says which (ldm.data.tree).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Folder(Source):
 
     Arguments:
         root: the folder.
-        captions: `text` reads `<image>.txt` and metadata tables, `class` takes the sub-folder's name, `none` gives none.
+        captions: `text` reads `<image>.txt` and metadata tables, `class` takes the name of the sub-folder, `none` none.
+
     Raises:
         FileNotFoundError: no such folder, or no image below it.
         ValueError: images both in classes and outside them; sub-folders that are splits; a text in another encoding.
@@ -94,7 +95,7 @@ class Folder(Source):
 
 
 def _labelled(files: list[Path], root: Path) -> tuple[list[int], tuple[str, ...]]:
-    """The class of each image by number, and the names of the classes; none where images lie in the root."""
+    """The class number of each image, and the names of the classes; none where images are in the root itself."""
     names = [_first_folder(file, root) for file in files]
     if not any(names):
         return [], ()
@@ -114,13 +115,14 @@ def _labelled(files: list[Path], root: Path) -> tuple[list[int], tuple[str, ...]
 
 
 def _first_folder(file: Path, root: Path) -> str:
-    """The class of an image: a name, accents as one letter, since some systems store two; '' in the root itself."""
+    """The name of an image's class; "" for an image in the root itself. Accented letters are normalised to one character,
+    because some systems store them as two."""
     parts = file.relative_to(root).parts
     return unicodedata.normalize("NFC", parts[0]) if len(parts) > 1 else ""
 
 
 def _captions(images: list[Path], tree: Tree) -> tuple[set[Path], list[list[Any] | None]]:
-    """The files that captions were read from, and the captions of each image; None where it has none."""
+    """The files that captions were read from, and the captions of each image, or None for an image without captions."""
     tables, listed = _tables(images, tree)
     texts = {file.with_suffix(""): file for file in tree.files if file.suffix.lower() == ".txt"}
     beside = [texts.get(image.with_suffix("")) for image in images]
@@ -142,7 +144,7 @@ def _lines(text: Path) -> list[str]:
 
 
 def _tables(images: list[Path], tree: Tree) -> tuple[list[Path], dict[str, list[Any]]]:
-    """The metadata tables that have captions, and the captions by `place` of their image."""
+    """The metadata tables that have captions, and the captions by the `place` of their image."""
     tables = [file for file in tree.files if file.name in TABLES]
     there = {place(image) for image in images} if tables else set()
     read, listed = [], {}

@@ -1,7 +1,8 @@
-"""Whatever the library `datasets` reads: a name on the hub, local parquet, csv, json, a folder of images, webdataset tars.
+"""Any data set that the library `datasets` can read: a name on the hub, local files of parquet, csv or json, a folder of
+images, or tars in the format of webdataset.
 
-With `streaming` nothing is downloaded ahead and rows are read in order. An object of the library that is there already is
-a source by `ldm.data.table.Table(data, caption=...)`.
+With `streaming` nothing is downloaded beforehand, and rows are read in order. In Python, an object of the library becomes a
+source by `ldm.data.table.Table(data, caption=...)`.
 """
 
 from __future__ import annotations
@@ -37,16 +38,18 @@ class Hub(Table):
 
     Arguments:
         path: a name on the hub.
-        split: the split, perhaps a part of it: "train", "train[:90%]", "train[1000:2000]".
-        name: the data set's configuration, where it has several.
-        root: a folder that is read in place of `path`.
-        files: patterns of files below the root (or, with neither root nor path, the working directory), as
-            "train*.parquet". They are the whole of the split, whatever its name. A path has its own files.
-        builder: what reads the files: "parquet", "csv", "json", "webdataset", ...; by default their ending tells.
+        split: the split, or a part of it: "train", "train[:90%]", "train[1000:2000]".
+        name: the configuration of the data set, where it has several.
+        root: a folder that is read instead of `path`.
+        files: patterns of files below the root, as "train*.parquet"; without root and path, below the working directory.
+            Together they are the split, whatever its name. With a path the data set's own files are read.
+        builder: what reads the files: "parquet", "csv", "json", "webdataset", ...; by default it follows from their endings.
         image, caption, label, group, buffer: as for `Table`.
-        streaming: read in order and not by row.
+        streaming: whether to read rows in order instead of by number.
+
     Raises:
-        FileNotFoundError, ConnectionError, ValueError: not there and not to be had; no such split or column.
+        FileNotFoundError, ConnectionError: the data set is not there, and cannot be downloaded.
+        ValueError: there is no such split or column.
     """
 
     def __init__(
@@ -99,7 +102,8 @@ class Hub(Table):
         super().__init__(data, image, caption, label, group, buffer, called)
 
     def _parts(self) -> Iterator[str | bytes]:
-        """Of a stream also the files that it is read from: names, sizes and ends of local ones, addresses of others."""
+        """For a stream, the files that it is read from, too: name, size, beginning and end of local files, and addresses of
+        others."""
         files = self._read_from
         step = max(1, len(files) // _KNOWN)
         for number, file in enumerate(map(Path, files)):
@@ -122,7 +126,7 @@ def _ends(file: Path) -> Iterator[bytes]:
 def _in_folder(
     folder: Path, name: str | None, split: str, image: Name | None, words: Mapping[str, Name], streaming: bool
 ) -> tuple[Data, list[Path]]:
-    """A split that `datasets` finds in a folder, and its files."""
+    """A split that `datasets` finds in a folder, and the files of the split."""
     builder = _builder_in(folder, name)
     files = [Path(file) for file in _files_of(builder, split)]
     for kind, ours in _OURS.items():
@@ -136,7 +140,7 @@ def _in_folder(
 
 
 def _builder_in(folder: Path, name: str | None) -> DatasetBuilder:
-    plain = str(folder.resolve())  # whole, lest its name be one of the hub or of a builder
+    plain = str(folder.resolve())  # absolute, because a relative name could be that of a data set or of a builder
     pattern = glob.escape(plain)
     if pattern == plain:
         return datasets.load_dataset_builder(plain, name)
@@ -149,7 +153,7 @@ def _builder_in(folder: Path, name: str | None) -> DatasetBuilder:
 def _on_the_hub(
     path: str, name: str | None, split: str, image: Name | None, words: Mapping[str, Name], streaming: bool
 ) -> tuple[Data, list[str]]:
-    """A split of a data set of the hub or, without a network, of the cache; and the addresses of its files."""
+    """A split of a data set on the hub, or of the cache where there is no network, and the addresses of its files."""
     builder = _builder_named(path, name)
     files = _files_of(builder, split)
     if isinstance(builder, WebDataset):
@@ -170,7 +174,8 @@ def _builder_named(path: str, name: str | None, features: Features | None = None
 
 
 def _files_of(builder: DatasetBuilder, split: str) -> list[str]:
-    """The files of the named splits, as far as the data set tells; ValueError where it lacks one."""
+    """The files of the named splits; empty where the data set does not list files. ValueError for a split that is not
+    there."""
     files = {str(own): list(map(str, named)) for own, named in (builder.config.data_files or {}).items()}
     if not files:
         return []

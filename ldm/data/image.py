@@ -1,20 +1,20 @@
-"""From stored bytes to pixels, by one fixed rule for each thing a file can be.
+"""From stored bytes to pixels, with one fixed rule for everything that an image file can be.
 
 | found | done |
 | --- | --- |
-| more pixels or bytes than the limit | refused from the header, before anything is decoded |
-| empty, not an image, cut short, a PNG chunk with a wrong checksum | refused |
+| more pixels or bytes than the limit | refused by its header, before anything is decoded |
+| empty, not an image, incomplete, a PNG chunk with a wrong checksum | refused |
 | EXIF orientation | applied |
-| transparency (RGBA, LA, palette or tRNS) | put on white; kept where four channels are asked for |
+| transparency (RGBA, LA, palette or tRNS) | composited on white; kept where four channels are wanted |
 | 16-bit grey | scaled to 8 bits (v / 257, rounded); 32-bit and float pixels are refused, having no known range |
 | an ICC profile | converted to sRGB; one that cannot be used is ignored |
-| CMYK, YCbCr, palette, 1-bit, grey | converted to the channels asked for |
+| CMYK, YCbCr, palette, 1-bit, grey | converted to the wanted channels |
 | an animation | its first frame |
 
-Then the window of the picture that has the asked proportions is resized to the asked size in one antialiased
-(bicubic) step. So a picture smaller than that is enlarged, and a 1 x 20000 one costs no more than its window.
+Then the largest window with the wanted proportions is cut out of the image and resized to the wanted size in one antialiased
+(bicubic) step. So a smaller image is enlarged, and an image of 1 x 20000 pixels costs no more than its window.
 
-Pillow by itself turns mid-grey 16-bit pixels white, shows the colours hidden under transparency and ignores
+Without these rules, Pillow turns mid-grey 16-bit pixels white, shows the colours under transparent pixels, and ignores the
 orientation.
 """
 
@@ -38,13 +38,13 @@ from torch import Tensor
 
 MAX_PIXELS = 2**26
 MAX_BYTES = 2**26
-# Named, because Pillow's own list holds formats that run other programs (EPS) or are mostly ways to hurt a reader.
+# A list of our own, because Pillow also reads formats that run other programs (EPS) or that are a risk for its decoders.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 class BadImageError(ValueError):
-    """An image that cannot be used: its name and the reason."""
+    """An image that cannot be used; `name` says which, and `reason` says why."""
 
     def __init__(self, reason: str, name: str = ""):
         super().__init__(f"{name}: {reason}" if name else reason)
@@ -64,7 +64,8 @@ def _read(data: bytes | Path, name: str, limit: int) -> bytes:
 
 
 def _check_png(data: bytes, name: str) -> None:
-    """Pillow skips the checksums of a PNG's pixels; a flipped bit would pass as a picture."""
+    """Raise BadImageError where a chunk's checksum is wrong. Pillow does not check those of pixels, so it would read a PNG
+    with a flipped bit as a valid image."""
     at, end = 8, len(data)
     while at + 12 <= end:
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -87,7 +88,7 @@ def _limit(image: Image.Image, name: str, pixels: int) -> None:
 
 @functools.lru_cache(maxsize=32)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The conversion from a profile to sRGB; None for a profile that says sRGB itself or cannot be used."""
+    """The conversion from a colour profile to sRGB; None for a profile that is sRGB itself or that cannot be used."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "srgb" in ImageCms.getProfileDescription(opened).lower():
@@ -117,7 +118,7 @@ def _colours(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _convert(image: Image.Image, channels: int, profile: bytes | None) -> Image.Image:
-    """The mode of `channels`; transparency onto white unless it is kept."""
+    """The image with 1, 3 or 4 channels; transparency is composited on white where there is no fourth channel."""
     alpha = None
     if image.has_transparency_data and not image.mode.startswith("I"):
         image = image.convert("RGBA")
@@ -141,7 +142,8 @@ def _open(data: bytes, name: str, pixels: int, least: tuple[int, int] | None) ->
     if image.format == "PNG":
         _check_png(data, name)
     if image.format == "JPEG" and least is not None:
-        # The decoder can halve a photograph as it reads it; three times the needed size differs by a grey level.
+        # The decoder can halve a photograph while reading it. At three times the needed size the result differs by at
+        # most about one grey level.
         side = 3 * max(least)
         scale = min(image.size) // side
         if scale > 1:
@@ -158,12 +160,15 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
 ) -> Image.Image:
-    """A PIL image of mode L, RGB or RGBA; BadImageError with name and reason for what is none.
+    """A PIL image of mode L, RGB or RGBA, by the rules above; BadImageError where there is none.
 
     Arguments:
-        data: PIL image, bytes, path, or uint8 array (h, w), (h, w, 1 | 3 | 4).
-        least: (height, width) that will be cut from it: a photograph may be read at a smaller scale of at least three
-            times that.
+        data: a PIL image, encoded bytes, a path, or a uint8 array (h, w) or (h, w, 1 | 3 | 4).
+        channels: 1 for grey, 3 for RGB, 4 for RGBA.
+        name: what to call the image in messages.
+        least: (height, width) that will be cut out of it. A photograph may be read at a reduced scale, but at three times
+            this size at least.
+        max_pixels, max_bytes: an image above either is refused.
     """
     try:
         if isinstance(data, str | os.PathLike):
@@ -191,18 +196,19 @@ def decode(
     except Image.UnidentifiedImageError as error:
         start = data[:16] if isinstance(data, bytes) else Path(data).read_bytes()[:16]
         raise BadImageError(f"not an image of a known format; it begins with {start!r}", name) from error
-    except Exception as error:  # decoders of damaged files raise whatever they stumbled over
+    except Exception as error:  # for damaged files decoders raise errors of any type
         raise BadImageError(f"cannot be decoded: {error or type(error).__name__}", name) from error
 
 
 @dataclass(frozen=True)
 class Transform:
-    """Decode, crop, resize; and whether to mirror.
+    """How images are decoded, cropped and resized, and whether they are mirrored.
 
     Arguments:
-        image_shape: (channels, height, width); channels 1 (grey), 3 (RGB) or 4 (RGBA).
-        crop: the window of the asked proportions, as large as the picture allows: its centre, or at a random place.
-        flip: mirror left and right at random. Off by default: it makes "at the left" untrue.
+        image_shape: (channels, height, width); channels are 1 (grey), 3 (RGB) or 4 (RGBA).
+        crop: where the largest window with the wanted proportions is cut out: at the centre, or at a random place.
+        flip: whether to mirror left and right at random. It is off by default, because it makes captions with "left" wrong.
+        max_pixels, max_bytes: an image above either is refused.
     """
 
     image_shape: tuple[int, int, int]
@@ -219,7 +225,8 @@ class Transform:
             )
 
     def __call__(self, data: Any, place: float = 0.5, name: str = "") -> UInt8[np.ndarray, "h w c"]:
-        """The pixels, not yet mirrored. `place` in [0, 1) says where along the longer side a random crop lies."""
+        """The pixels (h, w, c) of an image, not yet mirrored. `place` in [0, 1) is the position of a random crop along the
+        side that is too long."""
         channels, height, width = self.image_shape
         image = decode(data, channels, name, (height, width), self.max_pixels, self.max_bytes)
         if image.size != (width, height):
@@ -234,10 +241,10 @@ class Transform:
 
     @property
     def key(self) -> str:
-        """Names everything that decides the pixels; goes into the latent cache's key."""
+        """A text that names everything on which the pixels depend; it is part of the key of a latent cache."""
         return f"v1 shape={self.image_shape} crop={self.crop} flip={self.flip}"
 
 
 def to_float(pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
-    """0 .. 255 to [-1, 1]."""
+    """Pixels 0 to 255, (b, h, w, c), as images in [-1, 1], (b, c, h, w)."""
     return rearrange(pixels, "b h w c -> b c h w").contiguous().to(torch.float32).div_(127.5).sub_(1)

@@ -1,8 +1,8 @@
-"""Decoded images of a whole set, kept in memory that the workers share.
+"""The decoded images of a whole data set, kept in memory that the workers share.
 
-Opening a photograph costs milliseconds, copying its 64 x 64 pixels microseconds; a set that fits is decoded once. The
-memory is anonymous and not a file of /dev/shm, which is small in containers; workers made by fork share it, others have
-their own.
+Decoding a photograph takes milliseconds, copying its 64 x 64 pixels takes microseconds. So a data set that fits into memory
+is decoded once. The memory is anonymous and not a file in /dev/shm, which is small in containers. Worker processes that are
+made by fork share it; others have each their own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 
 class ImageCache:
-    """Room for `items` images of `image_shape` (c, h, w), filled as they come: items * c * h * w bytes."""
+    """Memory for `items` images of `image_shape` (c, h, w), items * c * h * w bytes, which is filled image by image."""
 
     def __init__(self, items: int, image_shape: tuple[int, int, int]):
         self.items, self.image_shape = items, image_shape
@@ -35,7 +35,7 @@ class ImageCache:
 
     def __setitem__(self, index: int, pixels: UInt8[np.ndarray, "h w c"]) -> None:
         self._images[index] = pixels
-        self._known[index] = 1  # after the pixels, for those who look meanwhile
+        self._known[index] = 1  # only after the pixels, since other processes may be reading
 
     def __getstate__(self) -> dict[str, Any]:
         return {"items": self.items, "image_shape": self.image_shape}

@@ -1,10 +1,10 @@
-"""From a source's items to training examples and batches.
+"""From the items of a source to training examples and batches.
 
-Whatever is random about an example (which of its captions, where it is cropped, whether it is mirrored) is a function
-of (seed, epoch, index), so it does not matter which process makes it or when.
+Everything that is random about an example (which of its captions is taken, where it is cropped, whether it is mirrored) is a
+function of (seed, epoch, index), so it does not matter which process makes the example or when.
 
-An item that cannot be used has its place taken by another, chosen by a function of the index alone: the next usable
-one, or one drawn at random. Batches keep their size and every process agrees on what is in them.
+An item that cannot be used is replaced by another: by the next usable one, or by one drawn at random. The replacement is a
+function of the index alone. So batches keep their size, and all processes agree on what is in them.
 """
 
 from __future__ import annotations
@@ -27,26 +27,37 @@ from ldm.data.tally import Tally, TooManyBadError
 from ldm.random import seed_of
 
 OnError = Literal["raise", "skip", "replace"]
-NO_LABEL = -1  # what a conditioner reads as 'no condition'
+NO_LABEL = -1  # the label that means "no condition"
 _TRIES = 1000
-_EMPTY_PASSES = 100  # of one reader, one after another, by which it will never have a row
+_EMPTY_PASSES = 100  # after so many passes without a row, a reader of a stream is taken to have none
 
 
 class Maker:
-    """One example from one item; BadImageError where it cannot be made."""
+    """Makes an example of an item.
+
+    Arguments:
+        transform: from the stored image to pixels.
+        seed: of everything that is random about examples.
+        tally: counts the items that could be used and those that could not.
+        pixels: decoded images that are kept in memory, if they are.
+    """
 
     def __init__(self, transform: Transform, seed: int, tally: Tally, pixels: ImageCache | None = None):
         self.transform, self.seed, self.tally, self.pixels = transform, seed, tally, pixels
 
     def item(self, source: Source, index: int) -> Item:
-        """The item, its image from memory where it is kept there."""
+        """The item number `index` of a source, with its image from memory where it is kept there."""
         if self.pixels is not None and index in self.pixels:
             return source.facts(index) | {"image": self.pixels[index]}
         return source[index]
 
     def example(self, item: Item, index: int, epoch: int) -> dict[str, Any]:
-        """`pixels` uint8 (h, w, c), or `mean` and `std` (c, h, w), or `code` (h, w), perhaps `feature`; `caption`; `label`;
-        `index`. Epoch -1 changes nothing: the first caption, a fixed crop, no mirror."""
+        """The example of an item, or BadImageError where it cannot be made.
+
+        It has `caption`, `label`, `index`, and either `pixels`, uint8 (h, w, c), or for cached latents `mean` and `std`,
+        (c, h, w), or `code` (h, w), and `feature` where features are cached, too. In epoch -1 nothing is random: the first
+        caption is taken, the crop is at the centre, and the image is not mirrored.
+        """
         draw = seed_of(self.seed, epoch, index, "item") if epoch >= 0 else 0
         mirror = self.transform.flip and bool(draw & 1)
         place = (draw >> 1) % 2**24 / 2**24 if epoch >= 0 else 0.5
@@ -70,10 +81,13 @@ class Maker:
 
 
 class Items(Dataset):
-    """Examples by their position in the run.
+    """The examples of a source, by their `Position` in a run.
 
     Arguments:
-        on_error: `raise` at the first bad item, `skip` to the next usable one, `replace` it by one drawn at random.
+        source: where items come from.
+        maker: makes the examples.
+        on_error: what to do at an item that cannot be used: `raise`, `skip` to the next usable one, or `replace` it by one
+            that is drawn at random.
     """
 
     def __init__(self, source: Source, maker: Maker, on_error: OnError):
@@ -105,11 +119,21 @@ class Items(Dataset):
 
 
 class StreamItems(IterableDataset):
-    """Micro-batches of examples from a stream.
+    """Micro-batches of examples from a stream, for the updates start, ..., stop - 1 of one rank.
 
-    Micro-batch j of a rank comes from reader j modulo the number of workers and from the rows of that reader that
-    belong to it whether or not they are usable, so with the same ranks and workers a run goes on exactly where it
-    stopped (after reading, not decoding, what came before). With other ranks or workers the order is another.
+    Each worker of a rank reads a part of the stream of its own, and the workers give micro-batches in turn. The rows of
+    micro-batch j are fixed: it is always made of the same rows of its reader, whether all of them can be used or not. So with
+    the same numbers of ranks and workers a run is resumed exactly where it stopped; the rows before that are read again, but
+    not decoded. With other numbers of ranks or workers the order is another one.
+
+    Arguments:
+        stream: the rows.
+        maker: makes the examples.
+        on_error: as for `Items`; rows that cannot be used are replaced by others of the same micro-batch.
+        batch_size: size of the global batch.
+        start, stop: the first update and the one behind the last.
+        rank, world: number of this rank, and number of ranks.
+        accumulate: micro-batches for each update.
     """
 
     def __init__(
@@ -133,7 +157,8 @@ class StreamItems(IterableDataset):
         return max(self.stop - self.start, 0) * self.accumulate
 
     def _rows(self, part: int, parts: int) -> Iterator[tuple[int, int, Item]]:
-        """Epoch, a number for the row, and the row, without end. In a pass a reader may meet only empty files."""
+        """(epoch, number of the row, row) of one reader out of `parts`, pass after pass without end. A pass may have no row
+        for a reader, where all of its files are empty."""
         number, empty = part, 0
         for epoch in itertools.count():
             first = number
@@ -161,7 +186,8 @@ class StreamItems(IterableDataset):
             yield collate([e | p for e, p in zip(examples, positions, strict=True)], self.batch_size)
 
     def _examples(self, rows: Iterator, spare: dict[str, Any] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """The next micro-batch, its bad rows replaced by good ones of the same rows, and one to spare."""
+        """The next micro-batch, in which rows that cannot be used are replaced by usable ones among the same rows, and a
+        usable example for the case that the next micro-batch has none."""
         good: list[dict[str, Any]] = []
         taken = 0
         while taken < self.micro or not (good or spare):
@@ -178,13 +204,13 @@ class StreamItems(IterableDataset):
 
 
 def collate(examples: list[dict[str, Any]], total: int) -> dict[str, Any]:
-    """The batch of some examples out of a global batch of `total`."""
+    """The batch (see ldm.data.module) of some examples of a global batch of `total`."""
     batch: dict[str, Any] = {}
     if "pixels" in examples[0]:
         batch["image"] = to_float(torch.from_numpy(np.stack([e["pixels"] for e in examples])))
     if "mean" in examples[0]:
         batch |= {key: _stack(examples, key).to(torch.float32) for key in ("mean", "std")}
-    # Codes are whole numbers, and features have many channels: both as they are stored.
+    # Codes are whole numbers, and features have many channels: both keep the type in which they are stored.
     batch |= {key: _stack(examples, key) for key in ("code", "feature") if key in examples[0]}
     batch["caption"] = [e["caption"] for e in examples]
     for key in ("label", "index", "row"):

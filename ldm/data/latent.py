@@ -1,16 +1,18 @@
-"""The latent cache: what a frozen network makes of every item, computed once: the first stage's posterior, or features.
+"""Latent caches: the output of a frozen network for every item of a data set, computed once. It is the posterior of the first
+stage, or the features for alignment.
 
-Of the posterior mean and standard deviation, and not a sample, so that each epoch draws anew; of the mirrored image too
-where training mirrors, since an encoder does not commute with mirroring. What is stored is what the encoder gave, unscaled.
+Of a posterior the mean and the standard deviation are stored and not a sample, so that every epoch draws new samples. Where
+training mirrors images, the posterior of the mirrored image is stored, too, because an encoder does not commute with
+mirroring. Latents are stored as the encoder gives them, without whitening.
 
     shard-00000.safetensors ...   mean, std (n, c, h, w), perhaps mean_mirrored, std_mirrored; index (n,)
                                   or, of a vector quantiser, code (n, h, w) in 32 bits
     manifest.json                 key, items, shape, type, size and checksum of every shard; written last
 
-Features (`feature`, perhaps feature_mirrored) are a cache of their own, over that of the latents.
+Features (`feature`, perhaps feature_mirrored) have a cache of their own.
 
-Each file is written under another name, flushed to the disk and renamed, so a file that is there is whole, and a
-build that was killed goes on with the next shard. `key` names all that the latents depend on; a cache with another
+Each file is written under another name, flushed to the disk and renamed. So a file that is there is complete, and a build
+that was killed continues with the next shard. `key` names everything that the latents depend on, and a cache with another
 key is refused.
 """
 
@@ -41,7 +43,7 @@ _VERSION = 1
 
 
 class BadLatentsError(ValueError):
-    """A latent cache that cannot be used: where and why."""
+    """A latent cache that cannot be used; the message says where and why."""
 
 
 def build(
@@ -58,17 +60,24 @@ def build(
     world: int = 1,
     stopped: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Encode this rank's shards (rank, rank + world, ...) of `items` into `path`, leaving out those already there. Whether
-    they are all there now.
+    """Encode the shards of this rank, that is the shards rank, rank + world, ..., and write them to the folder `path`. Shards
+    that are there already are left as they are. Returns whether all shards of this rank are there now.
 
-    With one rank the cache is complete then; with more, call `finish` on one of them when all have returned True.
+    With one rank the cache is then complete. With more, `finish` has to be called on one of them when all have returned True.
 
     Arguments:
-        encode: images (b, c, h, w) in [-1, 1] on the CPU -> `mean` and `std` of the latents, or `feature`, each (b, c, h,
-            w), on any device; or `code` (b, h, w), whole numbers.
-        key: names all that the latents depend on (`DataModule.latent_key`).
-        flips: encode the mirrored images too.
-        stopped: asked before each batch; once it is true, the rest is left for another time.
+        encode: a function from images (b, c, h, w) in [-1, 1] on the CPU to `mean` and `std` of their latents, or to
+            `feature`, each (b, c, h, w), on any device; or to `code` (b, h, w), whole numbers.
+        items: the items to encode, without random changes (`DataModule.latent_items`).
+        path: the folder of the cache.
+        key: names everything that the latents depend on (`DataModule.latent_key`).
+        flips: whether to encode the mirrored images, too.
+        dtype: the type in which the numbers are stored.
+        shard: items in a file.
+        batch_size, workers: of the loader that reads the images.
+        rank, world: number of this rank, and number of ranks.
+        stopped: called before each batch; when it returns True the remaining shards are not encoded.
+
     Raises:
         BadLatentsError: a latent that is not finite (float16 ends at 65504), or shards of another key in `path`.
     """
@@ -93,7 +102,7 @@ def build(
 
 
 def finish(path: Path) -> None:
-    """Write the manifest, when all shards are there."""
+    """Write the manifest of a cache whose shards are all there; BadLatentsError where one is not."""
     first = _file(path, 0)
     head = _head(first)
     count = -(-head["items"] // head["shard"])
@@ -112,13 +121,16 @@ def finish(path: Path) -> None:
 
 
 class LatentSource(Wrapped):
-    """A source whose items have what was encoded (and of mirrored images) in place of an image.
+    """A source whose items have the tensors of a cache in place of an image.
 
     Arguments:
-        source: where captions and labels come from, or another cache over them; its images are not read.
-        path: the cache.
-        key: what the cache has to be of.
-        verify: compare every shard's checksum (about a second per GB) and not only its size.
+        source: the source that captions and labels are taken from, perhaps another cache; its images are not read.
+        path: the folder of the cache.
+        key: the key that the cache has to have.
+        verify: whether to compare the checksum of every shard (about a second per GB), and not only its size.
+
+    Raises:
+        BadLatentsError: the cache is incomplete, damaged, or has another key.
     """
 
     def __init__(self, source: Source, path: Path, key: str, verify: bool = True):
@@ -155,7 +167,7 @@ class LatentSource(Wrapped):
         return manifest
 
     def _slices(self, number: int) -> dict[str, Any]:
-        """The tensors of a shard, mapped into memory when first asked for in this process."""
+        """The tensors of a shard, which is mapped into memory when this process first needs it."""
         if number not in self._open:
             file = safe_open(self._files[number], "numpy")
             self._open[number] = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -164,11 +176,11 @@ class LatentSource(Wrapped):
     def __getitem__(self, index: int) -> Item:
         number, row = divmod(index, self._shard)
         own = {name: part[row] for name, part in self._slices(number).items()}
-        # The caption of the item that was encoded, which for an unusable image is its stand-in.
+        # The facts of the item that was encoded. For an image that cannot be used this is its replacement.
         return self.source.facts(int(own.pop("index"))) | own
 
     def facts(self, index: int) -> Item:
-        """The whole item, which has no image: what is stored, for a cache over this one."""
+        """The whole item, which has no image; so a cache over this one keeps what is stored here."""
         return self[index]
 
     @property
@@ -184,7 +196,7 @@ def _file(path: Path, number: int) -> Path:
 
 
 def _rows(number: int, shard: int, items: int, batch_size: int) -> list[list[Position]]:
-    """The batches of one shard. None spans two, so that a resumed build encodes the same batches."""
+    """The batches of one shard. No batch spans two shards, so that a resumed build encodes the same batches."""
     end = min((number + 1) * shard, items)
     starts = range(number * shard, end, batch_size)
     return [[Position(i, -1, 0, i) for i in range(s, min(s + batch_size, end))] for s in starts]
@@ -253,7 +265,7 @@ def _hash(file: Path) -> str:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Whole or not at all, also when the machine dies."""
+    """Write a file such that it is complete or absent, even when the machine crashes."""
     partial = file.with_name(file.name + ".partial")
     with partial.open("wb") as opened:
         opened.write(content)

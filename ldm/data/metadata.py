@@ -1,5 +1,5 @@
-"""Captions from `metadata.jsonl` and `metadata.csv`, as the library `datasets` reads them from a folder of images: a row an
-image, `file_name` its path from the table's own folder, and a column of text."""
+"""Captions from `metadata.jsonl` and `metadata.csv`, in the format that the library `datasets` reads from a folder of images:
+one row for each image, with its path relative to the table in `file_name`, and a column with the text."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _COLUMNS = ("caption", "captions", "text", "prompt", "description")
 
 
 class NoCaptions(ValueError):
-    """A table that has no captions, or not of images; says which columns it has."""
+    """A table without a column of captions or of file names; the message says which columns it has."""
 
 
 def captions_of(table: Path) -> dict[str, list[Any]]:
-    """The captions of each image, by `place` of its path.
+    """The captions of each image in a metadata table, by the `place` of the image.
 
     Raises:
         NoCaptions: a column is missing.
-        ValueError: the table is damaged; names it and the row.
+        ValueError: the table is damaged; the message says where.
     """
     found: dict[str, list[Any]] = defaultdict(list)
     column = None
@@ -44,7 +44,8 @@ def captions_of(table: Path) -> dict[str, list[Any]]:
 
 
 def place(path: Path) -> str:
-    """A path in one spelling: without detours, accents as one letter (some systems store two)."""
+    """A path in a unique spelling: without `.` and `..`, and with accented letters as one character, which some systems store
+    as two."""
     return unicodedata.normalize("NFC", os.path.normpath(path))
 
 

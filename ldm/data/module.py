@@ -1,13 +1,21 @@
-"""The one data module: two sources, one policy for pixels and captions, batches by position.
+"""The data of a run: a source to train on and a source for validation, one policy for pixels and captions, and batches.
 
-A training batch is a function of (seed, update): `loader(start, stop, ...)` begins anywhere (under a trainer where the
-stage stands, `ldm.stage.feed`). Validation is in order, each row once.
+A training batch is a function of (seed, update), so `loader(start, stop, ...)` can begin at any update; under a trainer it
+begins where the stage stands (ldm.stage.feed). Validation reads every row once, in order.
 
-A batch is a dict: image (b, c, h, w) in [-1, 1], or `mean` and `std` (b, c, h, w) or `code` (b, h, w) where latents are
-cached, in training perhaps with `feature` (b, d, h, w), what a frozen network sees in the image; caption,
-a list of b strings ('' is no condition); label (-1 is no label), index (the row in the set), row (in the global batch), each (b,)
-int64; step and total (the size of the global batch), two ints. In validation step is 0, row is the index and total
-the size of the set, so that random numbers keyed by them are the same each time and for any number of processes.
+A batch is a dict with these entries:
+
+    image             (b, c, h, w) in [-1, 1]; or, where latents are cached,
+    mean, std         (b, c, h, w), the raw posterior of the latents; or of a vector quantiser
+    code              (b, h, w), its codes; and in training perhaps
+    feature           (b, d, h, w), the features of a frozen network for alignment
+    caption           a list of b texts; "" means no condition
+    label             (b,) int64; -1 means no label
+    index, row        (b,) int64: the row in the data set, and the row in the global batch
+    step, total       two ints: the update, and the size of the global batch
+
+In validation `step` is 0, `row` equals `index`, and `total` is the size of the data set, so that random numbers that depend on
+them are the same each time and for every number of processes.
 """
 
 from __future__ import annotations
@@ -38,30 +46,29 @@ from ldm.types import Probability
 _log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
-_RECENT = 2**20  # of a stream, the rows by which the share of bad ones is judged
+_RECENT = 2**20  # the number of latest rows of a stream that the share of bad ones is computed over
 
 
 class DataModule:
-    """Training and validation batches.
+    """The training and validation batches of a run.
 
     Arguments:
-        train, val: where items come from; val may be None where `hold_out` says what takes its place.
-        image_shape: (channels, height, width); channels 1, 3 or 4.
-        batch_size: of the global batch: all ranks and accumulated micro-batches together.
-        val_batch_size: of one validation batch on one rank; by default that of a training micro-batch.
-        workers: processes that decode, for each rank; 0 decodes in the training process.
-        seed: of order, captions, crops and mirrors.
-        flip: mirror half of the training images; off by default, since it makes "at the left" untrue.
-        crop: `centre`, or `random` for training images.
-        on_error: what to do about an image that cannot be used: `raise`; `skip` to the next; `replace` by one drawn
-            at random.
-        max_bad: the share of bad images above which the run stops.
-        cache: keep decoded images in memory that a rank's workers share: a byte for each pixel and channel.
-        max_pixels, max_bytes: an image above either is bad, unopened.
-        root: the folder that the sources are in, for configs to refer to; looked at only to say early that it is not
-            there.
-        hold_out: the share of `train` that is held out in place of a `val`, drawn by a hash of what each item is called, so
-            that an item stays on its side when others are added.
+        train, val: the sources of items; val may be None where `hold_out` says what takes its place.
+        image_shape: (channels, height, width); channels are 1, 3 or 4.
+        batch_size: size of the global batch, over all ranks and accumulated micro-batches.
+        val_batch_size: size of a validation batch on one rank; by default that of a training micro-batch.
+        workers: processes for each rank that decode images; with 0 the training process decodes them.
+        seed: of the order, and of the choice of captions, crops and mirrors.
+        flip: whether to mirror half of the training images. It is off by default, because it makes captions with "left" wrong.
+        crop: where training images are cropped: at the `centre`, or at a `random` place.
+        on_error: what to do about an image that cannot be used: `raise` an error, `skip` to the next one, or `replace` it by
+            one that is drawn at random.
+        max_bad: the share of images that cannot be used above which the run stops.
+        cache: whether to keep decoded images in memory, which the workers of a rank share: a byte for each pixel and channel.
+        max_pixels, max_bytes: an image above either cannot be used, and is not opened.
+        root: the folder with the sources, for configs to refer to. Here it is only checked that it exists.
+        hold_out: the share of `train` that is held out for validation where there is no `val`. It is chosen by a hash of what
+            identifies each item, so that an item stays on its side when others are added.
     """
 
     def __init__(
@@ -104,19 +111,19 @@ class DataModule:
         if cache:
             self._pixels = {split: ImageCache(len(source), self.image_shape) for split, source in self.sources.items()}
 
-    # What the rest of a run asks
+    # What a run has to know of its data
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the labels, the same for both sets; empty where labels have none or there are no labels."""
+        """The names of the labels, the same for both sets; empty where labels have no names or there are no labels."""
         return self.sources["train"].classes
 
     @property
     def label_count(self) -> int:
-        """How many labels there are: of names, or up to the largest label of either set; 0 without labels.
+        """The number of labels: the number of their names, or else the largest label of either set plus 1; 0 without labels.
 
         Raises:
-            ValueError: labels without names in a stream, whose end nobody knows.
+            ValueError: a stream has labels without names; its largest label is not known before it was read.
         """
         if self.classes:
             return len(self.classes)
@@ -134,23 +141,23 @@ class DataModule:
 
     @property
     def fingerprint(self) -> str:
-        """Names the content of both sets."""
+        """A hash of the content of both sets."""
         return digest([self.sources["train"].fingerprint, self.sources["val"].fingerprint])
 
     def overlap(self) -> str | None:
-        """What there is to say about held-out images that are also training images (`ldm.data.overlap`); None where none was
-        found, or training images are streamed and cannot be looked at."""
+        """A sentence about held-out images that are also training images (ldm.data.overlap); None where none was found, or
+        where training images are streamed and so cannot be searched."""
         if self.sources["train"].stream is not None:
             return None
         return overlap(self.sources["train"], self.sources["val"])
 
     @property
     def transform_key(self) -> str:
-        """Names what happens between stored bytes and the tensor."""
+        """A text that names how stored images become tensors."""
         return self.transform.key
 
     def captions(self) -> Iterator[str]:
-        """All usable training captions, of a list each, without decoding an image."""
+        """All usable training captions, every one of a list of captions, without decoding an image."""
         for stored in self.sources["train"].captions():
             for value in stored if isinstance(stored, list | tuple) else (stored,):
                 text, _ = clean(value)
@@ -158,11 +165,12 @@ class DataModule:
                     yield text
 
     def counts(self) -> dict[str, int]:
-        """Items seen, bad, and with each kind of caption problem, since the loaders were made: `train seen`, ..."""
+        """How many items were seen, could not be used, and had each kind of problem with their caption, since the loaders were
+        made. The names are `train seen`, `train bad`, and so on."""
         return {f"{split} {key}": n for split, tally in self._tallies.items() for key, n in tally.counts().items()}
 
     def items(self, split: Split, indices: Sequence[int]) -> dict[str, Any]:
-        """The batch of the given rows as images, unaltered by augmentation, each with its first caption."""
+        """A batch of the given rows as images, without augmentation, each with its first caption."""
         source = self.sources[split]
         if source.stream is not None:
             raise ValueError(f"the {split} set is streamed and has no rows to be named; take rows of the other set")
@@ -175,12 +183,16 @@ class DataModule:
     def with_latents(
         self, train: Path, val: Path, weights: str, features: Path | None = None, network: str = ""
     ) -> DataModule:
-        """This data module with cached latents in place of images, and beside them in training features, if any.
+        """This data module with cached latents in place of images, and with cached features, too, in training.
 
         Arguments:
-            weights, network: what names the encoder and the network of the features, as in `latent_key`.
+            train, val: the folders of the latent caches of both sets.
+            weights: what names the encoder, as in `latent_key`.
+            features: the folder of the cache of features; None for none.
+            network: what names the network that the features are of.
+
         Raises:
-            BadLatentsError: they are not of these networks and items.
+            BadLatentsError: a cache is of another network or of other items.
         """
         other = copy.copy(self)
         other._tallies = {}
@@ -192,15 +204,15 @@ class DataModule:
         return other
 
     def _encoded(self, source: Source, path: Path, weights: str) -> LatentSource:
-        """The training items with what is stored of them at `path`."""
+        """The training source with the tensors of the cache at `path`."""
         found = LatentSource(source, path, self.latent_key("train", weights))
         if self.transform.flip and not found.flips:
             raise BadLatentsError(f"{path}: data.flip=true wants the mirrored latents too; build with flips=True")
         return found
 
     def latent_key(self, split: Split, weights: str) -> str:
-        """What the latents of a split depend on: the encoder (its weights' hash, or what names another network), the
-        items, the way to the tensor."""
+        """A hash of everything that the latents of a split depend on: the encoder (`weights` is the hash of its weights, or
+        what else names a network), the items, and how stored images become tensors."""
         if self.transform.crop == "random":
             raise ValueError(
                 "data.crop=random has no latents to cache, for each epoch cuts anew; take data.crop=centre"
@@ -208,7 +220,7 @@ class DataModule:
         return digest([weights, self.sources[split].fingerprint, self.plain.key, self.on_error])
 
     def latent_items(self, split: Split) -> Items:
-        """The items to encode: `ldm.data.latent.build(encode, data.latent_items(split), path, key, flips=...)`."""
+        """The items of a split that `ldm.data.latent.build` encodes, without random changes."""
         if self.sources[split].stream is not None:
             raise ValueError(f"the {split} set is streamed; its latents cannot be cached. Take streaming=false")
         return Items(self.sources[split], self._maker(split, self.plain, self.sources[split]), self.on_error)
@@ -216,7 +228,7 @@ class DataModule:
     # Batches
 
     def loader(self, start: int, stop: int, rank: int = 0, world: int = 1, accumulate: int = 1) -> DataLoader:
-        """This rank's micro-batches for the updates start .. stop - 1, `accumulate` to an update."""
+        """The micro-batches of this rank for the updates start, ..., stop - 1, `accumulate` of them for each update."""
         source = self._source("train")
         maker = self._maker("train", self.transform, source)
         if source.stream is not None:
@@ -234,10 +246,12 @@ class DataModule:
     def val_loader(
         self, rank: int = 0, world: int = 1, accumulate: int = 1, images: PositiveInt | None = None
     ) -> DataLoader:
-        """This rank's share (rows rank, rank + world, ... of those looked at) of the validation set, each once, in order.
+        """The validation batches of this rank: every world-th of the chosen rows, beginning with row `rank`, in order.
 
         Arguments:
-            images: how many to look at, spread evenly over the set, and at least one a rank; None looks at all.
+            rank, world: number of this rank, and number of ranks.
+            accumulate: micro-batches for each update, which decides the default size of a batch.
+            images: how many rows to choose, spread evenly over the set, at least one for each rank; None chooses all.
         """
         source = self._source("val")
         size = self.val_batch_size or max(1, self.batch_size // (world * accumulate))
@@ -257,7 +271,7 @@ class DataModule:
         if split not in self._tallies:
             count = len(source) if source.stream is None else _RECENT
             self._tallies[split] = Tally(count, split, self.max_bad, self.bad_samples)
-        pictures = source is self.sources[split]  # and no latents, in whose place a kept picture must not come
+        pictures = source is self.sources[split]  # of cached latents, no image may be taken from memory
         return Maker(transform, self.seed, self._tallies[split], self._pixels.get(split) if pictures else None)
 
     @staticmethod
@@ -268,14 +282,17 @@ class DataModule:
             "worker_init_fn": worker.begin,
             "multiprocessing_context": worker.context() if workers else None,
             "pin_memory": torch.cuda.is_available(),
-            "generator": torch.Generator().manual_seed(
-                0
-            ),  # what it draws, nobody reads; the global one stays untouched
+            # The loader draws seeds that nothing uses; with a generator of its own it leaves the global one alone.
+            "generator": torch.Generator().manual_seed(0),
         }
 
 
 class Collate:
-    """The collation of a data loader, which can be sent to another process."""
+    """The collation of a data loader, as an object that can be sent to another process.
+
+    Arguments:
+        total: size of the global batch.
+    """
 
     def __init__(self, total: int):
         self.total = total

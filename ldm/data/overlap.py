@@ -1,9 +1,10 @@
-"""Whether held-out images are training images too: then validation measures memory.
+"""A search for held-out images that are also training images. With these, validation measures memorisation.
 
-A sample of the held-out images is looked for among the training images, byte for byte. Most training images are ruled out
-unread, by a word that costs nothing (`Source.marks`, as the length of a file); where very many are left, as where all files
-are of one length, a sample of them is read. So a set that repeats whole is noticed in seconds whatever its size, and
-single images that repeat may not be. An image that was stored anew in another format is another image.
+A sample of the held-out images is searched among the training images, byte by byte. Most training images are excluded without
+reading them, by a mark that is cheap to compute (`Source.marks`, as the length of a file). Where very many remain, for
+example because all files have the same length, a sample of them is read. So a set that repeats as a whole is found in seconds
+whatever its size, while single images that repeat may be missed. An image that was stored again in another format counts as
+another image.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _HELD_OUT, _TRAINING = 256, 8192  # images that are read, at most
 
 
 def overlap(train: Source, val: Source) -> str | None:
-    """A sentence that says how many of how many held-out images are training images, and what was compared; None where
-    none is."""
+    """A sentence that says how many of the sampled held-out images are training images, and what was compared; None where no
+    image is."""
     asked = spread(range(len(val)), _HELD_OUT)
     marks, val_marks = train.marks(), val.marks()
     rows: Sequence[int] = range(len(train))
@@ -44,7 +45,8 @@ def overlap(train: Source, val: Source) -> str | None:
 
 
 def _content(source: Source, row: int) -> str | None:
-    """A hash of what is stored of an image; None of one that cannot be read, which is told where it is used."""
+    """A hash of an image as it is stored; None for one that cannot be read, about which there is a message where it is
+    used."""
     image: Any = source[row].get("image")
     try:
         if isinstance(image, str | os.PathLike):

@@ -1,8 +1,8 @@
-"""From local files to their rows, read by the library `datasets` and with its errors said in ours.
+"""From local files to their rows, which the library `datasets` reads; its errors become messages that name the file.
 
-Files are named by patterns below a folder, but a file or folder of that very name comes first, whatever characters it has.
-Paths of images are relative to the file that they stand in. What `datasets` would guess of tars from the first rows of the
-first is given to it, since a later one may hold other kinds of images.
+Files are given by patterns below a folder. A file or folder whose name equals the pattern comes first, whatever characters it
+contains. Paths of images are relative to the file that they stand in. For tars `datasets` would infer the types of the fields
+from the first rows of the first file; they are given to it instead, because a later file may hold other kinds of images.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _SAMPLES = 64  # files in a tar by which its fields are known
 
 
 def matching(root: Path, patterns: Sequence[str]) -> list[Path]:
-    """The files below a folder that the patterns name, each pattern's sorted: the file of that very name where there is one,
-    else all that match it. FileNotFoundError where none does."""
+    """The files below a folder that match the patterns, those of each pattern sorted. A pattern that equals the name of a file
+    matches that file alone. FileNotFoundError where no file matches."""
     found: list[Path] = []
     for pattern in map(os.path.expanduser, patterns):
         if (root / pattern).is_file():
@@ -54,7 +54,8 @@ def matching(root: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def builder_of(files: Sequence[Path]) -> str:
-    """What reads files of this ending; ValueError where they are of several kinds or of none that is known."""
+    """The builder of `datasets` that reads these files, by their ending; ValueError where they are of several kinds, or of an
+    unknown one."""
     endings = {_ending(file) for file in files}
     builders = {_BUILDERS.get(ending) for ending in endings}
     builder = builders.pop()
@@ -73,13 +74,17 @@ def _ending(file: Path) -> str:
 def read_files(
     files: Sequence[Path], builder: str | None, image: Name | None, words: Mapping[str, Name], streaming: bool
 ) -> Data:
-    """All rows of local files, paths of images as absolute ones.
+    """All rows of local files, with the paths of images made absolute.
 
     Arguments:
-        builder: what reads them; None goes by their ending.
-        image, words: the columns that are asked for, the latter by what they are for: the fields of tars to be read.
+        files: the files.
+        builder: what reads them, as "csv"; None decides by their ending.
+        image: the column of the image; for tars it decides which fields are read.
+        words: the columns of caption, label and group, by these names; the same.
+        streaming: whether to read rows in order instead of by number.
+
     Raises:
-        ValueError: what cannot be read, with the file's name.
+        ValueError: a file cannot be read; the message names it.
     """
     builder = builder or builder_of(files)
     for file in files:
@@ -117,7 +122,7 @@ def _read(files: Sequence[Path], builder: str, streaming: bool, **options: Any) 
 
 
 def rows(builder: DatasetBuilder, split: str, streaming: bool) -> Data:
-    """A split of what a builder reads, with its types."""
+    """A split that a builder reads, with the types of its columns known."""
     if not streaming:
         builder.download_and_prepare()
         return builder.as_dataset(split=split)
@@ -131,7 +136,7 @@ def _located(folder: str, columns: list[str], batch: Mapping[str, list[str | Non
 
 @contextmanager
 def told(files: Sequence[Path], builder: str | None = None) -> Iterator[None]:
-    """Errors say the files' name, and what was to read them."""
+    """Turn errors inside the block into ValueError with the name of the files and what was to read them."""
     where = f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     what = f"{where}: " + (f"cannot be read as {builder}: " if builder else "")
     try:
@@ -146,7 +151,7 @@ def told(files: Sequence[Path], builder: str | None = None) -> Iterator[None]:
 
 
 def check_text(file: Path) -> None:
-    """ValueError for a text that is not UTF-8."""
+    """Raise ValueError where a text file is not in UTF-8. Packed files are not checked."""
     if file.suffix.lower() in _PACKED:
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -174,7 +179,7 @@ def check_text(file: Path) -> None:
 
 
 def _fields(file: Path) -> list[str]:
-    """The fields of the first samples of a tar: what stands behind the first dot of a file's name."""
+    """The fields of the first samples of a tar. A field is what stands behind the first dot of a file's name."""
     with tarfile.open(file) as opened:
         names = [Path(member.name).name for member in islice(opened, _SAMPLES) if member.isfile()]
     return list(
@@ -183,7 +188,8 @@ def _fields(file: Path) -> list[str]:
 
 
 def tar_features(fields: Iterable[str], image: Name | None, words: Mapping[str, Name]) -> Features:
-    """The types of the asked fields of a tar's samples; of images all endings, whichever a sample has."""
+    """The types of the wanted fields of a tar's samples. For the image they are the fields of all image formats, since each
+    sample may have another one."""
     known = Features({name: feature for name in fields if (feature := _field_type(name)) is not None})
     wanted = [pick(name, known, kind).name for kind, name in words.items()]
     pictures = [column.name for column in images(image, known)]
@@ -196,7 +202,7 @@ def tar_features(fields: Iterable[str], image: Name | None, words: Mapping[str, 
 
 
 def _field_type(name: str) -> Any:
-    """The type of what `datasets` makes of a field; None where that is neither text nor number nor image."""
+    """The type that `datasets` gives a field; None where it is neither a text nor a number nor an image."""
     ending = name.rsplit(".", 1)[-1].lower()
     if ending in IMAGES:
         return Image(decode=False)

@@ -1,13 +1,14 @@
-"""Shapes: a captioned data set that renders itself, so that every caption can be checked against its picture.
+"""Shapes: a synthetic captioned data set, in which every caption can be checked against its image.
 
-One shape of one colour on a flat ground: "a small red circle at the top left on a white background". The five
-attributes are drawn from all their combinations; position, size, angle and colours are jittered within bounds at which
-the words stay true. An outline is a signed distance d (in pixels, negative inside), and a pixel's coverage is
-clip(1/2 - d, 0, 1), the box-filtered edge: exact for a straight edge along an axis, within a few per cent elsewhere.
+An image shows one shape of one colour on a uniform background, as "a small red circle at the top left on a white background".
+The five attributes are drawn from all their combinations. Position, size, angle and colours vary within bounds in which the
+words remain true. The outline of a shape is given by a signed distance d in pixels, negative inside, and the coverage of a
+pixel is clip(1/2 - d, 0, 1). This is the area of the pixel inside the shape: exactly for a straight edge along an axis, and
+within a few per cent elsewhere.
 
-About a tenth of the combinations is held out of `train` altogether, the same for every seed; `test` draws half of its
-images from them. So a model can be asked for what it has never seen: "red", "star" and "top left", but never all three.
-Everything is a function of (seed, split, index) alone.
+About a tenth of the combinations, the same for every seed, do not occur in `train`; half of the images of `test` show them. So
+a model can be tested on combinations that it has never seen: it knows "red", "star" and "top left", but not all three
+together. Everything is a function of (seed, split, index) alone.
 """
 
 from __future__ import annotations
@@ -62,13 +63,14 @@ _PATTERN = re.compile(
 
 
 def caption(attributes: Mapping[str, int]) -> str:
-    """The sentence that says the five attributes, each an index into its words in `ATTRIBUTES`."""
+    """The caption for five attributes, each given as an index into its words in `ATTRIBUTES`."""
     word = {name: words[attributes[name]] for name, words in ATTRIBUTES.items()}
     return "a {size} {colour} {shape} at the {place} on a {background} background".format(**word)
 
 
 def parse(caption: str) -> dict[str, int]:
-    """The inverse of `caption`; case and outer space do not matter. ValueError for any other sentence."""
+    """The inverse of `caption`: the attributes in a caption. Upper case and outer spaces are ignored. ValueError for any other
+    text."""
     match = _PATTERN.fullmatch(caption.strip().lower())
     if match is None:
         words = "; ".join(f"{name}: {', '.join(words)}" for name, words in ATTRIBUTES.items())
@@ -81,7 +83,7 @@ def parse(caption: str) -> dict[str, int]:
 
 @cache
 def combinations(unseen: bool) -> np.ndarray:
-    """(n, 5) indices of the combinations that `train` never shows (about a tenth), or of all the others."""
+    """The combinations of attributes that do not occur in `train` (about a tenth), or all others, as indices (n, 5)."""
     every = itertools.product(*(range(len(words)) for words in ATTRIBUTES.values()))
     return np.array([each for each in every if (seed_of("shapes: held out", *each) % 10 == 0) == unseen])
 
@@ -118,8 +120,13 @@ def _distance_to_polygon(x: np.ndarray, y: np.ndarray, corners: np.ndarray, radi
 def render(
     attributes: np.ndarray, jitter: Float[np.ndarray, "n 8"], size: int = 32
 ) -> UInt8[np.ndarray, "n {size} {size} 3"]:
-    """Pictures of attributes (n, 5), in the order of `ATTRIBUTES`, with jitter in [-1, 1]: x, y, radius, angle, the
-    shape's colour (3) and the ground's lightness."""
+    """The images (n, size, size, 3) of attributes (n, 5), which are in the order of `ATTRIBUTES`.
+
+    Arguments:
+        jitter: numbers in [-1, 1], (n, 8), that vary x, y, radius, angle, the three channels of the shape's colour, and the
+            lightness of the background.
+        size: side in pixels.
+    """
     colour, shape, large, place, ground = attributes.T
     jitter = jitter.astype(np.float32)
     low, high = _RADII[large].T
@@ -140,16 +147,16 @@ def render(
 
 
 class Shapes(Source):
-    """Rendered pictures with captions.
+    """The source of rendered images with captions.
 
-    Item: image uint8 (size, size, 3); caption; label, an index into `LABELS` (colour and shape); the five attributes,
-    each an index into its words in `ATTRIBUTES`; unseen, whether `train` lacks this combination.
+    An item has `image`, uint8 (size, size, 3); `caption`; `label`, an index into `LABELS` (colour and shape); the five
+    attributes, each an index into its words in `ATTRIBUTES`; and `unseen`, whether its combination does not occur in `train`.
 
     Arguments:
-        count: number of images; image i is the same for every count above i.
-        split: `train` lacks the held-out combinations, half of `test` (its even indices) shows them.
+        count: number of images; image i is the same for every count greater than i.
+        split: in `train` the held-out combinations do not occur; in `test` every image with an even index shows one.
         size: side in pixels, at least 16.
-        seed: names the data set; the held-out combinations do not depend on it.
+        seed: of the images; the held-out combinations do not depend on it.
     """
 
     ATTRIBUTES = ATTRIBUTES
@@ -167,7 +174,7 @@ class Shapes(Source):
 
     @property
     def fingerprint(self) -> str:
-        """Of the arguments and of the first pictures, which a change of the renderer changes."""
+        """A hash of the arguments and of the first images, which a change of the renderer would change."""
         words = (self.count, self.split, self.size, self.seed)
         return digest([*map(str, words), Shapes(64, self.split, self.size, self.seed)._images(0).tobytes()])
 
@@ -180,7 +187,7 @@ class Shapes(Source):
         return Random(self.seed, 0, rows)
 
     def _attributes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Attributes (n, 5) and unseen (n,) of one block, drawn when first asked for, then kept."""
+        """Attributes (n, 5) and unseen (n,) of one block; computed once, when they are first needed."""
         if number not in self._drawn:
             random = self._random(number)
             choice = random.uniform(f"shapes/{self.split}/combination").double().numpy()
@@ -195,7 +202,7 @@ class Shapes(Source):
         return self._drawn[number]
 
     def _images(self, number: int) -> np.ndarray:
-        """Pictures of one block, rendered when first asked for, then kept."""
+        """The images of one block; rendered once, when they are first needed."""
         if number not in self._rendered:
             jitter = 2 * self._random(number).uniform(f"shapes/{self.split}/jitter", (8,)).numpy() - 1
             self._rendered[number] = render(self._attributes(number)[0], jitter, self.size)
@@ -213,7 +220,7 @@ class Shapes(Source):
         return {"image": self._images(number)[row], **self.facts(index)}
 
     def marks(self) -> list[tuple]:
-        """What each picture is a function of."""
+        """For each image the numbers that it is a function of."""
         return [(self.split, self.size, self.seed, index) for index in range(self.count)]
 
     def _locate(self, index: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A split and perhaps a part of it, in the notation of `datasets`: train, train[:90%], train[1000:2000]."""
+"""Splits and parts of splits, in the notation of the library `datasets`: train, train[:90%], train[1000:2000]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOW = (
 
 
 def names_of(split: str) -> list[str]:
-    """The splits that are named, without their parts; ValueError where that cannot be understood."""
+    """The names of the splits, without their parts; ValueError where the notation is wrong."""
     try:
         ReadInstruction.from_spec(split)
     except ValueError as error:
@@ -24,12 +24,12 @@ def names_of(split: str) -> list[str]:
 
 
 def is_part(split: str) -> bool:
-    """Whether a part of a split is named, as in train[:90%], and not the whole."""
+    """Whether only a part of a split is meant, as by train[:90%]."""
     return "[" in split
 
 
 def part_of(data: Dataset | IterableDataset, split: str) -> Dataset | IterableDataset:
-    """The rows of `data`, the whole split, that the part has; ValueError where there are none."""
+    """The part of a whole split `data` that `split` names; ValueError where it has no rows."""
     if not is_part(split):
         return data
     name, *others = names_of(split)
@@ -46,7 +46,7 @@ def part_of(data: Dataset | IterableDataset, split: str) -> Dataset | IterableDa
 
 
 def unknown(name: str, names: list[str]) -> ValueError:
-    """That a data set lacks a split."""
+    """The error for a split that a data set does not have; `names` are those that it has."""
     one = names[0]
     return ValueError(
         f"no split {name}; there are {', '.join(names)}. Two can be cut from one: "

@@ -1,12 +1,12 @@
-"""A source: where items come from, before anything is decoded.
+"""Sources: where items come from, before anything is decoded.
 
-An item is a mapping: `image` (a PIL image, encoded bytes, a path, or a uint8 array (h, w), (h, w, c)), perhaps
-`caption` (a string or a list of them, of which one is drawn per epoch), `label` (an int; None or -1 where this item has
-none), `name` (what to call it in a message). A source hands out what is stored; size, decoding and captions are the data
-module's policy, the same for all sources.
+An item is a mapping. It has `image` (a PIL image, encoded bytes, a path, or a uint8 array (h, w) or (h, w, c)), and perhaps
+`caption` (a text, or a list of texts of which one is drawn in each epoch), `label` (an int; None or -1 where this item has
+none) and `name` (what to call the item in messages). A source returns what is stored. How images are decoded and resized, and
+how captions are cleaned, is the same for all sources (ldm.data.image, ldm.data.caption).
 
-Its fingerprint names the content and not the place, so that a copy of the data on another disk finds the same
-artifacts.
+The fingerprint of a source is a hash of its content and does not depend on where it lies, so that what was computed from the
+data is found again for a copy on another disk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ COLUMNS = frozenset({"caption", "label"})
 
 
 class Source(ABC):
-    """Map-style items: `len(source)`, `source[i]` for 0 <= i < len(source), the same item whenever asked."""
+    """Items by number: `len(source)`, and `source[i]` for 0 <= i < len(source), which is always the same item.
+
+    A new one writes `__len__`, `__getitem__` and `fingerprint`; the other methods have defaults.
+    """
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -34,57 +37,58 @@ class Source(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Names the content: equal for equal items, different where an item differs."""
+        """A hash of the content: equal for equal items, and different where an item differs."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the labels; empty where labels have none or there are no labels."""
+        """The names of the labels; empty where labels have no names or there are no labels."""
         return ()
 
     @property
     def columns(self) -> frozenset[str]:
-        """Which of "caption" and "label" its items have: some of them, since here and there one may lack its own."""
+        """Which of "caption" and "label" there are: those that at least one item has."""
         own = COLUMNS & self.facts(0).keys()
         return frozenset(key for key in own if any(self.facts(i).get(key) is not None for i in range(len(self))))
 
     @property
     def stream(self) -> Stream | None:
-        """The reading in order that takes the place of random access; None where there is random access."""
+        """The stream that takes the place of access by number; None where items can be accessed by number."""
         return None
 
     def facts(self, index: int) -> Item:
-        """The item without its image. Override where images are costly to fetch."""
+        """The item without its image. To be overridden where reading images is expensive."""
         return {key: value for key, value in self[index].items() if key != "image"}
 
     def key(self, index: int) -> str:
-        """What the item is known by, wherever the data lie and whatever is added to them: its name, or its number."""
+        """What identifies the item, wherever the data are and whatever is added to them: its name, or else its number."""
         return str(self.facts(index).get("name", index))
 
     def marks(self) -> Sequence[Hashable] | None:
-        """A word for each item, cheap to find: images that are equal have equal ones. None where nothing is cheap."""
+        """A value for each item that is cheap to compute and is equal for equal images; None where there is none."""
         return None
 
     def captions(self) -> Iterator[Any]:
-        """The stored captions, one entry (a string or a list) per item. Override where items are costly to make."""
+        """The stored captions, a text or a list for each item. To be overridden where making items is expensive."""
         for index in range(len(self)):
             yield self.facts(index).get("caption")
 
     def labels(self) -> Iterator[Any]:
-        """The stored labels, one (an int, or None) per item. Override where items are costly to make."""
+        """The stored labels, an int or None for each item. To be overridden where making items is expensive."""
         for index in range(len(self)):
             yield self.facts(index).get("label")
 
 
 class Stream(ABC):
-    """Items in order, for a source too large to be addressed."""
+    """Items in order, for a source that cannot be accessed by number. A new one writes `rows`."""
 
     @abstractmethod
     def rows(self, part: int, parts: int, seed: int) -> Iterator[Item]:
-        """The items of one of `parts` disjoint readers in one pass, in an order that `seed` decides."""
+        """The items of reader `part`, one of `parts` readers that share out all items, in one pass; `seed` decides the
+        order."""
 
 
 class Wrapped(Source):
-    """A source around another; as the other where it does not say more."""
+    """A source that wraps another one, and equals it wherever a subclass does not override a method."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -118,7 +122,7 @@ class Wrapped(Source):
 
 
 class Subset(Wrapped):
-    """Some rows of a source, in the order given."""
+    """Some items of a source, in the given order."""
 
     def __init__(self, source: Source, indices: Iterable[int]):
         super().__init__(source)
@@ -146,14 +150,14 @@ class Subset(Wrapped):
 
 
 def shown(names: Sequence[str], most: int = 20) -> str:
-    """The names in a row, the first and the last of very many."""
+    """The names separated by commas; of very many, the first ones and the last."""
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[: most - 1])}, ... {names[-1]} ({len(names)} in all)"
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
-    """A hash of the sequence of parts, 32 hexadecimal digits; where one part ends and the next begins counts."""
+    """A hash of a sequence of parts, 32 hexadecimal digits. It depends on where one part ends and the next begins."""
     state = xxhash.xxh3_128()
     for part in parts:
         part = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -163,7 +167,7 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 
 def sizes(files: Iterable[Path]) -> list[int]:
-    """Bytes of each file; -1 of one that is not there."""
+    """The size of each file in bytes; -1 for a file that is not there."""
     return [_size(file) for file in files]
 
 
@@ -175,8 +179,9 @@ def _size(file: Path) -> int:
 
 
 def digest_files(files: Iterable[Path], root: Path, content: Callable[[Path], bool]) -> str:
-    """A hash of files: names below `root` and sizes, and the bytes of those that `content` picks. Pictures go by name
-    and size, since reading a hundred thousand of them takes minutes; times are left out, since copying changes them."""
+    """A hash of the names below `root` and the sizes of files, and of the bytes of those for which `content` is true. For
+    images name and size have to do, because reading a hundred thousand of them takes minutes. Times of modification are left
+    out, because copying changes them."""
     parts: list[str | bytes] = []
     for file in files:
         parts += [file.relative_to(root).as_posix(), str(file.stat().st_size)]

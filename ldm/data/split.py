@@ -1,4 +1,4 @@
-"""The two sets of a run, one to train on and one held out: each item in one of them, its label of one meaning in both."""
+"""The two sets of a run, one for training and one held out. Each item is in one of them, and labels mean the same in both."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 from ldm.data.source import Item, Source, Subset, Wrapped, digest, shown
 
-_LOOKED_AT = 100  # items whose words tell early of what type all are
+_LOOKED_AT = 100  # items whose captions and labels are checked at the start
 _log = logging.getLogger(__name__)
 
 
 def both(train: Source, val: Source | None, hold_out: float) -> tuple[Source, Source]:
-    """The set to train on and the held-out set, which is a share of the first where it is not given, with the labels of the
-    first.
+    """The training set and the held-out set. Where `val` is None, the share `hold_out` of `train` is held out. The labels of
+    the held-out set are renumbered to those of the training set.
 
     Raises:
-        ValueError: what was given makes no two sets; a set is empty, or its captions or labels are none; a class that
-            training lacks.
+        ValueError: no two sets can be made of what is given, a set is empty, captions or labels have a wrong type, or the
+            held-out set has a class that the training set does not have.
     """
     train, val = _cut(train, val, hold_out)
     if val.stream is not None:
@@ -35,7 +35,11 @@ def both(train: Source, val: Source | None, hold_out: float) -> tuple[Source, So
 
 
 class Renumbered(Wrapped):
-    """A source whose labels are numbers in another list of classes, found there by name.
+    """A source with its labels renumbered to another list of classes, in which they are found by name.
+
+    Arguments:
+        source: the source, whose labels have names.
+        classes: the other list of names.
 
     Raises:
         ValueError: a class of the source is not in the list.
@@ -70,12 +74,13 @@ class Renumbered(Wrapped):
 
 
 def held_out(source: Source, share: float) -> tuple[Subset, Subset]:
-    """The source cut in two, about `share` of it in the second part.
+    """A source split in two, with about the share `share` of its items in the second part.
 
-    Which part an item is in depends on its `key` alone, so that it stays there when others are added. Both parts have at
-    least one.
+    The part that an item is in depends on its `key` alone, so that it does not change when others are added. Each part has
+    at least one item.
+
     Raises:
-        ValueError: there are no two items of different keys.
+        ValueError: there are no two items with different keys.
     """
     rows = range(len(source))
     draws = [int(digest(["held out", source.key(index)]), 16) / 16**32 for index in rows]
@@ -87,7 +92,7 @@ def held_out(source: Source, share: float) -> tuple[Subset, Subset]:
 
 
 def _cut(train: Source, val: Source | None, hold_out: float) -> tuple[Source, Source]:
-    """The two sets, the second from the first where it is not given."""
+    """The two sets; the second is a share of the first where it is not given."""
     if val is not None:
         if hold_out:
             raise ValueError(
@@ -113,7 +118,7 @@ def _cut(train: Source, val: Source | None, hold_out: float) -> tuple[Source, So
 
 
 def _check(source: Source, where: str) -> None:
-    """ValueError where there are no items, or captions or labels that are of another kind than all could be."""
+    """Raise ValueError where there are no items, or where none of the first captions or labels has a possible type."""
     if len(source) == 0:
         raise ValueError(f"{where}: the source is empty")
     looked_at = [source.facts(index) for index in range(min(len(source), _LOOKED_AT))]
@@ -123,8 +128,9 @@ def _check(source: Source, where: str) -> None:
 
 
 def _check_kind(values: list[Any], kinds: tuple[type, ...], what: str, wanted: str) -> None:
-    """ValueError where there are values and none is of these kinds; single ones of another are dealt with as they come."""
-    # Not-a-number is how tables lack a value.
+    """Raise ValueError where there are values and none of them is of these types. Single values of another type are no error
+    here; each such item is dealt with when it is used."""
+    # NaN in a table is a missing value.
     there = [each for each in values if each is not None and not (isinstance(each, float) and math.isnan(each))]
     if there and not any(isinstance(value, kinds) for value in there):
         raise ValueError(
@@ -134,7 +140,7 @@ def _check_kind(values: list[Any], kinds: tuple[type, ...], what: str, wanted: s
 
 
 def _renumbered(val: Source, train: Source) -> Source:
-    """The held-out source with labels that mean what they mean in training."""
+    """The held-out source with its labels renumbered to those of the training source."""
     if bool(train.classes) != bool(val.classes):
         if "label" in train.columns and "label" in val.columns:
             named, other = ("train", "val") if train.classes else ("val", "train")

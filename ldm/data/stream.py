@@ -1,6 +1,6 @@
-"""The rows of an `IterableDataset` in order: its files in a drawn order, the rows of a reader mixed in a buffer.
+"""The rows of an `IterableDataset` of the library `datasets`: its files in random order, and rows shuffled in a buffer.
 
-Files (or, where there are fewer files than readers, rows) are shared out among ranks and workers.
+Files are shared out among all workers of all ranks; where there are fewer files than workers, rows are.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from datasets import IterableDataset
 from ldm.data.source import Item, Stream
 from ldm.random import seed_of
 
-BATCH = 32  # rows read at once
+BATCH = 32  # rows that are read at a time
 
 Cells = Mapping[str, Any]
 
 
 class TableStream(Stream):
-    """
+    """The stream of a table's rows.
+
     Arguments:
-        item: makes an item of a row and what it is called.
-        name: of the data set, in messages.
-        buffer: rows among which they are mixed.
+        data: the rows.
+        item: makes an item, given a row and what to call it in messages.
+        name: what to call the data set in messages.
+        buffer: number of rows that are shuffled with each other.
     """
 
     def __init__(self, data: IterableDataset, item: Callable[[Cells, str], Item], name: str, buffer: int):
@@ -41,12 +43,12 @@ class TableStream(Stream):
 
     def _read(self, files: list[int]) -> Iterator[Cells]:
         for file in files:
-            # By batches, since plain iteration would share the files out among data workers a second time.
+            # In batches, because iterating over rows would share the files out among data workers a second time.
             batches = self.data.shard(self.data.num_shards, file).iter(BATCH)
             while True:
                 try:
                     batch = next(batches, None)
-                except Exception as error:  # readers of damaged files raise whatever they stumbled over
+                except Exception as error:  # for damaged files readers raise errors of any type
                     raise ValueError(
                         f"{self.name}: file {file + 1} of {self.data.num_shards} cannot be read on: {error}"
                     ) from error
@@ -56,13 +58,13 @@ class TableStream(Stream):
 
 
 def unpacked(batch: Mapping[str, list[Any]]) -> Iterator[Cells]:
-    """The rows of a batch."""
+    """The rows of a batch, which is a mapping from columns to lists."""
     for cells in zip(*batch.values(), strict=True):
         yield dict(zip(batch, cells, strict=True))
 
 
 def _mixed(rows: Iterator[Any], size: int, draw: random.Random) -> Iterator[Any]:
-    """Each row waits in a buffer until it is drawn."""
+    """The rows shuffled: each waits in a buffer of `size` rows until it is drawn."""
     buffer: list[Any] = []
     for row in rows:
         if len(buffer) < size:

@@ -1,9 +1,10 @@
-"""The rows of an object of the library `datasets` as items, by number or, of an `IterableDataset`, as a stream.
+"""The rows of a `Dataset` of the library `datasets` as items, or those of an `IterableDataset` as a stream.
 
-Cells are taken as they are stored, so that the one image policy decodes images and a damaged one is one bad item and not a
-crash. Labels that are words become numbers, in their natural order.
+Cells are taken as they are stored. Images are decoded later, by the same rules as all others (ldm.data.image), so that a
+damaged image is one bad item and not a crash. Labels that are words become numbers, in the natural order of the words.
 
-A stream has no length. Its first captions stand for all, and where labels are words it is read through once to know them.
+A stream has no length. Its first captions stand for all of them, and where labels are words it is read once completely, to
+know all words.
 """
 
 from __future__ import annotations
@@ -27,26 +28,27 @@ from ldm.data.tree import natural
 
 log = logging.getLogger(__name__)
 
-CAPTIONS = 10_000  # of a stream, those that stand for all
-_FIRST = 32  # rows by which a stream is known, and what types do not tell
-_WHOLE = 1024  # images that are read for a fingerprint
+CAPTIONS = 10_000  # the number of captions of a stream that stand for all of them
+_FIRST = 32  # rows that are read to identify a stream, and to find out what types do not say
+_WHOLE = 1024  # images that are read for the fingerprint
 
 
 class Table(Source):
-    """Rows with an image and perhaps a caption and a label.
+    """A table as a source: rows with an image and perhaps a caption and a label.
 
     Arguments:
-        data: one split.
-        image: the column of the images or of their paths; of several names, in each row the first that is not empty. By
-            default every column of images.
+        data: one split of a data set.
+        image: the column of the images or of their paths. Of several names, in each row the first that is not empty is
+            taken. By default these are all columns with images.
         caption, label: columns, or dotted paths to a field of their records; of several names the first that is there;
             None for none.
-        group: the column that tells which rows are of one image, for sets that repeat the image for each caption.
-        buffer: rows among which a stream is mixed.
-        name: what to call it in messages.
+        group: a column that is equal for all rows of one image, for data sets that repeat an image for each caption.
+        buffer: number of rows of a stream that are shuffled with each other.
+        name: what to call the data set in messages.
+
     Raises:
-        TypeError: not one split of a data set.
-        ValueError: no such column, or one of a type that cannot be used.
+        TypeError: `data` is not one split of a data set.
+        ValueError: there is no such column, or its type cannot be used.
     """
 
     def __init__(
@@ -96,13 +98,13 @@ class Table(Source):
         self._numbers, self._classes = self._label_words()
 
     def _filled(self, found: tuple[Column, ...]) -> tuple[Column, ...]:
-        """The columns that are not empty in every row, as most are of the endings that an image in a tar can have."""
+        """The columns that are not empty in all rows. A tar has a column for each image format, and most of them are empty."""
         table = self._data.data
         full = tuple(column for column in found if table.column(column.name).null_count < table.num_rows)
         return full or found[:1]
 
     def _check_paths(self, column: Column) -> None:
-        """ValueError where images are named by addresses."""
+        """Raise ValueError where a column has web addresses instead of images."""
         if not columns.is_string(column.feature):
             return
         address = next((cell for cell in self._first(column.name) if cell and "://" in cell), None)
@@ -113,7 +115,7 @@ class Table(Source):
             )
 
     def _label_words(self) -> tuple[dict[str, int] | None, tuple[str, ...]]:
-        """The number of each word that is a label, None where labels are numbers; and the names of the classes."""
+        """The number of each word that is a label, or None where labels are numbers; and the names of the classes."""
         column = self._words.get("label")
         if column is None:
             return None, ()
@@ -185,7 +187,7 @@ class Table(Source):
             return value
         return self._numbers[str(value)]
 
-    # What is asked of all rows
+    # All rows
 
     def captions(self) -> Iterator[Any]:
         if "caption" not in self._words:
@@ -203,7 +205,7 @@ class Table(Source):
         return (value for row, value in enumerate(values) if row in firsts)
 
     def key(self, index: int) -> str:
-        """The item's number: a set grows at its end."""
+        """The item's number: new rows are usually added at the end."""
         return str(index)
 
     def marks(self) -> list[Any]:
@@ -221,7 +223,7 @@ class Table(Source):
 
     @cached_property
     def columns(self) -> frozenset[str]:
-        """Of a stream, those that were named; otherwise those of them that are not empty in every row."""
+        """Those of "caption" and "label" that were given a column; without streaming, only if it is not empty in all rows."""
         if self._streaming:
             return frozenset(self._words)
         return frozenset(
@@ -234,8 +236,8 @@ class Table(Source):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the words and the sizes of all images, and 1024 whole images: reading all of a large set would take minutes.
-        A stream is known by its first rows."""
+        """A hash of all captions and labels, of the sizes of all images, and of the content of 1024 images, because reading
+        all images of a large set would take minutes. For a stream it is a hash of the first rows."""
         return digest(self._parts())
 
     def _parts(self) -> Iterator[str | bytes]:
@@ -259,12 +261,12 @@ class Table(Source):
 
 
 def _undecoded(data: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """The data with cells as they are stored, a `Dataset` as arrow tables."""
+    """The data with images and JSON left undecoded, and a `Dataset` as arrow tables."""
     if isinstance(data, Dataset):
         if data.format["type"] == "custom":
             raise ValueError("it has a transform (set_transform); give it without, images are decoded and cropped here")
         data = data.with_format("arrow")
-    elif data.features is None:  # a stream without a schema tells its columns by its first rows
+    elif data.features is None:  # the columns of a stream without a schema are inferred from its first rows
         data = data._resolve_features()
     for name, feature in data.features.items():
         if isinstance(feature, Image | Json) and feature.decode:

@@ -1,10 +1,11 @@
-"""How many items were good and how many were not, and when that is too many.
+"""How many items could be used and how many could not, and when these are too many.
 
-Every worker process sees its share of the items, so the tally is one byte per item in shared memory: what an item was
-when last seen. Writing it twice changes nothing, so no lock is needed and no epoch counts an item again.
+Each worker process sees a share of the items. So the tally is one byte for each item in shared memory, with the state of the
+item when it was last seen. Writing the same state twice changes nothing, so no lock is needed, and an item is counted once
+whatever the number of epochs.
 
-A run stops as soon as `bad > max_bad * max(seen, min(items, 500))`: a large set forgives its first few bad images
-whenever they come, a small one is judged as a whole, and a set of nothing but garbage stops at once.
+A run stops as soon as bad > max_bad * max(seen, min(items, 500)). So a few bad images at the beginning of a large set do not
+stop it, a small set is judged as a whole, and a set in which no image can be used stops at once.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ _ENOUGH = 500
 
 
 class TooManyBadError(RuntimeError):
-    """More items than allowed cannot be used."""
+    """More items cannot be used than `max_bad` allows."""
 
 
 class Tally:
-    """The state of every item of one split, shared between processes, and the file that lists the bad ones.
+    """The state of every item of one split, shared between processes, and the file that lists those that cannot be used.
 
     Arguments:
-        items: number of items; of a stream, the number of latest items to judge by.
-        split: the split's name, for messages.
-        max_bad: the share of bad images above which the run stops.
-        file: a line of JSON is added here for each bad item, when it is first met; None for no file.
+        items: number of items; for a stream, the number of latest items that are counted.
+        split: the name of the split, for messages.
+        max_bad: the share of items that cannot be used above which the run stops.
+        file: a file to which a line of JSON is added for each such item when it is first met; None for none.
     """
 
     def __init__(self, items: int, split: str, max_bad: float, file: Path | None = None):
         self.state = torch.zeros(items, dtype=torch.uint8).share_memory_()
-        self._bytes = self.state.numpy()  # the same memory, ten times faster to touch one byte of
+        self._bytes = self.state.numpy()  # the same memory; access to one byte is ten times as fast
         self.split, self.max_bad, self.file = split, max_bad, file
 
     def __getstate__(self) -> dict[str, Any]:
@@ -49,7 +50,7 @@ class Tally:
         self._bytes = self.state.numpy()
 
     def good(self, index: int, problem: str | None = None, name: str = "") -> None:
-        """The item can be used; `problem` is its caption's, if any."""
+        """Count an item as one that can be used; `problem` is what is wrong with its caption, if anything is."""
         code = 0 if problem is None else 1 + PROBLEMS.index(problem)
         state = _SEEN + _PROBLEM * code
         slot = index % len(self.state)
@@ -58,7 +59,7 @@ class Tally:
         self._bytes[slot] = state
 
     def bad(self, index: int, name: str, reason: str) -> None:
-        """The item cannot be used; TooManyBadError where that is one too many."""
+        """Count an item as one that cannot be used; TooManyBadError where these are too many now."""
         slot = index % len(self.state)
         if int(self._bytes[slot]) != _SEEN + _BAD:
             self._write(index, name, "image", reason)
@@ -74,14 +75,16 @@ class Tally:
 
     @property
     def seen(self) -> int:
+        """Number of items that were seen."""
         return int((self.state > 0).sum())
 
     @property
     def unusable(self) -> int:
+        """Number of items that cannot be used."""
         return int((self.state == _SEEN + _BAD).sum())
 
     def counts(self) -> dict[str, int]:
-        """Items seen, bad, and with each kind of caption problem that occurred."""
+        """How many items were `seen`, were `bad`, and had each problem with their caption that occurred."""
         counts = {"seen": self.seen, "bad": self.unusable}
         for code, problem in enumerate(PROBLEMS, start=1):
             number = int((self.state == _SEEN + _PROBLEM * code).sum())
@@ -94,7 +97,7 @@ class Tally:
             return
         entry = {"split": self.split, "index": index, "name": name, "kind": kind, "reason": reason}
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        # One write to a descriptor opened for appending is not torn apart by another process's.
+        # A single write to a file that was opened for appending is not interleaved with those of other processes.
         descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(descriptor, (json.dumps(entry) + "\n").encode())

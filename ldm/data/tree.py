@@ -1,8 +1,8 @@
-"""The files below a folder as people have them: links are followed, what the system left there is not looked at.
+"""The files below a folder: links are followed, and files that operating systems leave there are skipped.
 
-A link to a folder that it lies in would never end; every other link is followed, also where two lead to one folder. Names
-that begin with a point (`.ipynb_checkpoints`, `._0.png`) and those that systems and archives leave (`__MACOSX`, `Thumbs.db`)
-hold no data. What is left out is kept by its reason, to be told.
+A link to a folder above it is not followed, because this would never end; every other link is, also where two lead to the same
+folder. Names that begin with a dot (`.ipynb_checkpoints`, `._0.png`) and names that operating systems and archives create
+(`__MACOSX`, `Thumbs.db`) are skipped. What is left out is recorded with the reason, for a message.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ _NUMBER = re.compile(r"(\d+)")
 
 
 class Tree:
-    """
+    """The files below a folder.
+
+    Arguments:
+        root: the folder.
+
     Attributes:
-        files: all that are not left out, in the order of their paths.
-        left_out: reason -> paths below the root.
+        files: all files that are not left out, in the order of their paths.
+        left_out: the paths below the root that are left out, by the reason.
+
     Raises:
-        PermissionError: a folder that cannot be read.
+        PermissionError: a folder cannot be read.
     """
 
     def __init__(self, root: Path):
@@ -51,13 +56,14 @@ class Tree:
                 self.leave_out("links that lead nowhere", path)
 
     def leave_out(self, reason: str, path: Path) -> None:
+        """Record that a path is left out."""
         self.left_out[reason].append(os.path.relpath(path, self.root))
 
     def told(self) -> str:
-        """What is left out, in one line; '' where that is nothing."""
+        """What is left out, in one line; "" where nothing is."""
         return "; ".join(f"{len(paths)} {reason} (as {paths[0]})" for reason, paths in self.left_out.items())
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """A key to sort names by, in which '2' comes before '10'."""
+    """A key for sorting names in their natural order, in which 2 comes before 10."""
     return [int(part) if i % 2 else part for i, part in enumerate(_NUMBER.split(name))], name

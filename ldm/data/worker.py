@@ -1,9 +1,9 @@
-"""What a data worker does with signals and threads.
+"""How data workers handle signals and threads.
 
-A scheduler that wants a job to stop signals the whole process group. The training process then finishes its step and
-saves, for which it needs its workers: they ignore the signals that it handles. SIGTERM from the training process
-itself is how a worker is told to go, and only its sender tells the two apart, so a thread waits for the signal and
-looks. A worker starts with these signals blocked, since one can come before its first line runs.
+A scheduler that stops a job sends a signal to the whole process group. The training process then finishes its step and
+saves, and for that it needs its workers, so they ignore the signals that the training process handles. But the training
+process itself ends its workers by SIGTERM, too. The two differ only in their sender, so a thread waits for SIGTERM and looks
+who sent it. A worker starts with these signals blocked, because one may arrive before its first line runs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _HELD = {*_IGNORED, signal.SIGTERM}
 
 
 def begin(worker: int) -> None:
-    """Called first in a worker process."""
-    torch.set_num_threads(1)  # one per core is made by having workers; nested threads fight over them
+    """The function that every worker process calls first; `worker` is its number."""
+    torch.set_num_threads(1)  # the workers together use all cores already
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform != "linux":  # no sigwaitinfo; a group's SIGTERM then ends the workers with it
@@ -42,7 +42,7 @@ def _leave_with(parent: int) -> None:
 
 
 def context() -> BaseContext:
-    """The platform's way to make processes, made to start them with the signals blocked."""
+    """The platform's default multiprocessing context, with the change that processes start with the signals blocked."""
     usual = multiprocessing.get_context(multiprocessing.get_start_method())
 
     class Worker(usual.Process):

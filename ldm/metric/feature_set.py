@@ -1,4 +1,4 @@
-"""The features of a set of images: collected batch by batch, on one rank or on many, kept in a file."""
+"""The features of a set of images: collected batch by batch, on one rank or on many, and stored in a file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ldm.types import Image
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The features of a set of images, and what they are features of.
+    """The features of a set of images, and which images and which network they are of.
 
-    Attributes:
+    Fields:
         features: (n, d) float32 on the CPU.
-        images_hash: of the 8-bit images, whatever their order.
-        network, network_hash: the feature network's name and `weights_hash`.
-        inception: whether the network is the one that FID is defined by.
+        images_hash: a hash of the 8-bit images that does not depend on their order.
+        network, network_hash: name and `weights_hash` of the feature network.
+        inception: whether the network is the one that defines FID.
     """
 
     features: Float[Tensor, "n d"]
@@ -36,22 +36,26 @@ class FeatureSet:
     inception: bool
 
     def save(self, path: Path) -> None:
-        """One safetensors file, for a reference set that is measured against again and again."""
+        """Write one safetensors file, for a reference set that is used many times."""
         facts = {"images_hash": self.images_hash, "network": self.network, "network_hash": self.network_hash}
         facts["inception"] = "yes" if self.inception else "no"
         save_file({"features": self.features.contiguous()}, path, metadata=facts)
 
     @classmethod
     def load(cls, path: Path) -> FeatureSet:
+        """Read a file that `save` wrote."""
         with safe_open(path, framework="pt") as file:
             facts, features = file.metadata(), file.get_tensor("features")
         return cls(features, facts["images_hash"], facts["network"], facts["network_hash"], facts["inception"] == "yes")
 
 
 class FeatureCollector:
-    """Features of images that arrive in batches, on one rank or on many.
+    """Collects the features of images that arrive in batches, on one rank or on many.
 
-    Every rank adds its own share; no image may be added twice, a last batch that was filled up included.
+    Every rank adds its own images. No image may be added twice, so a last batch must not be filled up with others.
+
+    Arguments:
+        network: the feature network.
     """
 
     def __init__(self, network: FeatureNetwork):
@@ -62,11 +66,12 @@ class FeatureCollector:
 
     @property
     def count(self) -> int:
-        """Images added on this rank."""
+        """Number of images that were added on this rank."""
         return sum(map(len, self._hashes))
 
     def add(self, images: Image, index: Int[Tensor, " b"]) -> None:
-        """Add a batch in [-1, 1] of 1, 3 or 4 channels, on the device of the network; `index` says where in the set."""
+        """Add a batch of images (b, c, h, w) in [-1, 1] with 1, 3 or 4 channels, on the network's device; `index` (b,) is the
+        place of each in the set. ValueError where a feature is not finite."""
         features = self.network(images)
         if not torch.isfinite(features).all():
             raise ValueError(f"{self.network.name} gave features that are not finite; its weights are bad")
@@ -75,8 +80,8 @@ class FeatureCollector:
         self._index.append(index.cpu())
 
     def gather(self) -> FeatureSet:
-        """The whole set in the order of its index, whatever the batches and ranks; with several ranks every rank calls
-        it and every rank gets all of it."""
+        """The whole set in the order of `index`, whatever the batches and ranks. With several ranks all of them have to call
+        this, and each gets the whole set."""
         features, hashes, index = (gather_rows(torch.cat(rows)) for rows in (self._features, self._hashes, self._index))
         inception = isinstance(self.network, Inception2015)
         network = self.network

@@ -1,19 +1,25 @@
-"""Feature networks: what a Fréchet or kernel distance between two sets of images is measured in.
+"""Feature networks, in whose features distances between sets of images are measured.
 
-FID (arXiv 1706.08500) is by definition the distance in the 2048 pooled features of one network, TensorFlow's Inception
-of December 2015, with that network's resizing (bilinear, no antialiasing, corners as TensorFlow 1 had them; arXiv
-2104.11222 shows how much depends on it). Every other network gives a number of its own: it has its own name here, and
-records carry its hash, so that none can pass for another.
+FID (Heusel et al. 2017) is by definition the distance in the 2048 pooled features of one network, TensorFlow's Inception of
+December 2015, with that network's resizing (bilinear, without antialiasing, with the corners of TensorFlow 1). Parmar et al.
+2021 show how much the value depends on it. A distance in the features of another network is another number. So each network
+has a name of its own, and records contain a hash of it.
 
-All networks see what a viewer would: images are clamped and rounded to 8 bits first, grey is repeated over three
-channels and transparency composited on white.
+Images are first clamped and rounded to 8 bits, grey is repeated over three channels, and transparency is composited on white.
+So a network is given what a viewer sees.
 
-    network       needs                          width   good for
-    inception_2015 its weights (95 MB)             2048    FID as others publish it
-    <torchvision> weights of that architecture   varies  photographs, offline
-    cifar10_resnet20 .. 110 the classifier       64      32-pixel images
-    random_conv   nothing                        288     any machine; weak: sees colour, texture and coarse layout
-    <any module>  a module with `features(x)`    given   features trained for the very data
+    network                  needs                          width   good for
+    inception_2015           its weights (95 MB)            2048    FID as it is published
+    <torchvision>            weights of that architecture   varies  photographs, offline
+    cifar10_resnet20 .. 110  the classifier                 64      images of 32 pixels
+    random_conv              nothing                        288     any machine; weak: colour, texture and coarse layout only
+    <any module>             a module with `features(x)`    given   features that were trained for the data at hand
+
+Sources:
+    Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium (2017),
+        arXiv 1706.08500
+    Parmar et al., On Aliased Resizing and Surprising Subtleties in GAN Evaluation (2021), arXiv 2104.11222
+    Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric (2018), arXiv 1801.03924
 """
 
 from __future__ import annotations
@@ -39,18 +45,17 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class FeaturesUnavailable(RuntimeError):
-    """A feature network that cannot be had here (no weights, no network, a package missing); go on with another."""
+    """A feature network is not available here: its weights cannot be found or downloaded, or a package is missing."""
 
 
 class FeaturesUnavailableWarning(UserWarning):
-    """Numbers of one feature network will be missing from the records."""
+    """The numbers of a feature network will be missing in the records."""
 
 
 def weights_hash(module: nn.Module, *settings: object) -> str:
-    """16 hexadecimal digits over the names, shapes, types and bytes of a module's state, and over `settings`.
+    """A hash of the names, shapes, types and bytes of a module's state, and of `settings`; 16 hexadecimal digits.
 
-    Settings are what changes the features without being a weight (size, flip), so that an equal hash means equal
-    features.
+    Settings are everything else that changes the features, as the size of images, so that an equal hash means equal features.
     """
     digest = hashlib.sha256(repr(settings).encode())
     for key, tensor in sorted(module.state_dict().items()):
@@ -60,13 +65,14 @@ def weights_hash(module: nn.Module, *settings: object) -> str:
 
 
 class FeatureNetwork(nn.Module, ABC):
-    """Images (b, 1 | 3 | 4, h, w) in [-1, 1] to features (b, width), float32; frozen, in evaluation mode.
+    """A frozen network in evaluation mode, from images (b, 1 | 3 | 4, h, w) in [-1, 1] to features (b, width), float32. A new
+    one writes `embed`.
 
     Attributes:
-        name: what the numbers are called by: `fd_<name>`.
+        name: the name in the names of numbers, as `fd_<name>`.
         width: number of features.
-        smallest: side, in pixels, of the smallest images that it can see.
-        weights_hash: of the weights and of every setting that the features depend on.
+        smallest: side, in pixels, of the smallest images that it accepts.
+        weights_hash: a hash of the weights and of all settings that the features depend on.
     """
 
     name: str
@@ -76,15 +82,16 @@ class FeatureNetwork(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Features of 8-bit images."""
+        """The features (b, width) of 8-bit images (b, 3, h, w)."""
 
     @torch.no_grad()
     def forward(self, x: Image) -> Float[Tensor, "b d"]:
+        """The features (b, width), float32, of images (b, 1 | 3 | 4, h, w) in [-1, 1]."""
         with torch.autocast(x.device.type, enabled=False):
             return self.embed(eight_bits(x)).float()
 
     def train(self, mode: bool = True) -> FeatureNetwork:
-        """Stay in evaluation mode, whatever a trainer asks of its submodules."""
+        """Stay in evaluation mode, whatever `mode` is, because trainers switch all submodules to training mode."""
         return super().train(False)
 
     def _settle(self, name: str, width: int, *settings: object) -> None:
@@ -98,8 +105,8 @@ def standardized(
     mean: Sequence[float] = _IMAGENET_MEAN,
     std: Sequence[float] = _IMAGENET_STD,
 ) -> Float[Tensor, "b 3 H W"]:
-    """8-bit images less `mean` over `std`, of numbers in [0, 1] and by default ImageNet's; resized with antialiasing to a
-    square of side `size`, if any."""
+    """8-bit images (b, 3, h, w), resized with antialiasing to squares of side `size` unless it is None, with numbers scaled to
+    [0, 1] and then standardised by `mean` and `std`, which by default are those of ImageNet."""
     x = pixels.float() / 255
     if size is not None and x.shape[-2:] != (size, size):
         x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
@@ -107,20 +114,23 @@ def standardized(
     return (x - centre) / spread
 
 
-_SMALLEST = 16  # of the images of RandomConv: its last layer then has 2 x 2 pixels, of which there is a deviation
+_SMALLEST = (
+    16  # the smallest side for RandomConv; its last layer then has 2 x 2 pixels, enough for a standard deviation
+)
 
 
 class RandomConv(FeatureNetwork):
-    """A convolutional network that was never trained: the same on every machine, needing nothing.
+    """A convolutional network that was never trained. It needs no weights and is the same on every machine.
 
-    Three layers of stride 2 with leaky rectifiers. Features are the mean and the standard deviation over the image of
-    each channel of each layer, and a 2 x 2 grid of means of the last: colours, amounts of texture and noise, coarse
-    layout, and nothing of objects. Untrained networks tell images apart (arXiv 1801.03924, section 4), but weakly:
-    compare these numbers only with each other, and believe another network where it disagrees.
+    It has three layers of stride 2 with leaky rectifiers. The features are the mean and the standard deviation over the image
+    of each channel of each layer, and the means of the last layer on a 2 x 2 grid. They describe colours, amounts of texture
+    and noise, and coarse layout, but no objects. Untrained networks distinguish images (Zhang et al. 2018, section 4), but
+    weakly: these numbers should only be compared with each other, and another network is to be preferred where it disagrees.
 
     Arguments:
-        seed: of the weights, which are uniform numbers computed to the bit alike everywhere.
-        size: side that images are resized to; None takes them as they are, from 16 pixels on, which sees noise and blur best.
+        seed: of the weights, which are uniform numbers, equal to the bit on every machine.
+        size: side that images are resized to. None takes images as they are, of at least 16 pixels a side, which is most
+            sensitive to noise and blur.
     """
 
     CHANNELS = (16, 32, 32)
@@ -149,13 +159,21 @@ class RandomConv(FeatureNetwork):
 
 
 class HasFeatures(Protocol):
-    """What `ModuleFeatures` wraps."""
+    """A module with features, which `ModuleFeatures` can wrap."""
 
-    def features(self, x: Image) -> Float[Tensor, "b d"]: ...
+    def features(self, x: Image) -> Float[Tensor, "b d"]:
+        """The features (b, d) of images (b, 3, h, w) in [-1, 1]."""
+        ...
 
 
 class ModuleFeatures(FeatureNetwork):
-    """The features of any module with `features(x) -> (b, width)` for x (b, 3, h, w) in [-1, 1]."""
+    """The features of any module that has a method `features`.
+
+    Arguments:
+        module: a module whose method `features` maps images (b, 3, h, w) in [-1, 1] to (b, width).
+        name: the name in the names of numbers.
+        width: number of features.
+    """
 
     def __init__(self, module: nn.Module, name: str, width: PositiveInt):
         super().__init__()
@@ -167,7 +185,7 @@ class ModuleFeatures(FeatureNetwork):
 
 
 def available(networks: Mapping[str, Callable[[], FeatureNetwork]]) -> dict[str, FeatureNetwork]:
-    """Build the networks that can be had here, with a FeaturesUnavailableWarning for each that cannot."""
+    """Build the networks that are available here, and give a FeaturesUnavailableWarning for each that is not."""
     found = {}
     for name, constructor in networks.items():
         try:

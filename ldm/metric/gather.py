@@ -1,4 +1,4 @@
-"""A set of images over several ranks: its rows brought together, and a name for it that order does not change."""
+"""Sets of images over several ranks: gathering their rows, and hashes that do not depend on the order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (n, ...) of all ranks, on the CPU; each rank may bring another number, none included."""
+    """The rows (n, ...) of all ranks together, on the CPU; n may differ between ranks, and may be 0."""
     if not (dist.is_available() and dist.is_initialized()):
         return rows.cpu()
     nccl = dist.get_backend() == "nccl"
@@ -27,7 +27,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def image_hashes(images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, " b"]:
-    """64 bits of BLAKE2 over each image's size and pixels."""
+    """A hash of the size and the pixels of each 8-bit image, (b,): 64 bits of BLAKE2."""
     numbers = []
     for image in images.cpu().contiguous():
         digest = hashlib.blake2b(str(tuple(image.shape)).encode(), digest_size=8)
@@ -37,5 +37,5 @@ def image_hashes(images: UInt8[Tensor, "b 3 h w"]) -> Int[Tensor, " b"]:
 
 
 def set_hash(hashes: Int[Tensor, " n"]) -> str:
-    """16 hexadecimal digits that name a set of images, repetitions counted, in whatever order."""
+    """A hash of a set of images, given those of the images, in any order; 16 hexadecimal digits. Repetitions count."""
     return hashlib.blake2b(hashes.sort().values.numpy().tobytes(), digest_size=8).hexdigest()

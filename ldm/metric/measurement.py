@@ -1,4 +1,5 @@
-"""One measured number, with what about its measurement must agree before it is compared with another."""
+"""One measured number, together with everything about the measurement that has to agree with that of another number before
+the two may be compared."""
 
 from __future__ import annotations
 
@@ -8,18 +9,18 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A metric's value as the metric itself knows it; a `Record` adds what the run knows.
+    """The value of a metric with what the metric knows of it; a `Record` adds what the run knows.
 
-    Attributes:
-        metric: name, as `fid`, `fd_random_conv`, `psnr`.
-        value, standard_error: in the metric's unit; the error is None where no honest one is known.
-        n: images (or whatever is averaged) behind the value.
-        features, features_hash: name and hash of the feature network, None where there is none.
-        reference_hash: hash of the set of real images, whatever their order.
-        paired: of two sets that are compared, whether the i-th images of both belong together (one caption, one original);
-            dependent sets look more alike than independent ones.
+    Fields:
+        metric: the name, as `fid`, `fd_random_conv`, `psnr`.
+        value, standard_error: in the unit of the metric; the error is None where no valid one is known.
+        n: number of images (or of whatever is averaged).
+        features, features_hash: name and hash of the feature network; None where there is none.
+        reference_hash: a hash of the set of real images that does not depend on their order.
+        paired: for two sets that are compared, whether the i-th images of both belong together (the same caption, or the
+            same original). Dependent sets have smaller distances than independent ones.
         rounded: whether images were rounded to 8 bits first.
-        kind: of likelihoods only.
+        kind: for likelihoods, whether the value is exact, a bound or an estimate.
     """
 
     metric: str

@@ -1,4 +1,4 @@
-"""A metric takes in batches of a run's images and gives numbers in the end."""
+"""Metrics: objects that are given the images of a run batch by batch, and return measured numbers at the end."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Examples:
-    """A batch on one device; images (b, c, h, w) in [-1, 1].
+    """A batch for metrics, on one device. Images are (b, c, h, w) in [-1, 1].
 
-    real, reconstruction: of the same held-out examples; generated: one for each of them, None where there is no prior;
-    index: their rows in the held-out set; paired: whether each generated image was drawn for the caption or label of the
-    real image in its row, which makes the two dependent; model, batch: the model that is measured, in eval mode, and the
-    held-out batch as the data gave it, for what is asked of latents, context or prior: `model.latent(batch, random)`,
-    `model.condition(batch)`, `model.prior`.
+    Fields:
+        real, reconstruction: images of held-out examples, and their reconstructions.
+        generated: a generated image for each of them; None where there is no prior.
+        captions: the captions.
+        index: the rows of the examples in the held-out set, (b,).
+        paired: whether each generated image was drawn for the caption or label of the real image in its row, which makes
+            the two dependent.
+        model, batch: the model that is measured, in eval mode, and the held-out batch as the data gave it, for what is asked
+            of latents, context or prior: `model.latent(batch, random)`, `model.condition(batch)`, `model.prior`.
     """
 
     real: Image
@@ -40,7 +44,8 @@ class Examples:
 
 
 class Metric(ABC):
-    """
+    """Measures images. A new one writes `add` and `measure`.
+
     Attributes:
         needs: columns of the data ("caption", "label") without which it measures nothing.
     """
@@ -48,21 +53,22 @@ class Metric(ABC):
     needs: tuple[str, ...] = ()
 
     def check(self, captions: Iterable[str]) -> None:
-        """Look at held-out captions before anything is trained; ValueError where the metric cannot read one."""
+        """Check held-out captions before anything is trained; ValueError where the metric cannot read one of them."""
         return
 
     @abstractmethod
     def add(self, examples: Examples) -> None:
-        """Take in a batch; no example may come twice."""
+        """Add a batch; no example may be added twice."""
 
     @abstractmethod
     def measure(self) -> list[Measurement]:
-        """The numbers; with several ranks every rank calls it and gets those of all, though no batch came to it.
+        """The measurements over everything that was added. With several ranks all of them call this, also one without any
+        batch, and each gets the measurements over all ranks.
 
-        A number that these images cannot give is left out, and `leave_out` says so.
+        A number that cannot be computed from these images is left out with `leave_out`.
         """
 
 
 def leave_out(metric: str, wanted: str, came: str) -> None:
-    """Say that a number will be missing, and why."""
+    """Warn that a number is missing: which one, what it needs, and what there is."""
     log.warning("%s is left out: it needs %s, and here are %s", metric, wanted, came)

@@ -1,22 +1,29 @@
-"""Precision and recall (arXiv 1904.06991, eq. 1 and 2), density and coverage (arXiv 2002.09797, eq. 3 and 4) of a set of
-samples, in the features of a network.
+"""Precision and recall (Kynkäänniemi et al. 2019, equations 1 and 2), and density and coverage (Naeem et al. 2020, equations 3
+and 4), of a set of samples, in the features of a network.
 
 The ball of an image reaches to its k-th nearest neighbour among the other images of its set. Precision is the share of
-samples that lie in the ball of some real image, recall the share of real images that lie in the ball of some sample;
-density is the mean number of real balls that a sample lies in, over k, and coverage the share of real balls that hold
-a sample. k is 3 for the first two and 5 for the others, as in the papers. All depend on the number of images.
+samples that lie in the ball of any real image, and recall is the share of real images that lie in the ball of any sample.
+Density is the mean number of balls of real images that a sample lies in, divided by k, and coverage is the share of balls of
+real images that contain a sample. k is 3 for the first two and 5 for the others, as in the papers. All values depend on the
+number of images.
 
-Pairs. Where sample x_i was drawn for the caption of the real image y_i, x_i lies nearer to y_i than to a real image that
-has nothing to do with it. So x_i is asked for the balls of the other real images alone, and in these y_i is not counted as
-a neighbour: x_i and the real images without y_i are independent, and precision, recall and density have the expectation
-that they have for independent sets of n samples and n - 1 real images. Coverage asks one ball about all samples at once
-and is still raised by pairs; a record says `paired`.
+Paired sets. A sample x_i that was drawn for the caption of the real image y_i lies nearer to y_i than to unrelated real images.
+Therefore x_i is tested against the balls of the other real images only, and y_i does not count as a neighbour in them. Since
+x_i is independent of all real images but y_i, precision, recall and density have the expectation of independent sets of n
+samples and n - 1 real images. Coverage tests one ball against all samples together and remains too high for paired sets. So a
+record says whether sets are `paired`.
 
-Errors. One image is the neighbour of many, so the answers of the images are not independent: a binomial error is too
-small by up to a half, and leaving out one image, or a group, makes it too large by about as much. An estimate by half of
-the images has twice the variance of one by all of them, and two disjoint halves are independent, so the variance is the
-mean of (a - b)^2 / 4 over random halves: within a fifth of the true spread for 40 to 400 Gaussian points (tests/metric).
-Coverage comes so near to 1 that half of the images say nothing of all; it has no error.
+Standard errors. The results of the images are not independent, because one image is the neighbour of many. A binomial error
+is too small, by up to a half, and a jackknife that leaves out images or groups of images is too large by about as much. An
+estimate from half of the images has twice the variance of one from all of them, and two disjoint halves are independent. So
+the variance is computed as the mean of (a - b)^2 / 4 over random halves with estimates a and b. For 40 to 400 Gaussian points
+this is within a fifth of the true spread (tests/metric). Coverage is so near to 1 that halves say nothing of the whole, so it
+has no standard error.
+
+Sources:
+    Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models (2019),
+        arXiv 1904.06991
+    Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models (2020), arXiv 2002.09797
 """
 
 from __future__ import annotations
@@ -30,23 +37,27 @@ from torch import Tensor
 from ldm.random import Random
 
 NAMES = ("precision", "recall", "density", "coverage")
-SMALLEST = 7  # images of each set: the centre of a ball, its 5 nearest, and one that takes a left-out partner's place
+SMALLEST = (
+    7  # the fewest images in each set: the centre of a ball, 5 neighbours, and one in place of a left-out partner
+)
 _K, _K_DENSITY = 3, 5
 _BLOCK = 1024
-_SPLITS, _POOL = 16, 2000  # times that halves are drawn for the errors, and from how many images of each set at most
-_ROUNDING = 1e-12  # of squared distances in double precision, relative to the largest squared norm
+_SPLITS, _POOL = 16, 2000  # how often halves are drawn for the errors, and from how many images of each set at most
+_ROUNDING = 1e-12  # the rounding error of squared distances in double precision, relative to the largest squared norm
 
 
 def precision_recall(
     generated: Float[Tensor, "n d"], reference: Float[Tensor, "m d"], paired: bool
 ) -> dict[str, tuple[float, float | None]]:
-    """Value and standard error by name; the error is None for coverage, and for fewer than 14 images.
+    """Value and standard error of the four numbers, by their names; the error is None for coverage, and for all where a set
+    has fewer than 14 images.
 
     Arguments:
+        generated, reference: the features of samples (n, d) and of real images (m, d).
         paired: whether rows i of both belong together.
 
     Raises:
-        ValueError: fewer than `SMALLEST` images, or pairs of unequal number.
+        ValueError: a set has fewer than `SMALLEST` images, or paired sets are of different sizes.
     """
     n, m = len(generated), len(reference)
     if min(n, m) < SMALLEST:
@@ -63,7 +74,7 @@ def precision_recall(
 
 
 class _Squares:
-    """Squared distances between two sets, (n, m), computed when rows of them are asked for."""
+    """The squared distances between two sets, (n, m), computed only for the rows that are indexed."""
 
     def __init__(self, a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]):
         self.a, self.b, self.norms = a, b, b.square().sum(1)
@@ -77,13 +88,13 @@ class _Squares:
 
 
 def _blocks(squares: _Squares | Tensor) -> Iterator[tuple[int, Float[Tensor, "b m"]]]:
-    """Rows of squared distances, some at a time, with the number of the first."""
+    """Blocks of rows of squared distances, each with the number of its first row."""
     for start in range(0, len(squares), _BLOCK):
         yield start, squares[start : start + _BLOCK]
 
 
 def _nearest(squares: _Squares | Tensor, k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """Squared distances and numbers of the k nearest others, of a set's distances to itself."""
+    """The squared distances and the numbers of the k nearest neighbours of each point, given a set's distances to itself."""
     parts = []
     for start, block in _blocks(squares):
         block = block.clone()
@@ -100,9 +111,18 @@ def _inside(
     paired: bool,
     rounding: float,
 ) -> Bool[Tensor, "b m"]:
-    """Which points, from number `start` on, lie in the balls of the other set, `nearest` being that set's own.
+    """Which points lie in which balls of the other set.
 
-    Where they are paired no point lies in the ball of its partner, and the other balls are those without the partner.
+    In paired sets a point does not count as being in the ball of its partner, and the radii of the other balls are computed
+    without the partner.
+
+    Arguments:
+        block: squared distances of the points to all m points of the other set.
+        start: the number of the first point of the block.
+        nearest: the neighbours of the other set's points within their own set, at least k + 1 of them.
+        k: the number of neighbours that a ball reaches to.
+        paired: whether points of equal numbers belong together.
+        rounding: an absolute tolerance for squared distances.
     """
     squares, numbers = nearest
     reach = squares[:, k - 1].repeat(len(block), 1)
@@ -136,7 +156,7 @@ def _shares(
 
 
 def _errors(x: Tensor, y: Tensor, paired: bool, rounding: float) -> Float[Tensor, " 3"] | None:
-    """Of precision, recall and density."""
+    """The standard errors of precision, recall and density; None where there are too few images."""
     n, m = len(x), len(y)
     share = min(1 / 2, _POOL / 2 / max(n, m))
     size_x, size_y = int(share * n), int(share * m)

@@ -1,8 +1,11 @@
-"""Feature networks that somebody trained: FID's Inception, torchvision's classifiers, CIFAR-10's ResNets.
+"""Pretrained feature networks: the Inception of FID, classifiers of torchvision, and ResNets for CIFAR-10.
 
-Their weights are local files or, for Inception, a download that is known by its SHA-256; only tensors are read from
-them, whatever they hold. A network that cannot be had, its file damaged or another's among the reasons, raises
-`FeaturesUnavailable`, so that a run goes on without it.
+Their weights are local files or, for Inception, a download that is verified by its SHA-256. Only tensors are read from them,
+whatever they contain. A network that is not available, also because its file is damaged or that of another network, raises
+`FeaturesUnavailable`, so that a run can continue without it.
+
+Sources:
+    He et al., Deep Residual Learning for Image Recognition (2015), arXiv 1512.03385
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a safetensors file, or from a `.pth`/`.pt` file without unpickling anything but tensors."""
+    """The state dict in a file of safetensors, or in a `.pth` or `.pt` file, of which nothing but tensors is unpickled.
+    FeaturesUnavailable where there is none."""
     if not path.is_file():
         raise FeaturesUnavailable(f"no weights at {path}; give the path of a .safetensors or .pth file")
     try:
@@ -41,10 +45,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, path: Path, name: str, optional: tuple[str, ...] = ()) -> None:
-    """Weights from a file; FeaturesUnavailable where they are another network's. Names that begin with `optional` may be
-    missing."""
+    """Load a file of weights into a network called `name`; FeaturesUnavailable where it is that of another network. Tensors
+    whose names begin with one of `optional` may be missing."""
     found = read_weights(path)
-    # Batch norms count their updates, which no file from elsewhere has to know.
+    # The update counters of batch norms need not be in a file.
     wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     wrong = [f"{key} is missing" for key in sorted(wanted.keys() - found.keys()) if not key.startswith(optional)]
     wrong += [f"{key} is not expected" for key in sorted(found.keys() - network.state_dict().keys())]
@@ -59,17 +63,17 @@ def load_weights(network: nn.Module, path: Path, name: str, optional: tuple[str,
 
 
 class Inception2015(FeatureNetwork):
-    """TensorFlow's Inception of 2015-12-05 as torch-fidelity ported it: the only features whose distance is `fid`.
+    """TensorFlow's Inception of 2015-12-05 in the port of torch-fidelity. Only a distance in its features is called `fid`.
 
-    It is torch-fidelity's own forward, resizing included; torchmetrics' default differs from it by antialiasing
-    since 1.5 and so from published numbers. The weights are known by their SHA-256 and nothing else is accepted.
+    The whole computation, with the resizing of images, is that of torch-fidelity. The default of torchmetrics has
+    antialiasing since its version 1.5, and so differs from published numbers. The weights are verified by their SHA-256.
 
     Arguments:
-        weights: `weights-inception-2015-12-05-6726825d.pth`; None takes it from torch's hub cache or downloads it.
+        weights: `weights-inception-2015-12-05-6726825d.pth`; None takes it from torch's hub cache, or downloads it.
         timeout: seconds without an answer after which the download is given up.
 
     Raises:
-        FeaturesUnavailable: not there, not to be downloaded, or not the right file.
+        FeaturesUnavailable: the file is not there and cannot be downloaded, or it is another file.
     """
 
     def __init__(self, weights: Path | None = None, timeout: PositiveInt = 15):
@@ -84,7 +88,7 @@ class Inception2015(FeatureNetwork):
                 f"{path} is missing or not the Inception of 2015 (SHA-256 {INCEPTION_SHA256[:8]}...); "
                 "its features would not give FID"
             )
-        # torch-fidelity unpickles whatever file it is given, so it is given a rewritten copy with only tensors.
+        # torch-fidelity unpickles the file that it is given, so it is given a copy that contains only tensors.
         safe = io.BytesIO()
         torch.save(read_weights(path), safe)
         safe.seek(0)
@@ -101,7 +105,7 @@ def _sha256(path: Path) -> str:
 
 
 def _downloaded(url: str, timeout: int) -> Path:
-    """The file at `url` in torch's hub cache, checked and moved into place in one step."""
+    """The file at `url` in torch's hub cache. A download is verified and then moved there in one step."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if path.is_file():
         return path
@@ -128,14 +132,14 @@ def _downloaded(url: str, timeout: int) -> Path:
 
 
 class TorchvisionFeatures(FeatureNetwork):
-    """The input of the last linear layer of a torchvision classifier, with weights from a local file.
+    """The features before the last linear layer of a torchvision classifier, with weights from a local file.
 
     Arguments:
-        architecture: torchvision's name, as `mobilenet_v2`; its final linear layer is dropped.
-        weights: state dict, safetensors or `.pth`; the classifier may be missing.
+        architecture: torchvision's name of the network, as `mobilenet_v2`.
+        weights: a file with a state dict, safetensors or `.pth`; the classifier may be missing in it.
         size: side that images are resized to.
-        flip180: turn the image by 180 degrees first, which weights brought from TensorFlow can need.
-        name: what the numbers are called by, `fd_<name>`; the architecture's by default.
+        flip180: turn images by 180 degrees first, which weights converted from TensorFlow can need.
+        name: the name in the names of numbers, as `fd_<name>`; by default that of the architecture.
     """
 
     def __init__(
@@ -164,7 +168,7 @@ class TorchvisionFeatures(FeatureNetwork):
         linear = [key for key, module in self.network.named_modules() if isinstance(module, nn.Linear)]
         if linear and linear[-1].split(".")[0] in ("classifier", "fc", "head", "heads"):
             self.network.set_submodule(linear[-1], nn.Identity())
-        else:  # SqueezeNet classifies by a convolution: take what it reads, pooled
+        else:  # SqueezeNet's classifier is a convolution; its pooled input is taken
             self.network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -173,7 +177,7 @@ class TorchvisionFeatures(FeatureNetwork):
 
 
 class _Block(nn.Module):
-    """conv-bn-relu-conv-bn plus the input, which is subsampled and padded with zero channels (option A)."""
+    """A residual block conv-bn-relu-conv-bn, whose shortcut is subsampled and padded with zero channels (option A)."""
 
     def __init__(self, channels: int, out: int, stride: int):
         super().__init__()
@@ -189,11 +193,12 @@ class _Block(nn.Module):
 
 
 class CifarResNet(FeatureNetwork):
-    """The 64 pooled features of a CIFAR-10 ResNet (arXiv 1512.03385, section 4.2; option A), with local weights.
+    """The 64 pooled features of a ResNet for CIFAR-10 (He et al. 2015, section 4.2, shortcuts of option A), with weights from a
+    local file.
 
     Arguments:
-        weights: a state dict with keys `conv1, bn1, layer1..3.N.{conv,bn}{1,2}, linear`.
-        depth: layers of the network, 6n + 2.
+        weights: a file with a state dict with the names `conv1, bn1, layer1..3.N.{conv,bn}{1,2}, linear`.
+        depth: number of layers, 6n + 2.
     """
 
     def __init__(self, weights: Path, depth: Literal[20, 32, 44, 56, 110] = 20):
@@ -212,5 +217,5 @@ class CifarResNet(FeatureNetwork):
         return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
 
     def logits(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 10"]:
-        """Scores of CIFAR-10's classes, in its order."""
+        """The logits of the classes of CIFAR-10, (b, 10), in their usual order."""
         return self.linear(self.embed(pixels))

@@ -1,11 +1,10 @@
-"""How well a first stage gives an image back: PSNR and SSIM of images rounded to 8 bits.
+"""PSNR and SSIM: how well a first stage reconstructs images. Both are computed for images rounded to 8 bits.
 
-    PSNR = 10 log10(255^2 / mean squared error), in dB, of each image, then averaged over images;
-    SSIM (Wang et al. 2004, doi 10.1109/TIP.2003.819861; Gaussian window of 11 pixels, sigma 1.5), of each image,
-    mirrored at its border.
-
-Both by torchmetrics. The average of the images' PSNRs, which papers report, is not the PSNR of the average error. An
-image given back without any error counts as 100 dB, where infinity would swallow the others.
+PSNR is 10 log10(255^2 / mean squared error) in dB for each image, averaged over images. SSIM is computed with a Gaussian
+window of 11 pixels and sigma 1.5, with images mirrored at their borders, and averaged over images (Wang et al., Image Quality
+Assessment: From Error Visibility to Structural Similarity (2004), doi 10.1109/TIP.2003.819861). Both are computed by
+torchmetrics. The mean of the images' PSNRs, which papers report, is not the PSNR of the mean error. An image that is
+reconstructed without any error counts as 100 dB, because with infinity the mean would be infinite.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ _SSIM_WINDOW = 11
 
 
 class ReconstructionQuality(Metric):
-    """`psnr` in dB and `ssim` of reconstructions: means over images with the error of the mean. Images smaller than SSIM's
-    window have no SSIM."""
+    """`psnr`, in dB, and `ssim` of reconstructions: means over images with their standard errors. For images that are smaller
+    than the window of SSIM there is no SSIM."""
 
     def __init__(self) -> None:
         self._values = {name: [torch.zeros(0, dtype=torch.float64)] for name in ("psnr", "ssim")}

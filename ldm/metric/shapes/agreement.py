@@ -1,9 +1,9 @@
-"""Agreement of generated shapes with their captions, as a metric of a run.
+"""Agreement of generated shapes (ldm.data.shapes) with their captions, as a metric of a run.
 
-`shows_<attribute>` and `shows_all` are shares of samples read as captioned; `..._unseen` of those whose combination was never
-trained on, `..._seen` of the others. Samples are read as they are shown, in 8 bits and three colours. The checker's own
-accuracy on real images stands beside them as `checker_accuracy`: where it is below 99 %, the run says that its readings are
-not to be trusted.
+A classifier reads the attributes of each sample. `shows_<attribute>` and `shows_all` are the shares of samples in which it
+reads what the caption says. `shows_all_unseen` is the share among samples whose combination of attributes does not occur in
+training, and `shows_all_seen` that among the others. Samples are read as they are shown, in 8 bits and RGB. The classifier's
+own accuracy on real images is reported as `checker_accuracy`; where it is below 99 %, a warning says so.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from ldm.tensors import read_tensors, write_tensors
 log = logging.getLogger(__name__)
 
 COLUMNS = (*ATTRIBUTES, "all")
-_CHECKED = 2048  # real images that the checker's accuracy is measured on
+_CHECKED = 2048  # real images on which the accuracy of the classifier is measured
 
 
 class Agreement(Metric):
-    """
+    """The shares of generated images of shapes that agree with their captions.
+
     Arguments:
-        cache: a folder in which a trained checker is kept for the next run; None trains one each time.
-        seed: of the checker.
+        cache: a folder in which a trained classifier is kept for other runs; None trains one each time.
+        seed: of the training of the classifier.
     """
 
     needs = ("caption",)
@@ -68,7 +69,7 @@ class Agreement(Metric):
         self._right.append(torch.stack([*right, unseen], dim=1))
 
     def measure(self) -> list[Measurement]:
-        """The shares; none where nothing was generated."""
+        """The shares; none where there are no generated images."""
         rows = gather_rows(torch.cat(self._right))
         size = tuple(gather_rows(torch.tensor([self._size])).amax(0).tolist())
         if size == (0, 0):
@@ -95,7 +96,7 @@ class Agreement(Metric):
         return found
 
     def _ready(self, device: torch.device, size: int) -> AttributeChecker:
-        """The checker from the cache, or a new one."""
+        """The classifier for images of side `size`, from the cache or newly trained."""
         file = None if self.cache is None else Path(self.cache) / f"attribute-checker-{size}-{self.seed}.safetensors"
         if file is not None and file.exists():
             checker = AttributeChecker(size)

@@ -1,9 +1,11 @@
-"""Do generated shapes show what their captions say? A classifier of the five attributes reads them.
+"""A classifier of the five attributes of shapes (ldm.data.shapes), to check whether generated images show what their captions
+say.
 
-The reader is a small network trained within seconds on rendered images, where the truth is known, and measured on
-others of the test split; its own accuracy goes beside every number it gives. Its training images are blurred, shifted
-in colour and made noisy at random, so that it reads an autoencoder's soft edges as a person would, and no texture of
-the renderer. Agreement is the share of images read as captioned, with standard error sqrt(p (1 - p) / n).
+It is a small network that is trained within seconds on rendered images, whose attributes are known. Its accuracy is measured
+on other images, of the test split, and is reported with every number that depends on it. Its training images are randomly
+blurred, shifted in colour and made noisy. So it reads the soft edges of an autoencoder's images as a person would, and does
+not depend on details of the renderer. Agreement is the share p of n images in which it reads what the caption says, with the
+standard error sqrt(p (1 - p) / n).
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from ldm.data.shapes import ATTRIBUTES, Shapes, parse
 from ldm.random import Random
 from ldm.types import Image
 
-ENOUGH = 0.99  # accuracy below which the checker's readings should not be trusted
+ENOUGH = 0.99  # below this accuracy the classifier's results should not be trusted
 
 
 def readable(height: int, width: int) -> bool:
-    """Whether there is a checker for images of this size: the renderer's are square, and their sides are halved twice."""
+    """Whether the classifier takes images of this size: they have to be square, of at least 16 pixels a side, and a multiple
+    of 4, because their sides are halved twice."""
     return height == width and height >= 16 and height % 4 == 0
 
 
@@ -35,10 +38,11 @@ def _layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
 
 
 class AttributeChecker(nn.Module):
-    """Five heads on one convolutional trunk: images (b, 3, size, size) in [-1, 1] -> {attribute: logits (b, k)}.
+    """The classifier: a convolutional network with a head for each of the five attributes.
 
-    What is shown is read from each channel's maximum and mean over space, where it is shown from a thin map kept whole;
-    normalisation is over batches, since one over a single image's space would lose flat colours.
+    A head reads the maximum and the mean of each channel over all pixels, for what is shown, and a map of few channels with
+    all its pixels, for where it is shown. Normalisation is over batches, because a normalisation over the pixels of one image
+    would remove uniform colours.
 
     Arguments:
         size: side of the images, a multiple of 4.
@@ -62,6 +66,7 @@ class AttributeChecker(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(features, len(words)) for name, words in ATTRIBUTES.items()})
 
     def forward(self, x: Image) -> dict[str, Float[Tensor, "b k"]]:
+        """The logits (b, k) of the k words of each attribute, of images (b, 3, size, size) in [-1, 1]."""
         if x.shape[1:] != (3, self.size, self.size):
             raise ValueError(f"this checker reads images of (3, {self.size}, {self.size}), got {tuple(x.shape[1:])}")
         found = self.trunk(x)
@@ -70,19 +75,19 @@ class AttributeChecker(nn.Module):
 
     @torch.no_grad()
     def read(self, x: Image, batch_size: int = 256) -> dict[str, Tensor]:
-        """{attribute: index (b,) of the likeliest word}."""
+        """The index of the most probable word of each attribute, (b,), of images (b, 3, size, size) in [-1, 1]."""
         parts = [self(part) for part in x.split(batch_size)]
         return {name: torch.cat([part[name].argmax(1) for part in parts]) for name in ATTRIBUTES}
 
 
 def to_image(pixels: UInt8[Tensor, "b h w 3"]) -> Image:
-    """Bytes to [-1, 1], channels first."""
+    """8-bit images (b, h, w, 3) as images in [-1, 1], (b, 3, h, w)."""
     return rearrange(pixels, "b h w c -> b c h w").float() / 127.5 - 1
 
 
 def augment(x: Image, random: Random) -> Image:
-    """What an autoencoder does to images, drawn per image: a blur (binomial of width 3, partly), noise and a slight
-    change of contrast and colour. Half of the images have no blur, half no noise."""
+    """Images with random changes like those that an autoencoder makes: a partial binomial blur of width 3, noise, and a slight
+    change of contrast and colour. Half of the images have no blur, and half no noise."""
     u = {name: random.uniform(name, (1, 1, 1)) for name in ("blur", "noise", "gain")}
     kernel = torch.tensor([1.0, 2.0, 1.0], device=x.device) / 4
     kernel = (kernel[:, None] * kernel).expand(3, 1, 3, 3)
@@ -109,12 +114,17 @@ def train_checker(
     learning_rate: PositiveFloat = 2e-3,
     images: PositiveInt = 16384,
 ) -> tuple[AttributeChecker, dict[str, float]]:
-    """A checker trained on rendered images of the train split and its accuracy on 2048 clean ones of the test split:
-    {attribute: share, "joint": share, "unseen": joint share over the held-out combinations}.
+    """A classifier that is trained on rendered images of the train split, and its accuracy on 2048 images of the test split,
+    as `accuracy` returns it. All random numbers are functions of the seed; torch's generator is left as it was.
 
-    Random numbers are (seed, step)'s, torch's own generator is left as it was.
+    Arguments:
+        seed: of the weights, the images and their changes.
+        device: where to train.
+        size: side of the images.
+        steps, batch_size, learning_rate: of the training with AdamW.
+        images: number of training images.
     """
-    # No caption of the evaluation is an image that the checker learnt: the models' data sets have small seeds.
+    # Another seed than those of the models' data sets, so that the classifier does not know the images of an evaluation.
     pixels, truth = _tensors(Shapes(images, "train", size, seed=seed + 7_919))
     pixels, truth = pixels.to(device), {name: value.to(device) for name, value in truth.items()}
     with torch.random.fork_rng(devices=[]):
@@ -139,7 +149,8 @@ def train_checker(
 
 
 def accuracy(checker: AttributeChecker, seed: int = 0, images: PositiveInt = 2048) -> dict[str, float]:
-    """A checker's accuracy on rendered images of the test split."""
+    """The accuracy of a classifier on rendered images of the test split: the share of right images for each attribute, for
+    all five at once as `joint`, and for all five among the held-out combinations as `unseen`."""
     data = Shapes(images, "test", checker.size, seed)
     facts = [data.facts(i) for i in range(images)]
     device = next(checker.parameters()).device
@@ -151,10 +162,10 @@ def accuracy(checker: AttributeChecker, seed: int = 0, images: PositiveInt = 204
 
 
 def agreement(checker: AttributeChecker, images: Image, captions: Sequence[str]) -> dict[str, dict]:
-    """How far images (n, 3, h, w) show what their captions say.
+    """How many of the images (n, 3, h, w) show what their captions say.
 
-    Returns, for each attribute and for "joint" (all five at once): share, standard_error, right (n,) bool, so that
-    groups of captions can be reported apart by `share_of(right[group])`. ValueError for a caption not of `shapes`.
+    Returns, for each attribute and for all five at once ("joint"): `share`, `standard_error`, and `right`, (n,) bool, with
+    which groups of captions can be reported by `share_of(right[group])`. ValueError for a caption that is not one of shapes.
     """
     if len(images) != len(captions) or not captions:
         raise ValueError(f"wanted one caption for each image; got {len(images)} images and {len(captions)} captions")
@@ -169,6 +180,6 @@ def agreement(checker: AttributeChecker, images: Image, captions: Sequence[str])
 
 
 def share_of(right: Tensor) -> dict[str, float]:
-    """The share of True and its standard error; both nan for none."""
+    """The share of True in `right`, (n,), and its standard error; both NaN for n = 0."""
     n, share = len(right), right.float().mean().item()
     return {"share": share, "standard_error": math.sqrt(share * (1 - share) / n) if n else math.nan}
