@@ -23,9 +23,7 @@ class Constructed:
 
     def __new__(cls, *arguments: Any, **named: Any) -> Constructed:
         self = super().__new__(cls)
-        object.__setattr__(
-            self, "_given", (arguments, named)
-        )  # whatever a module or a frozen dataclass says of attributes
+        object.__setattr__(self, "_given", (arguments, named))  # a frozen dataclass takes no attributes
         return self
 
 
