@@ -23,9 +23,7 @@ class Constructed:
 
     def __new__(cls, *arguments: Any, **named: Any) -> Constructed:
         self = super().__new__(cls)
-        object.__setattr__(
-            self, "_given", (arguments, named)
-        )  # whatever a module or a frozen dataclass says of attributes
+        object.__setattr__(self, "_given", (arguments, named))  # a frozen dataclass takes no attributes
         return self
 
 
@@ -42,9 +40,7 @@ def node_of(value: Any, where: str, leave: Collection[str] = ()) -> Any:
             config can name.
     """
     if isinstance(value, Constructed):
-        arguments, named = value._given
-        given = inspect.signature(type(value)).bind(*arguments, **named).arguments
-        now = {name: _by_now(value, name, each) for name, each in given.items() if name not in leave}
+        now = {name: each for name, each in _arguments(value).items() if name not in leave}
         return _node(type(value), now, where)
     if isinstance(value, functools.partial):
         return {**_node(value.func, _bound(value), where), "_partial_": True}
@@ -65,7 +61,17 @@ def node_of(value: Any, where: str, leave: Collection[str] = ()) -> Any:
     )
 
 
-def _by_now(value: Any, name: str, given: Any) -> Any:
+def _arguments(value: Constructed) -> dict[str, Any]:
+    """What the constructor was given, and what of its arguments is another by now."""
+    arguments, named = value._given
+    bound = inspect.signature(type(value)).bind(*arguments, **named)
+    given = set(bound.arguments)
+    bound.apply_defaults()
+    now = {name: _by_now(value, name, each) for name, each in bound.arguments.items()}
+    return {name: each for name, each in now.items() if name in given or each is not bound.arguments[name]}
+
+
+def _by_now(value: Constructed, name: str, given: Any) -> Any:
     found = getattr(value, name, given)
     return found if isinstance(found, Constructed) or type(found) is type(given) else given
 

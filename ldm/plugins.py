@@ -64,11 +64,11 @@ def check_named() -> None:
 
 def _check(package: str) -> None:
     if not all(part.isidentifier() for part in package.split(".")):
-        raise ValueError(f"plugins={package}: wanted the name of a package, as mynets")
-    if located(package) is None:
-        near = difflib.get_close_matches(package, known(), 1)
+        raise ValueError(f"plugin {package}: wanted the name of a package, as mynets")
+    if located(package) is None and _here(package.partition(".")[0]) is None:
+        near = difflib.get_close_matches(package, set(known()) - {package}, 1)
         hint = f"; did you mean {near[0]}?" if near else "; it is looked for among the installed packages and here"
-        raise ValueError(f"plugins={package}: there is no such package{hint}")
+        raise ValueError(f"plugin {package}: there is no such package{hint}")
 
 
 def within(path: str, packages: Iterable[str]) -> bool:
@@ -126,9 +126,11 @@ def located(module: str) -> ModuleSpec | None:
 
 def _beside(package: str) -> ModuleSpec | None:
     """A plugin's package that lies in the working directory."""
-    if package == BESIDE or package in {each.partition(".")[0] for each in named()}:
-        return PathFinder.find_spec(package, [os.getcwd()])
-    return None
+    return _here(package) if package in (BESIDE, *(each.partition(".")[0] for each in named())) else None
+
+
+def _here(package: str) -> ModuleSpec | None:
+    return PathFinder.find_spec(package, [os.getcwd()])
 
 
 def _by_other_finders(package: str) -> ModuleSpec | None:

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -34,7 +34,13 @@ CONF = next(folder for folder in (_ROOT / "conf", _ROOT.parent / "conf") if fold
 class Words(SearchPathPlugin):
     """Hydra finds the words of plugins, and in help those of `--config-dir`, after our own."""
 
-    given: Sequence[str] = ()
+    given: ClassVar[Sequence[str]] = ()
+
+    @classmethod
+    def register(cls, given: Sequence[str] = ()) -> None:
+        """From here on Hydra finds them, and those in the folders given."""
+        cls.given = given
+        Plugins.instance().register(cls)
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for owner, folder in {**plugins.confs(), **{folder: Path(folder) for folder in self.given}}.items():
@@ -46,11 +52,11 @@ def begin(words: Sequence[str], entry: str = "config") -> None:
     if ASIDE & set(words):  # nothing is run, and an answer ends where its reader does, as `head` of a pipe
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.argv[1:] = heard(words, CONF, entry)
-    Plugins.instance().register(Words)
+    Words.register()
     if HELP & set(sys.argv):
         from ldm.command.help import told
 
-        Words.given = given_folders(sys.argv)
+        Words.register(given_folders(sys.argv))
         try:
             print(told(sys.argv[1:], CONF, entry, lambda words: composed(CONF, entry, words)))
         except KeyError as error:

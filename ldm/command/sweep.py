@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,14 @@ def _error(last: deque[str]) -> str:
     return " ".join(said[begin[-1] :]) if begin else said[-1] if said else "it left no word"
 
 
+class _Screen(Console):
+    """Where the table is shown. A reader that has gone, as `head` of a pipe, changes nothing of how the jobs ended."""
+
+    def on_broken_pipe(self) -> None:
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+
+
 def _show(rows: list[dict[str, Any]], runs: Path, name: str) -> None:
     """A table of the jobs; nothing of it is cut off, and what tells the jobs apart is the last to be wrapped."""
     labels = [row["run"].removeprefix(f"{name}/") for row in rows]
@@ -197,4 +205,4 @@ def _show(rows: list[dict[str, Any]], runs: Path, name: str) -> None:
         numbers = record.current(record.read(runs / row["run"] / "records.jsonl"))
         said = row.get("error") or ", ".join(f"{each.metric} {each.value:.4g}" for each in numbers[:_NUMBERS])
         table.add_row(label, row["status"], f"{row['seconds'] / 60:.1f}", escape(said), end_section=len(said) > _WIDE)
-    Console().print(table)
+    _Screen().print(table)

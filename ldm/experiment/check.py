@@ -141,14 +141,17 @@ def _settings(config: Config) -> Settings:
 
 
 def _plugins(config: Config, settings: Settings) -> list[str]:
-    """The packages whose classes the config builds, and any other that it names; ConfigError where it names one by itself."""
+    """The packages that the config names and those whose classes it builds. The latter are named from here on, since who runs a
+    config wants its classes to run; ConfigError where it names one that nobody else has named."""
     for package in settings.plugins:
         if package not in plugins.known():
             raise ConfigError(
                 f"plugins: the config says {package}, and a plugin is named by who runs it: plugins=[{package}] on the "
                 f"command line, or {plugins.ENVIRONMENT}={package} in the environment"
             )
-    return list(dict.fromkeys((*settings.plugins, *plugins.needed({part: config.get(part) for part in NODES}))))
+    needed = plugins.needed({part: config.get(part) for part in NODES})
+    plugins.name(needed)
+    return list(dict.fromkeys((*settings.plugins, *needed)))
 
 
 def _check_optimizer(node: Config, stage: str) -> None:

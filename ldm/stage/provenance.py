@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.build import Config, build, resolve
+from ldm.build import PACKAGES, Config, build, resolve
 from ldm.data.module import DataModule
 from ldm.files import checksum
 from ldm.run.checkpoint import Checkpoints
@@ -224,7 +224,7 @@ def _same(last: dict[str, Any], updates: int, settings: Settings, stage: str) ->
     course = {f"{stage}.{name}" for name in ("steps", "rate", "decay")}
     if not all(_below(key, course) for key in keys):
         return False
-    before, now = (build(each[stage], stage) for each in (last["settings"], settings))
+    before, now = (build(each[stage], stage, PACKAGES) for each in (last["settings"], settings))
     return same_course(before, now, last["after"], updates)
 
 
