@@ -8,7 +8,6 @@ from omegaconf import DictConfig
 
 from ldm.command.compose import begin, checked, composed
 from ldm.command.words import SWEEP
-from ldm.stage.handover import handed_down
 
 CONF = Path(__file__).parent / "conf"
 
@@ -23,10 +22,9 @@ def main(config: DictConfig) -> None:
 
 
 def train(config: dict) -> int:
-    from ldm.command.terminal import guarded
-    from ldm.experiment.experiment import Experiment
+    from ldm.command.start import start
 
-    return guarded(lambda: Experiment(config).run())
+    return start(config)
 
 
 def train_all(words: list[str]) -> int:
@@ -46,9 +44,6 @@ def train_all(words: list[str]) -> int:
 
 if __name__ == "__main__":
     begin(CONF)
-    config = handed_down()
-    if config is not None:
-        sys.exit(train(config))
     if SWEEP & set(sys.argv):
         sys.exit(train_all([word for word in sys.argv[1:] if word not in SWEEP]))
     main()
