@@ -1,7 +1,8 @@
 """What the entry points share: messages on the terminal, errors in a few lines, exit codes.
 
 0 is finished, 1 an error, 3 diverged, 75 stopped by a signal with everything saved. A user's error is its message; the
-traceback goes to `log.txt` where there is one, and to the terminal with HYDRA_FULL_ERROR=1.
+traceback goes to `log.txt` where there is one, and to the terminal with HYDRA_FULL_ERROR=1. Of the ranks of a machine the first
+that fails says why: mostly it is the same for all, or the others fail for want of it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -53,7 +55,11 @@ def _tell(error: Exception, code: int) -> int:
     log.error("%s", error, exc_info=error)  # whole, into log.txt
     for handler in quiet:
         handler.setLevel(logging.INFO)
+    if not _first_to_fail():
+        return code
+    rank = os.environ.get("RANK", "0")
     Console(stderr=True, highlight=False, soft_wrap=True).print(
+        "" if rank == "0" else f"rank {rank}: ",
         f"[bold red]{type(error).__name__}[/]: ",
         escape(message(error)),
         "\n(HYDRA_FULL_ERROR=1 shows the traceback)",
@@ -61,6 +67,19 @@ def _tell(error: Exception, code: int) -> int:
         markup=True,
     )
     return code
+
+
+def _first_to_fail() -> bool:
+    """Whether no other rank that the same agent has started failed before this one; by a file beside those that torch's agent
+    has for their errors."""
+    own = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not own:
+        return True
+    try:
+        Path(own).parents[1].joinpath("failed").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def message(error: BaseException) -> str:

@@ -16,15 +16,11 @@ from omegaconf import DictConfig
 
 from ldm.command.compose import begin, by_hydra, checked, trainable
 from ldm.command.words import SWEEP
-from ldm.stage.handover import handed_down
 
 
 def train(words: Sequence[str]) -> int:
     """Train what a config describes."""
     begin(words)
-    config = handed_down()
-    if config is not None:
-        return _trained(config)
     if SWEEP & set(sys.argv):
         from ldm.command.launcher import prepared
 
@@ -36,10 +32,9 @@ def train(words: Sequence[str]) -> int:
 
 
 def _trained(config: dict[str, Any]) -> int:
-    from ldm.command.terminal import guarded
-    from ldm.experiment.experiment import Experiment
+    from ldm.command.start import start
 
-    return guarded(lambda: Experiment(config).run())
+    return start(config)
 
 
 def program() -> list[str]:

@@ -54,7 +54,7 @@ from ldm.stage.feed import Feed
 from ldm.stage.first import First
 from ldm.stage.footprint import of_stage
 from ldm.stage.latents import cache_size, cached, pays, statistics, weights_key
-from ldm.stage.launch import agree, rank, ranks, turn
+from ldm.stage.launch import agree, placed, rank, ranks, remember, restarted, turn
 from ldm.stage.provenance import History, Plan
 from ldm.stage.second import Second, aligned, backbone_of
 from ldm.stage.stage import Stage
@@ -77,7 +77,6 @@ class Experiment:
     """
 
     def __init__(self, config: Config):
-        self.asked = config  # what other ranks are handed
         prior, self.wanted = finetune.wanted(config["prior"])
         self.config = config | {"autoencoder": dict(config["autoencoder"]), "prior": prior}
         self.checkpoint = self.config["autoencoder"].pop("checkpoint", None)
@@ -103,7 +102,7 @@ class Experiment:
             self._prepare()
         finally:
             logging.getLogger().removeHandler(self._early)
-        with ranks(trainer, self.asked):
+        with ranks(trainer, self.config["rank_timeout"], self.stop):
             self.place = RunDirectory(Path(agree(self._claim)))
             self.store = Store(Path(self.config["store"]), Needs(self.place.path))
             try:
@@ -144,8 +143,9 @@ class Experiment:
         self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
 
     def _claim(self) -> str:
-        name = self.config["name"] or swept()
+        name = self.config["name"] or swept() or restarted()
         self._held = RunDirectory.claim(Path(self.config["runs"]), name, self.config["experiment"])
+        remember(self._held.path.name)
         root = logging.getLogger()
         for old in [each for each in root.handlers if isinstance(each, _LogFile)]:  # of this process's last run
             root.removeHandler(old)
@@ -456,7 +456,7 @@ class Experiment:
         return Snapshots(self.place.snapshots / stage)
 
     def _trainer(self, *callbacks: L.Callback, players: int = 1, given: Config | None = None) -> L.Trainer:
-        node = dict(self.config["trainer"])
+        node = placed(dict(self.config["trainer"]))
         if dist.is_initialized() and players > 1:
             # In a game each backward pass leaves the other side's parameters without a gradient.
             node.setdefault("strategy", "ddp_find_unused_parameters_true")

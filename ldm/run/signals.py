@@ -1,20 +1,24 @@
 """How a run ends: its exit codes, and signals as a flag. The handler notes that the run is to stop and returns; the step in
 work ends first.
 
-The first SIGTERM, SIGINT or SIGUSR1 asks for a stop, the second one ends the process at once. Ranks agree on the stop,
-at the end of a step, over a gloo group of their own: no device is synchronised and no rank is left in a collective.
+The first SIGTERM, SIGINT or SIGUSR1 asks for a stop, the second one ends the process at once. What comes within two seconds
+of the first is the first once more: a signal to a whole job reaches a rank directly and by way of the process that started it.
+Ranks agree on the stop, at the end of a step, over a gloo group of their own: no device is synchronised and no rank is left
+in a collective.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 
 import torch
 import torch.distributed as dist
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FINISHED, FAILED, DIVERGED, PREEMPTED = 0, 1, 3, 75
+_ONE = 2.0  # seconds in which several signals are one
 
 
 class Stopped(Exception):
@@ -35,11 +39,13 @@ class StopFlag:
     def __init__(self) -> None:
         self.raised = False
         self._group = None
+        self._first = 0.0  # when the first signal came
 
     def _handle(self, number: int, frame: object) -> None:
-        if self.raised:
+        if not self.raised:
+            self.raised, self._first = True, time.monotonic()
+        elif time.monotonic() - self._first > _ONE:
             os._exit(128 + number)
-        self.raised = True
 
     def install(self) -> None:
         """Take the signals; called again where a library has taken them since."""

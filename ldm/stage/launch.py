@@ -1,51 +1,72 @@
 """Ranks: one process a device, all of them there before the first decision is taken.
 
 Lightning starts the other ranks inside `fit`, each composing its own config and choosing its own directory, and in a
-Hydra sweep each repeating the whole sweep. Here rank 0 composes once, hands its config to the others in the environment,
-and chooses for all (`agree`). Under torchrun or SLURM the processes are there already.
+Hydra sweep each repeating the whole sweep. Here they are started before anything is built (ldm.stage.agent, or by torchrun or
+SLURM), meet when a run begins, and rank 0 chooses for all (`agree`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
+import secrets
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
-import torch
 import torch.distributed as dist
+from lightning.pytorch.strategies.parallel import ParallelStrategy
+from torch.distributed.rendezvous import rendezvous
 
+from ldm.build import Config, ConfigError, build
+from ldm.run.signals import StopFlag
 from ldm.run.store import Lock
-from ldm.stage.handover import CONFIG, handed_down
-from ldm.stage.pulse import GRACE, Pulse
-
-_OWN = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", CONFIG)
+from ldm.stage.pulse import Pulse
 
 T = TypeVar("T")
 
+_NAME = "ldm run"
+
+
+def placed(node: Config) -> Config:
+    """The config of a trainer with as many devices and nodes as `torchrun` says, in one of its ranks."""
+    if not _under_torchrun() or not isinstance(node.get("devices", "auto"), int | str):
+        return node
+    world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    return node | {"devices": local, "num_nodes": world // local}
+
+
+def to_start(node: Config) -> int:
+    """How many ranks have to be started for a trainer; 1 where they are there already, or one is all.
+
+    Raises:
+        ConfigError: they are of several nodes.
+    """
+    trainer: L.Trainer = build(placed(node), "trainer", logger=False, enable_checkpointing=False)
+    if trainer.world_size == 1 or trainer.strategy.cluster_environment.creates_processes_externally:
+        return 1
+    if trainer.num_nodes > 1:
+        raise ConfigError(
+            f"trainer.num_nodes={trainer.num_nodes}: start several nodes with `torchrun --nnodes={trainer.num_nodes} "
+            f"--nproc-per-node={trainer.num_devices} ... train.py` or with SLURM; `python train.py` starts the ranks of one"
+        )
+    return trainer.num_devices
+
 
 @contextlib.contextmanager
-def ranks(trainer: L.Trainer, config: dict[str, Any]) -> Iterator[None]:
-    """All ranks of `trainer` run the block; with one device it does nothing.
+def ranks(trainer: L.Trainer, limit: float, stop: StopFlag) -> Iterator[None]:
+    """All ranks of `trainer` run the block, and watch each other; with one device it does nothing.
 
-    A rank that fails, is killed or freezes (for `config["rank_timeout"]` seconds) ends the others.
+    Arguments:
+        limit: seconds without a sign of life after which a rank counts as frozen, and is ended.
+        stop: raised where the agent that started the ranks is gone, so that they end with everything saved.
     """
     if trainer.world_size == 1:
         yield
         return
-    outside = trainer.strategy.cluster_environment.creates_processes_externally
-    over = threading.Event()
-    children = [] if outside or handed_down() is not None else _start(trainer, config, over)
-    trainer.strategy.setup_environment()
-    pulse = Pulse(dist.get_rank(), dist.get_world_size(), config["rank_timeout"], lambda: _kill(children))
+    _meet(trainer.strategy)
+    store = dist.PrefixStore(agree(lambda: secrets.token_hex(8)), _store())
+    pulse = Pulse(dist.get_rank(), dist.get_world_size(), limit, store, stop)
     pulse.start()
     try:
         yield
@@ -55,80 +76,49 @@ def ranks(trainer: L.Trainer, config: dict[str, Any]) -> Iterator[None]:
             raise lost from error
         raise
     finally:
-        over.set()
         pulse.stop()
         dist.destroy_process_group()
-        if children:
-            _end(children)
 
 
-def _kill(children: list[subprocess.Popen]) -> None:
-    for child in children:
-        child.kill()
+def _meet(strategy: ParallelStrategy) -> None:
+    """As Lightning has it, but that ranks which torchrun starts again do not find what the lost ones left in its store."""
+    place, device = strategy.cluster_environment, strategy.root_device
+    os.environ |= {"MASTER_ADDR": place.main_address, "MASTER_PORT": str(place.main_port)}
+    strategy.accelerator.setup_device(device)
+    strategy.set_world_ranks()
+    store, rank, world = next(rendezvous("env://", place.global_rank(), place.world_size()))
+    cuda = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        store=dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store),
+        rank=rank,
+        world_size=world,
+        device_id=device if cuda else None,
+    )
+    strategy.setup_environment()
 
 
-def _start(trainer: L.Trainer, config: dict[str, Any], over: threading.Event) -> list[subprocess.Popen]:
-    if trainer.num_nodes > 1:
-        raise RuntimeError(
-            f"trainer.num_nodes={trainer.num_nodes}: start several nodes with torchrun or SLURM; "
-            "`python train.py` starts the ranks of one node"
-        )
-    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
-        json.dump(config, file)
-    count = trainer.num_devices
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "NODE_RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": str(count),
-        CONFIG: file.name,
-    }
-    torch.set_num_threads(int(threads))
-    children = [
-        subprocess.Popen(
-            [sys.executable, *sys.orig_argv[1:]], env=os.environ | {"LOCAL_RANK": str(rank), "OMP_NUM_THREADS": threads}
-        )
-        for rank in range(1, count)
-    ]
-    threading.Thread(target=_watch, args=(children, over), daemon=True).start()
-    return children
+def _store() -> dist.Store:
+    """The key-value store in which the ranks have met; torchrun's stays when it starts them again."""
+    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def restarted() -> str | None:
+    """The name of the run that `torchrun` has started again after a rank was lost, or others have joined; for rank 0."""
+    if not _under_torchrun() or not dist.is_initialized():
+        return None
+    store = _store()
+    return store.get(_NAME).decode() if store.check([_NAME]) else None
 
 
-def _watch(children: list[subprocess.Popen], over: threading.Event) -> None:
-    """End the whole run when one rank ends badly: the others would wait for it in a collective.
-
-    Not at once, so that this rank may end by its own error, with its own message.
-    """
-    codes: dict[int, int] = {}
-    while len(codes) < len(children):
-        for i, child in enumerate(children):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                codes[i] = child.wait(timeout=0.2)
-        bad = next((code for code in codes.values() if code not in (0, 75, 3)), None)
-        if bad is not None and not over.wait(GRACE):
-            rank = next(i for i, code in codes.items() if code == bad) + 1
-            print(f"rank {rank} ended with exit code {bad}; ending the run", file=sys.stderr, flush=True)
-            _kill(children)
-            os._exit(1)
+def remember(name: str) -> None:
+    """The name of the run, for `restarted`."""
+    if _under_torchrun() and dist.is_initialized():
+        _store().set(_NAME, name)
 
 
-def _end(children: list[subprocess.Popen]) -> None:
-    for child in children:
-        try:
-            child.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            child.kill()
-    Path(os.environ[CONFIG]).unlink(missing_ok=True)
-    for name in _OWN:  # the next job of a sweep starts its own
-        os.environ.pop(name, None)
+def _under_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def rank() -> int:

@@ -59,7 +59,7 @@ class Zygote:
         self._born: list[int] = []
 
     def __enter__(self) -> Zygote:
-        environment = {key: value for key, value in os.environ.items() if key not in ("LDM_CONFIG", "LOCAL_RANK")}
+        environment = {key: value for key, value in os.environ.items() if key != "LOCAL_RANK"}
         environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
         # CPython takes a short write of a .pyc, as on a full disk, for a whole one.
         environment |= {"PYTHONDONTWRITEBYTECODE": "1"}

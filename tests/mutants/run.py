@@ -180,8 +180,9 @@ FAULTS = [
     *of(
         "ldm/run/signals.py",
         ("tests/command/test_terminal.py::test_the_first_signal_is_noted_and_the_second_ends",),
-        ("if self.raised:", "if not self.raised:"),
-        ("        self.raised = True", "        self.raised = False"),
+        ("if not self.raised:", "if self.raised:"),
+        ("self.raised, self._first = True, time", "self.raised, self._first = False, time"),
+        ("- self._first > _ONE", "- self._first > 0"),
     ),
     *of(
         "ldm/run/needs.py",

@@ -372,6 +372,26 @@ FAULTS = [
         ('{"train": True} if self.trains_on else {}', "{}"),
         ('f"autoencoder {self.given}"', 'f"autoencoder"'),
     ),
+    *of(
+        "ldm/stage/agent.py",
+        "tests/stage/test_agent.py",
+        ("return codes[0]", "return FINISHED"),
+        ("return failure.exitcode", "return FAILED"),
+        ("os.kill(each.pid, number)", "pass"),
+        ("sys.exit(code)  # a failure", "return code  # a failure"),
+    ),
+    *of(
+        "ldm/stage/launch.py",
+        "tests/stage/test_agent.py::test_who_starts_the_ranks",
+        ('"num_nodes": world // local', '"num_nodes": 1'),
+        ('return node | {"devices": local', 'return node | {"devices": world'),
+        ("if trainer.num_nodes > 1:", "if False:"),
+    ),
+    *of(
+        "ldm/stage/pulse.py",
+        "tests/faults/test_faults.py::test_a_rank_is_lost",
+        ("self._end(gone)", "pass"),
+    ),
     *of("ldm/stage/recipe.py", "tests/stage/test_provenance.py", ("range(first, stop))", "range(first, stop + 1))")),
     *of(
         "ldm/stage/first.py",
