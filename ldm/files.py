@@ -73,15 +73,27 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """The block writes the file whose path it is given; then that appears at `path`, flushed to the disk. Where the block or the
+    machine fails, what was at `path` before is still there. An OSError names `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with named(path):
+            yield temporary
+            sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file in UTF-8, whole or not at all; an OSError names it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with named(path), open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync(path.parent)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -24,7 +24,7 @@ from ldm.autoencoder.bottleneck import Posterior
 from ldm.build import Config, ConfigError, build, check, check_named, resolve
 from ldm.condition.conditioner import Conditioner
 from ldm.constructed import node_of
-from ldm.files import sync, write_json
+from ldm.files import whole_file, write_json
 from ldm.plugins import within
 from ldm.prior.base import GIVEN, Latents, Prior
 from ldm.random import Random
@@ -74,7 +74,7 @@ class LatentModel(nn.Module):
     @property
     def weights_hash(self) -> str:
         """Names the weights: a hash of all of them, whitening included."""
-        return hash_of(dict(sorted(self.state_dict().items())))
+        return hash_of(self.state_dict())
 
     @classmethod
     def build(cls, config: Config, allowed: tuple[str, ...] | None = None) -> LatentModel:
@@ -240,10 +240,8 @@ def _compare_versions(config: Config, folder: Path) -> None:
 
 def write_weights(state: Mapping[str, Tensor], file: Path) -> None:
     """A state dict as safetensors: whole or not at all."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    write_tensors(temporary, state)
-    temporary.replace(file)
-    sync(file.parent)
+    with whole_file(file) as temporary:
+        write_tensors(temporary, state)
 
 
 def load_weights(module: nn.Module, file: Path, prefix: str = "") -> None:

@@ -149,10 +149,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} holds no tensors that can be read, or is damaged: {reason}") from error
 
 
-def hash_of(tensors: Mapping[str, Tensor]) -> str:
-    """32 hexadecimal digits over the names and bytes of tensors, in their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in tensors.items():
-        digest.update(name.encode())
+def hash_of(tensors: Mapping[str, Tensor], *settings: object) -> str:
+    """32 hexadecimal digits over names, shapes, types and bytes of tensors, whatever their order, and over `settings`: all else
+    that what is computed with them depends on, so that an equal hash means equal results."""
+    digest = hashlib.blake2b(repr(settings).encode() if settings else b"", digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(_bytes(tensor))
     return digest.hexdigest()

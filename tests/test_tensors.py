@@ -123,3 +123,18 @@ def test_a_pickle_of_more_than_tensors_is_refused(tmp_path):
     torch.save({"a": torch.nn.Linear(1, 1)}, tmp_path / "y.pth")
     with pytest.raises(ValueError, match="holds no tensors that can be read"):
         read_tensors(tmp_path / "y.pth")
+
+
+def test_a_hash_sees_every_weight_name_shape_type_and_setting_and_no_order():
+    state = {"a": torch.arange(6.0), "b": torch.ones(())}
+    before = hash_of(state)
+    assert hash_of(dict(reversed(state.items()))) == before and len(before) == 32
+    others = [
+        {**state, "a": state["a"] + torch.tensor([0, 0, 0, 0, 0, 1e-6])},
+        {**state, "a": state["a"].view(2, 3)},
+        {**state, "b": torch.ones((), dtype=torch.int32).view(torch.float32)},
+        {"c": state["a"], "b": state["b"]},
+    ]
+    found = [before, hash_of(state, 1), hash_of(state, 2), *map(hash_of, others)]
+    assert len(set(found)) == len(found)
+    assert hash_of({"a": torch.zeros(1)}) != hash_of({"a": torch.zeros(1, dtype=torch.int32)}), "the same bytes"

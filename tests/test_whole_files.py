@@ -8,7 +8,7 @@ import pytest
 import xxhash
 
 from ldm import files
-from ldm.files import checksum, named, whole_directory, write_json, write_text
+from ldm.files import checksum, named, whole_directory, whole_file, write_json, write_text
 
 
 def test_a_file_is_replaced_by_a_rename(tmp_path, monkeypatch):
@@ -66,3 +66,15 @@ def test_a_checksum_is_of_all_bytes(tmp_path):
     assert checksum(tmp_path / "x") == xxhash.xxh3_128_hexdigest(content)
     (tmp_path / "x").write_bytes(content[:-1] + b"?")
     assert checksum(tmp_path / "x") != xxhash.xxh3_128_hexdigest(content)
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+    file = tmp_path / "new" / "a.bin"
+    with pytest.raises(KeyError), whole_file(file) as temporary:
+        temporary.write_bytes(b"half")
+        raise KeyError("killed")
+    assert list(file.parent.iterdir()) == []
+    with whole_file(file) as temporary:
+        temporary.write_bytes(b"whole")
+        assert not file.exists()
+    assert [each.name for each in file.parent.iterdir()] == ["a.bin"] and file.read_bytes() == b"whole"

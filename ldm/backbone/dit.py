@@ -10,7 +10,7 @@ where scales, shifts and gates are linear functions of the embedding of the nois
 block begins as the identity (adaLN-Zero, section 3.2). Cross-attention, where the context has tokens, stands between
 self-attention and feed-forward as in Chen et al. 2023, section 2.3. The feed-forward is the gated one of ldm.nn.attention;
 it is three times as wide as the tokens, where the paper's is four times as wide, and costs about the same. The position of
-a token enters by `position` (ldm.nn.position).
+a token enters by `position` (ldm.backbone.position).
 
 Sources:
     Peebles and Xie, Scalable Diffusion Models with Transformers (2022), arXiv 2212.09748
@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ldm.backbone.base import Backbone, Conditioning, Inner
+from ldm.backbone.position import Position, SinCos
+from ldm.backbone.routing import Routing, put_back, taken
 from ldm.nn.attention import Attention, FeedForward
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
-from ldm.nn.position import Position, SinCos
-from ldm.nn.routing import Routing, put_back, taken
 from ldm.types import Context, ContextShape, Latent, Probability, Time
 
 
@@ -102,7 +102,7 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], rotation: Float[Tensor, "#b n e"] | None, conditioning: Conditioning
     ) -> Float[Tensor, "b n d"]:
-        """Tokens (b, n, d) to tokens; `rotation` turns queries and keys by their positions (ldm.nn.position)."""
+        """Tokens (b, n, d) to tokens; `rotation` turns queries and keys by their positions (ldm.backbone.position)."""
         if self.checkpointing and self.training:
             return checkpoint(self._forward, x, rotation, *conditioning, use_reentrant=False)
         return self._forward(x, rotation, *conditioning)

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ldm.backbone.base import Backbone, Conditioning, Inner
+from ldm.backbone.drawing import Drawing
 from ldm.nn.attention import SpatialTransformer, masked_mean
-from ldm.nn.drawing import Drawing
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
 from ldm.nn.norm import Group, Norm
 from ldm.nn.resnet import Downsample, Resample, ResBlock, Upsample
@@ -98,7 +98,7 @@ class UNet(Backbone):
         attention_norm: the normalisation in transformers; the same as `norm` unless given.
         scale_shift: how the embedding of the noise level enters a block: as scale and shift, or added.
         pooled_context: whether the mean of the context's tokens, if there are any, is added to the embedding.
-        drawn_context: channels of smooth maps that are made of this mean and concatenated to the input (`ldm.nn.drawing`);
+        drawn_context: channels of smooth maps that are made of this mean and concatenated to the input (`ldm.backbone.drawing`);
             with some, words of place are learnt in hundreds of updates instead of thousands.
         patch: patch x patch pixels of z are folded into channels before the first convolution.
         checkpointing: recompute activations in the backward pass instead of keeping them.

@@ -12,7 +12,6 @@ JSON file has the caption as it is.
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from einops import rearrange
 from PIL import ImageDraw, ImageFont
 
 from ldm.eight_bits import eight_bits
-from ldm.files import write_json
+from ldm.files import whole_file, write_json
 from ldm.types import Image
 
 _PAPER, _INK, _QUIET, _EDGE = "#ffffff", "#1f2328", "#656d76", "#d8dee4"
@@ -207,8 +206,6 @@ def save(
         "scale": grid.scale,
         "cells": [{"box": cell.box, "caption": cell.caption, "row": cell.row} for cell in grid.cells],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    grid.picture.save(part, format="PNG")
-    os.replace(part, path)
+    with whole_file(path) as temporary:
+        grid.picture.save(temporary, format="PNG")
     write_json(path.with_suffix(".json"), facts)

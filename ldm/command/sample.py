@@ -20,7 +20,7 @@ from PIL import Image
 from ldm.callback.image_grid import image_grid, save
 from ldm.condition.label import Label
 from ldm.eight_bits import eight_bits
-from ldm.files import read_text, write_json
+from ldm.files import read_text, whole_file, write_json
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
 from ldm.random import Random, seed_of
@@ -183,9 +183,8 @@ def _draw(
 
 
 def _write(picture: torch.Tensor, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(rearrange(picture, "c h w -> h w c").cpu().numpy()).save(temporary, "PNG")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        Image.fromarray(rearrange(picture, "c h w -> h w c").cpu().numpy()).save(temporary, "PNG")
 
 
 def _read(path: Path) -> torch.Tensor:

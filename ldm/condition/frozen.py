@@ -20,12 +20,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-import xxhash
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ldm.condition.conditioner import Conditioner, captions_of, rounded_up
 from ldm.condition.memory import Disk, Memory
+from ldm.tensors import hash_of
 from ldm.types import Context, ContextShape, Probability
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,8 @@ class FrozenText(Conditioner):
         self.empty = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.truncated = 0
         self._hidden: Memory[Tensor] = Memory(keep)
-        self._disk = Disk(f"{_hash(encoder, self._tokenizer.get_vocab())}-{length}") if on_disk else None
+        weights = hash_of(encoder.state_dict(), sorted(self._tokenizer.get_vocab().items()))
+        self._disk = Disk(f"{weights}-{length}") if on_disk else None
 
     def fit(self, captions: Iterable[str]) -> None:
         """Nothing to learn."""
@@ -147,12 +148,3 @@ def _pretrained(source: str, revision: str | None) -> tuple[nn.Module, Any]:
             f"condition.source={source} is not a directory with a text encoder (config, safetensors, tokenizer) and "
             f"could not be taken from the hub or its cache: {str(error).splitlines()[0]}"
         ) from error
-
-
-def _hash(module: nn.Module, words: Mapping[str, int]) -> str:
-    """A hash of the names and bytes of all weights and of the tokenizer's vocabulary."""
-    digest = xxhash.xxh3_128(repr(sorted(words.items())).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

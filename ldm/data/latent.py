@@ -19,7 +19,6 @@ key is refused.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +35,7 @@ from ldm.data import worker
 from ldm.data.batches import Position
 from ldm.data.items import Items, collate
 from ldm.data.source import Item, Source, Wrapped
+from ldm.files import whole_file
 
 Encode = Callable[[Tensor], dict[str, Tensor]]
 _TYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -94,7 +94,8 @@ def build(
         number, end = rows[0].row // shard, rows[-1].row + 1
         if end == min((number + 1) * shard, len(items)):
             tensors = {name: torch.cat([part[name] for part in encoded]).contiguous() for name in encoded[0]}
-            _write(_file(path, number), save(tensors, {"ldm": json.dumps(head, sort_keys=True)}))
+            with whole_file(_file(path, number)) as temporary:
+                temporary.write_bytes(save(tensors, {"ldm": json.dumps(head, sort_keys=True)}))
             encoded = []
     if world == 1:
         finish(path)
@@ -115,9 +116,12 @@ def finish(path: Path) -> None:
         name = min(set(file.keys()) - {"index"})  # "mean", "code" or "feature"
         shape = file.get_slice(name).get_shape()[1:]
     files = [_file(path, number) for number in range(count)]
+    for leftover in path.glob(".*.tmp"):  # of a build that was killed
+        leftover.unlink()
     shards = [{"file": f.name, "size": f.stat().st_size, "xxh3": _hash(f)} for f in files]
     manifest = head | {"shape": list(shape), "shards": shards}
-    _write(path / "manifest.json", json.dumps(manifest, indent=1).encode())
+    with whole_file(path / "manifest.json") as temporary:
+        temporary.write_bytes(json.dumps(manifest, indent=1).encode())
 
 
 class LatentSource(Wrapped):
@@ -262,18 +266,3 @@ def _hash(file: Path) -> str:
         while block := opened.read(2**22):
             state.update(block)
     return state.hexdigest()
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file such that it is complete or absent, even when the machine crashes."""
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(partial, file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

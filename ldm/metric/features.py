@@ -24,7 +24,6 @@ Sources:
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import warnings
 from abc import ABC, abstractmethod
@@ -39,6 +38,7 @@ from torch import Tensor, nn
 
 from ldm.eight_bits import eight_bits
 from ldm.random import Random, seed_of
+from ldm.tensors import hash_of
 from ldm.types import Image
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -50,18 +50,6 @@ class FeaturesUnavailable(RuntimeError):
 
 class FeaturesUnavailableWarning(UserWarning):
     """The numbers of a feature network will be missing in the records."""
-
-
-def weights_hash(module: nn.Module, *settings: object) -> str:
-    """A hash of the names, shapes, types and bytes of a module's state, and of `settings`; 16 hexadecimal digits.
-
-    Settings are everything else that changes the features, as the size of images, so that an equal hash means equal features.
-    """
-    digest = hashlib.sha256(repr(settings).encode())
-    for key, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 class FeatureNetwork(nn.Module, ABC):
@@ -95,7 +83,7 @@ class FeatureNetwork(nn.Module, ABC):
         return super().train(False)
 
     def _settle(self, name: str, width: int, *settings: object) -> None:
-        self.name, self.width, self.weights_hash = name, width, weights_hash(self, *settings)
+        self.name, self.width, self.weights_hash = name, width, hash_of(self.state_dict(), *settings)[:16]
         self.eval().requires_grad_(False)
 
 

@@ -16,6 +16,7 @@ Sources:
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -23,7 +24,6 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ldm.nn.norm import Group, Norm
-from ldm.nn.position import rotated
 from ldm.types import Probability
 
 
@@ -72,7 +72,7 @@ class Attention(nn.Module):
             x: the tokens that attend, (b, n, width).
             tokens: the context's tokens, (b, m, context); None for self-attention.
             mask: True for the tokens that are attended to, (b, m).
-            rotation: of queries and keys by their positions (ldm.nn.position), in self-attention.
+            rotation: of queries and keys by their positions (ldm.backbone.position), in self-attention.
         """
         if self.to_q is None:
             q, k, v = self.to_qkv(x).chunk(3, dim=-1)
@@ -224,3 +224,11 @@ def masked_mean(tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None
         return tokens.mean(1)
     weight = mask.to(tokens.dtype)[:, :, None]
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def rotated(x: Float[Tensor, "b h n e"], rotation: Float[Tensor, "#b n e"]) -> Float[Tensor, "b h n e"]:
+    """Queries or keys x (b, heads, n, e) with channels i and e / 2 + i of each token turned by its angle i, computed in
+    float32. `rotation` (1 or b, n, e) holds the e / 2 cosines and the e / 2 sines."""
+    cos, sin = rotation[:, None].chunk(2, dim=-1)
+    u, v = x.float().chunk(2, dim=-1)
+    return torch.cat([u * cos - v * sin, u * sin + v * cos], dim=-1).to(x.dtype)

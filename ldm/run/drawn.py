@@ -8,7 +8,6 @@ KEY names the model's weights and what was asked for. Latents are small and exac
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ldm.files import whole_file
 from ldm.tensors import read_tensors, write_tensors
 from ldm.types import Codes, Latent
 
@@ -46,10 +46,8 @@ class Drawn:
         start = time.monotonic()
         z, calls = draw()
         seconds = torch.tensor(time.monotonic() - start, dtype=torch.float64)
-        self.place.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        write_tensors(part, {"z": z, "calls": torch.tensor(calls), "seconds": seconds})
-        os.replace(part, file)
+        with whole_file(file) as temporary:
+            write_tensors(temporary, {"z": z, "calls": torch.tensor(calls), "seconds": seconds})
         return z, calls
 
     def clear(self) -> None:

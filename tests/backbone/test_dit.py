@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ldm.backbone.dit import DiT
-from ldm.nn.position import Nowhere, Rotary, SinCos
-from ldm.nn.routing import Routing
+from ldm.backbone.position import Nowhere, Rotary, SinCos
+from ldm.backbone.routing import Routing
 from ldm.types import Context, ContextShape
 from tests.pieces import pieces
 

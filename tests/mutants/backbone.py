@@ -21,8 +21,8 @@ FAULTS = [
         ("module.training = training", "module.training = False"),
     ),
     *of(
-        "ldm/nn/drawing.py",
-        "tests/nn/test_drawing.py",
+        "ldm/backbone/drawing.py",
+        "tests/backbone/test_drawing.py",
         ("+ 0.5) / size", "+ 0.0) / size"),
         ('"bkij,iy,jx->bkyx"', '"bkji,iy,jx->bkyx"'),
     ),
@@ -36,9 +36,8 @@ FAULTS = [
         (".clamp(table[0], table[-1])", ".clamp(table[0])"),
     ),
     *of(
-        "ldm/nn/position.py",
-        ("tests/nn/test_position.py", "tests/backbone/test_dit.py"),
-        ("u * cos - v * sin, u * sin + v * cos", "u * cos + v * sin, u * sin + v * cos"),
+        "ldm/backbone/position.py",
+        ("tests/backbone/test_position.py", "tests/backbone/test_dit.py"),
         ("(place // width).float(), (place % width).float()", "(place // height).float(), (place % height).float()"),
         ("frequencies(self.width // 4, self.base, device)", "frequencies(self.width // 4, 2.0, device)"),
     ),
@@ -62,8 +61,8 @@ FAULTS = [
         ("flipped = self.conv.weight.flip(2, 3)", "flipped = self.conv.weight"),
     ),
     *of(
-        "ldm/nn/routing.py",
-        ("tests/nn/test_routing.py", "tests/backbone/test_dit.py"),
+        "ldm/backbone/routing.py",
+        ("tests/backbone/test_routing.py", "tests/backbone/test_dit.py"),
         ("round((1 - self.skipped) * x.shape[1])", "round(self.skipped * x.shape[1])"),
         ("return x.scatter(1,", "return torch.zeros_like(x).scatter(1,"),
         ("return self.before, depth - self.after", "return self.after, depth - self.before"),
@@ -130,8 +129,8 @@ FAULTS = [
         ("self.drawing(masked_mean(c.tokens, c.mask),", "self.drawing(masked_mean(c.tokens, None),"),
     ),
     *of(
-        "ldm/nn/routing.py",
-        ("tests/nn/test_routing.py", "tests/backbone/test_dit.py"),
+        "ldm/backbone/routing.py",
+        ("tests/backbone/test_routing.py", "tests/backbone/test_dit.py"),
         (".argsort(dim=1)[:, :count]", ".argsort(dim=1)[:1, :count].expand(len(x), -1)"),
         ("return self.before, depth - self.after", "return self.before, depth - self.before"),
     ),
@@ -150,10 +149,9 @@ FAULTS = [
         ),
     ),
     *of(
-        "ldm/nn/position.py",
-        ("tests/nn/test_position.py", "tests/backbone/test_dit.py"),
+        "ldm/backbone/position.py",
+        ("tests/backbone/test_position.py", "tests/backbone/test_dit.py"),
         ("(place // width).float(), (place % width)", "(place % width).float(), (place // width)"),
-        ("u * sin + v * cos", "u * sin - v * cos"),
     ),
     *of(
         "ldm/nn/attention.py",
@@ -166,8 +164,8 @@ FAULTS = [
         ("y = x.float()\n        scale", "y = x\n        scale"),
     ),
     *of(
-        "ldm/nn/drawing.py",
-        "tests/nn/test_drawing.py",
+        "ldm/backbone/drawing.py",
+        "tests/backbone/test_drawing.py",
         ("+ 0.5) / size", "+ 1.0) / size"),
     ),
     *of(

@@ -300,7 +300,6 @@ FAULTS = [
         ("number, row = divmod(index, self._shard)", "number, row = index // self._shard, 0"),
         ("differing = [k for k in head if", "return True\n        differing = [k for k in head if"),
         ("Position(i, -1, 0, i)", "Position(i, 0, 0, i)"),
-        ("os.replace(partial, file)", "os.link(partial, file)"),
     ),
     *of(
         "ldm/data/module.py",

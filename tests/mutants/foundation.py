@@ -3,6 +3,26 @@
 from tests.mutants.fault import of
 
 FAULTS = [
+    *of(
+        "ldm/files.py",
+        "tests/test_whole_files.py",
+        ("os.replace(temporary, path)\n    except", "shutil.copy(temporary, path)\n    except"),
+        ("temporary.unlink(missing_ok=True)\n        raise", "raise"),
+    ),
+    *of(
+        "ldm/tensors.py",
+        "tests/test_tensors.py",
+        ('digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())', "pass"),
+        ('{tuple(tensor.shape)}{tensor.dtype}".encode', '{tuple(tensor.shape)}".encode'),
+        ("repr(settings).encode() if settings", "b'' if settings"),
+        ("in sorted(tensors.items()):\n        digest", "in tensors.items():\n        digest"),
+    ),
+    *of(
+        "ldm/nn/attention.py",
+        "tests/backbone/test_position.py",
+        ("u * cos - v * sin, u * sin + v * cos", "u * cos + v * sin, u * sin + v * cos"),
+        ("u * sin + v * cos", "u * sin - v * cos"),
+    ),
     *of("ldm/command/compose.py", "tests/test_start.py", ("checked(config, PIECES)", 'composed(CONF, "config", [])')),
     *of(
         "ldm/command/follow.py",
@@ -114,7 +134,6 @@ FAULTS = [
     *of(
         "ldm/tensors.py",
         ("tests/test_tensors.py",),
-        ("digest.update(name.encode())", "pass"),
         ('b" " * (-len(text) % 8)', 'b" " * 3'),
         ("(-item[1].element_size(), item[0])", "(item[1].element_size(), item[0])"),
         ("[at, at + tensor.nbytes]", "[at, at + tensor.numel()]"),
@@ -127,10 +146,6 @@ FAULTS = [
         "ldm/files.py",
         ("tests/test_whole_files.py",),
         ("if error.filename is not None:", "if error.filename is None:"),
-        (
-            "os.replace(temporary, path)\n    sync(path.parent)\n\n\ndef write_json",
-            "path.write_text(text)\n    sync(path.parent)\n\n\ndef write_json",
-        ),
         ("ensure_ascii=False", "ensure_ascii=True"),
         (
             "    except BaseException:\n        shutil.rmtree(temporary, ignore_errors=True)\n        raise",

@@ -3,8 +3,8 @@ from torch import nn
 
 from ldm.backbone.dit import DiT
 from ldm.backbone.mlp import MLP
+from ldm.backbone.routing import Routing
 from ldm.nn.attention import Attention
-from ldm.nn.routing import Routing
 from ldm.run.cost import backbone_flops, flops
 from ldm.types import ContextShape
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,12 +18,12 @@ from torch import Tensor
 
 from ldm.data.shapes import ATTRIBUTES, combinations, parse
 from ldm.eight_bits import eight_bits
-from ldm.metric.features import weights_hash
+from ldm.files import whole_file
 from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out
 from ldm.metric.shapes.attributes import ENOUGH, AttributeChecker, accuracy, agreement, readable, train_checker
-from ldm.tensors import read_tensors, write_tensors
+from ldm.tensors import hash_of, read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ class Agreement(Metric):
             return []
         if self._checker is None:  # all samples came to other ranks
             self._checker = self._ready(torch.device("cpu"), size[0])
-        name, key = "attribute_checker", weights_hash(self._checker)
+        name, key = "attribute_checker", hash_of(self._checker.state_dict())[:16]
         share = accuracy(self._checker, self.seed + 1, _CHECKED)["joint"]
         if share < ENOUGH:
             log.warning(
@@ -105,12 +104,8 @@ class Agreement(Metric):
         log.info("training the attribute checker on rendered images")
         checker, _ = train_checker(self.seed, device, size)
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(
-                f".{file.name}.{os.getpid()}.tmp"
-            )  # each rank trains its own, to the same weights
-            write_tensors(temporary, checker.state_dict())
-            temporary.replace(file)
+            with whole_file(file) as temporary:  # each rank trains its own, to the same weights
+                write_tensors(temporary, checker.state_dict())
         return checker
 
 

@@ -40,7 +40,8 @@ class Places(Constructed, ABC):
 
     @abstractmethod
     def rotation(self, height: int, width: int, device: torch.device) -> Float[Tensor, "1 n e"] | None:
-        """Cosines and sines, (1, n, e), of the angles by which `rotated` turns the e channels of a head, or None."""
+        """Cosines and sines, (1, n, e), of the angles by which `rotated` (ldm.nn.attention) turns the e channels of a head, or
+        None."""
 
 
 Position: TypeAlias = Callable[[int, int], Places]
@@ -101,14 +102,6 @@ class Nowhere(Places):
 
     def rotation(self, height: int, width: int, device: torch.device) -> None:
         return None
-
-
-def rotated(x: Float[Tensor, "b h n e"], rotation: Float[Tensor, "#b n e"]) -> Float[Tensor, "b h n e"]:
-    """Queries or keys x (b, heads, n, e) with channels i and e / 2 + i of each token turned by its angle i, computed in
-    float32. `rotation` (1 or b, n, e) holds the e / 2 cosines and the e / 2 sines."""
-    cos, sin = rotation[:, None].chunk(2, dim=-1)
-    u, v = x.float().chunk(2, dim=-1)
-    return torch.cat([u * cos - v * sin, u * sin + v * cos], dim=-1).to(x.dtype)
 
 
 def _rows_and_columns(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

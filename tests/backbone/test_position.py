@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
+from ldm.backbone.position import Nowhere, Rotary, SinCos
+from ldm.nn.attention import rotated
 from ldm.nn.embedding import sinusoidal
-from ldm.nn.position import Nowhere, Rotary, SinCos, rotated
 
 CPU = torch.device("cpu")
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ldm.nn.routing import Routing, put_back, taken
+from ldm.backbone.routing import Routing, put_back, taken
 
 
 def test_some_tokens_are_kept_and_go_back_to_their_places():

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ldm.nn.drawing import Drawing
+from ldm.backbone.drawing import Drawing
 
 
 def test_a_drawing_is_its_cosine_series():
