@@ -1,6 +1,7 @@
 """The config tree: every file builds something that exists, with arguments that it takes, in every place it can take."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,19 @@ def test_nothing_but_choices():
     """A yaml is plain data: no tag that a loader would build something from."""
     for file in FILES:
         assert "!!" not in file.read_text(encoding="utf-8"), name(file)
+
+
+# Groups whose classes are other packages', or several of ours.
+ELSEWHERE = {"optimizer": "torch.optim", "trainer": "lightning", "callback": "lightning", "hydra": "hydra_plugins"}
+
+
+def test_a_word_stands_where_its_class_stands():
+    """conf/a/b/x.yaml builds a class of ldm.a: a folder of words is a package."""
+    wrong = []
+    for file in sorted(CONF.rglob("*.yaml")):
+        group = file.relative_to(CONF).parts[0]
+        target = re.search(r"^_target_: (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        package = ELSEWHERE.get(group, f"ldm.{group}")
+        if target and len(file.relative_to(CONF).parts) > 1 and not target[1].startswith(f"{package}."):
+            wrong.append(f"{file.relative_to(CONF)}: {target[1]}")
+    assert not wrong

@@ -30,7 +30,6 @@ SIDEWAYS = {
     ("eight_bits", "types"): "shapes of tensors",
     ("build", "plugins"): "whose classes may be built",
     ("constructed", "build"): "nodes",
-    ("nn", "constructed"): "what is built remembers from what",
     ("metric", "data"): "the attribute checker learns from the shapes that the data renders",
     ("loss", "alignment"): "the perceptual loss compares the same feature maps",
     ("callback", "stage"): "a callback watches a stage",

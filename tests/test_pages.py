@@ -238,7 +238,6 @@ def test_the_training_loop_runs(tmp_path):
 
 def test_a_network_of_ones_own(places, tmp_path):
     """Its files lie beside the commands, which train it for an update a stage and draw from it."""
-    pytest.importorskip("ldm.plugins")
     for text in (*blocks(PLUGIN, "python"), *blocks(PLUGIN, "yaml")):
         file = tmp_path / re.match(r"# (\S+)\n", text)[1]
         file.parent.mkdir(parents=True, exist_ok=True)
