@@ -10,7 +10,7 @@ FILES = sorted((ROOT / "ldm").rglob("*.py"))
 ENTRIES = [ROOT / name for name in ("train.py", "sample.py", "evaluate.py")]
 
 ROWS = [
-    ("types", "random", "plugins", "build", "constructed", "files", "tensors", "eight_bits", "ode", "nn"),
+    ("types", "random", "plugins", "build", "constructed", "files", "tensors", "eight_bits", "ode", "cost", "nn"),
     ("autoencoder", "condition", "bijection", "diffusion", "loss", "alignment", "backbone", "signature"),
     ("prior",),
     ("model",),
@@ -28,6 +28,7 @@ ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 SIDEWAYS = {
     ("nn", "types"): "shapes of tensors",
     ("eight_bits", "types"): "shapes of tensors",
+    ("cost", "types"): "shapes of tensors",
     ("build", "plugins"): "whose classes may be built",
     ("constructed", "build"): "nodes",
     ("metric", "data"): "the attribute checker learns from the shapes that the data renders",

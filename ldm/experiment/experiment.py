@@ -39,7 +39,6 @@ from ldm.model import PARTS, LatentModel, load_weights, write_weights
 from ldm.random import seed_of
 from ldm.run import record, report
 from ldm.run.checkpoint import Checkpoints
-from ldm.run.cost import backbone_flops
 from ldm.run.directory import Journal, RunDirectory, asked_for
 from ldm.run.evaluation import Evaluation, asked_hash
 from ldm.run.footprint import Footprint
@@ -56,7 +55,7 @@ from ldm.stage.footprint import of_stage
 from ldm.stage.latents import cache_size, cached, pays, statistics, weights_key
 from ldm.stage.launch import agree, placed, rank, ranks, remember, restarted, turn
 from ldm.stage.provenance import History, Plan
-from ldm.stage.second import Second, aligned, backbone_of
+from ldm.stage.second import Second, aligned
 from ldm.stage.stage import Stage
 from ldm.tensors import size_of
 
@@ -140,6 +139,7 @@ class Experiment:
         torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
         self.model = LatentModel.build(config)
         check_stages(self.config, self.pretrained is not None, self.model.autoencoder)
+        self.flops = self.model.prior.flops()  # which finds a network that does not fit before anything is trained
         self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
 
     def _claim(self) -> str:
@@ -273,11 +273,9 @@ class Experiment:
         log.info("run %s: experiment %s, seed %d", self.place.path, self.config["experiment"], self.seed)
         for part in PARTS:
             log.info("%-11s %8.3f M parameters", part, _parameters(getattr(self.model, part)) / 1e6)
-        backbone = backbone_of(self.model.prior)
-        if backbone is not None:
-            gflops = backbone_flops(backbone, self.model.prior.latents.shape, self.model.condition.shape) / 1e9
-            words = "%-11s %8.3f M parameters, %.3g GFLOP a forward of one latent"
-            log.info(words, "backbone", _parameters(backbone) / 1e6, gflops)
+        if self.flops is not None:
+            count = sum(map(_parameters, self.model.prior.networks())) / 1e6
+            log.info("%-11s %8.3f M parameters, %.3g GFLOP a forward of one latent", "network", count, self.flops / 1e9)
         self._tell("training")
         log.info("images %s, latents %s", self.model.autoencoder.image_shape, self.model.autoencoder.latent_shape)
         overlap = self.data.overlap()

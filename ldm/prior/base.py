@@ -128,6 +128,11 @@ class Prior(Constructed, nn.Module, ABC):
         """What is asked when a sample is drawn, rows of examples first: compiled where this is asked for, and counted."""
         return []
 
+    def flops(self) -> int | None:
+        """Floating-point operations of one call of its network for one example; None where it has none, or they cannot be
+        counted. ValueError where the network does not fit the latents, which shapes alone tell."""
+        return None
+
     # How samples are drawn
 
     def drawn(self, node: Config | None = None) -> dict[str, Any]:

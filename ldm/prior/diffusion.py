@@ -19,6 +19,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from ldm.backbone.base import Backbone
+from ldm.cost import backbone_flops
 from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser, Rescheduled
 from ldm.diffusion.flow import length
 from ldm.diffusion.grid import Grid
@@ -144,6 +145,12 @@ class Diffusion(Prior, Likelihood):
     def networks(self) -> list[nn.Module]:
         """The backbone and, under autoguidance, the guide's."""
         return [module.backbone for module in self.guided().modules() if isinstance(module, NetworkDenoiser)]
+
+    def flops(self) -> int | None:
+        try:
+            return backbone_flops(self.denoiser.backbone, self.latents.shape, self.context)
+        except NotImplementedError:  # a network that looks at numbers
+            return None
 
     def asks_null(self) -> bool:
         return any(isinstance(module, Guidance) and module.unconditional for module in self._around())

@@ -19,11 +19,11 @@ import torch.distributed as dist
 from pydantic import PositiveInt
 
 from ldm.build import Config
+from ldm.cost import counted
 from ldm.data.module import DataModule
 from ldm.metric.metric import Examples, Metric
 from ldm.model import LatentModel
 from ldm.random import Random
-from ldm.run.cost import counted
 from ldm.run.drawn import Drawn
 from ldm.run.machine import code_version, device_name
 from ldm.run.record import Record

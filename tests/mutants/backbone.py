@@ -15,8 +15,8 @@ FAULTS = [
         ("self.cross_attention(self.cross_norm(x), tokens, mask)", "self.cross_attention(self.cross_norm(x), tokens)"),
     ),
     *of(
-        "ldm/run/cost.py",
-        "tests/run/test_cost.py",
+        "ldm/cost.py",
+        "tests/test_cost.py",
         ("torch.empty(1, 1, context.tokens)", "torch.empty(1, 2, context.tokens)"),
         ("module.training = training", "module.training = False"),
     ),

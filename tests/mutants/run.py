@@ -18,8 +18,8 @@ FAULTS = [
         ("if name not in prior.DRAWING:", "if False:"),
     ),
     *of(
-        "ldm/run/cost.py",
-        ("tests/run/test_cost.py", "tests/run/test_evaluation.py", "tests/run/test_load.py"),
+        "ldm/cost.py",
+        ("tests/test_cost.py", "tests/run/test_evaluation.py", "tests/run/test_load.py"),
         ("rows.append(len(arguments[0]))", "rows.append(1)"),
         ("network._compiled_call_impl = compiled\n", "pass\n"),
     ),

@@ -1,20 +1,21 @@
+import pytest
 import torch
 from torch import nn
 
 from ldm.backbone.dit import DiT
 from ldm.backbone.mlp import MLP
 from ldm.backbone.routing import Routing
+from ldm.cost import backbone_flops, flops
 from ldm.nn.attention import Attention
-from ldm.run.cost import backbone_flops, flops
 from ldm.types import ContextShape
 
 
 def test_flops_are_their_closed_form():
     x = torch.empty(2, 5, 8, device="meta")
-    assert flops(nn.Linear(8, 3), x) == 2 * 10 * 8 * 3
+    assert flops(nn.Linear(8, 3), x)[0] == 2 * 10 * 8 * 3
     # Queries, keys, values and output; then scores and their use, for each pair of tokens.
-    assert flops(Attention(8, heads=2), x) == 2 * 10 * 8 * (24 + 8) + 2 * 2 * (2 * 5 * 5 * 8)
-    assert flops(nn.Conv2d(3, 4, 3, padding=1), torch.empty(1, 3, 6, 6, device="meta")) == 2 * 36 * 9 * 3 * 4
+    assert flops(Attention(8, heads=2), x)[0] == 2 * 10 * 8 * (24 + 8) + 2 * 2 * (2 * 5 * 5 * 8)
+    assert flops(nn.Conv2d(3, 4, 3, padding=1), torch.empty(1, 3, 6, 6, device="meta"))[0] == 2 * 36 * 9 * 3 * 4
 
 
 def test_a_backbone_is_counted_with_its_context():
@@ -47,3 +48,15 @@ def test_counting_leaves_everything_as_it_was():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[k], v) and not v.is_meta for k, v in net.state_dict().items())
     assert [m.training for m in net.modules()] == modes and all(p.requires_grad for p in net.parameters())
+
+
+class Halves(nn.Module):
+    """A network that forgets to bring z back to its size."""
+
+    def forward(self, z, log_snr, c):
+        return z[..., ::2, ::2]
+
+
+def test_a_network_whose_output_has_another_shape_is_told_by_shapes_alone():
+    with pytest.raises(ValueError, match=r"here \(1, 4, 8, 8\); Halves gave \(1, 4, 4, 4\)"):
+        backbone_flops(Halves(), (4, 8, 8), ContextShape())

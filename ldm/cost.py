@@ -18,19 +18,20 @@ from ldm.types import Context, ContextShape
 
 
 @torch.no_grad()
-def flops(network: nn.Module, *inputs: Any) -> int:
-    """Of network(*inputs) in eval mode, in matrix products, convolutions and attention; `inputs` on the meta device."""
+def flops(network: nn.Module, *inputs: Any) -> tuple[int, Any]:
+    """Of network(*inputs) in eval mode, in matrix products, convolutions and attention, and what it gives; `inputs` and that on
+    the meta device."""
     named = (*network.named_parameters(), *network.named_buffers())
     weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in named}
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         with FlopCounterMode(display=False) as counter:
-            torch.func.functional_call(network, weights, inputs)
+            output = torch.func.functional_call(network, weights, inputs)
     finally:
         for module, training in modes.items():
             module.training = training
-    return counter.get_total_flops()
+    return counter.get_total_flops(), output
 
 
 @contextlib.contextmanager
@@ -57,9 +58,20 @@ def counted(networks: Sequence[nn.Module]) -> Iterator[list[int]]:
 
 
 def backbone_flops(backbone: nn.Module, latent_shape: tuple[int, int, int], context: ContextShape) -> int:
-    """Of F(z, log_snr, c) for one z of `latent_shape`; the context's tokens, whose number varies, count as one."""
+    """Of F(z, log_snr, c) for one z of `latent_shape`; the context's tokens, whose number varies, count as one.
+
+    Raises:
+        ValueError: it gives something of another shape than z's.
+        NotImplementedError: it does what needs numbers and not only shapes.
+    """
     with torch.device("meta"):
         tokens = None if context.tokens is None else torch.empty(1, 1, context.tokens)
         spatial = None if context.spatial is None else torch.empty(1, context.spatial, *latent_shape[1:])
         z, log_snr = torch.empty(1, *latent_shape), torch.empty(1)
-    return flops(backbone, z, log_snr, Context(tokens, spatial=spatial))
+    count, output = flops(backbone, z, log_snr, Context(tokens, spatial=spatial))
+    if not isinstance(output, torch.Tensor) or output.shape != z.shape:
+        came = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ValueError(
+            f"a backbone gives what has the shape of its latent, here {tuple(z.shape)}; {type(backbone).__name__} gave {came}"
+        )
+    return count
