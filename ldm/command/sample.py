@@ -30,6 +30,8 @@ from ldm.tensors import hash_of
 
 log = logging.getLogger(__name__)
 
+_SHOWN = 256  # images in the grid
+
 
 def sample(
     run: str,
@@ -72,16 +74,18 @@ def sample(
     name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run)) % 16**6:06x}"
     folder = Path(out) if out else Path(run) / "samples" / name
     missing = _begin(folder, made_from | {"run": str(run)}, count)
+    pictures: dict[int, torch.Tensor] = {}  # those of the grid
     for start in range(0, len(missing), batch):
         rows = missing[start : start + batch]
         for row, picture in zip(rows, eight_bits(_draw(model, captions, labels, negative, rows, seed)), strict=True):
             _write(picture, folder / _name(row))
+            pictures |= {row: picture} if row < _SHOWN else {}
         log.info("%d of %d images", count - len(missing) + start + len(rows), count)
     words = captions or (None if labels is None else [_class_named(model, i) for i in labels])
-    shown = torch.stack([_read(folder / _name(row)) for row in range(min(count, 256))])
-    save(
-        image_grid(shown, words and words[:256]), folder / "grid.png", kind="samples", stage="second", step=0, images=0
-    )
+    rows = range(min(count, _SHOWN))
+    shown = torch.stack([pictures[row] if row in pictures else _read(folder / _name(row)) for row in rows])
+    grid = image_grid(shown / 127.5 - 1, words and words[:_SHOWN])
+    save(grid, folder / "grid.png", kind="samples", stage="second", step=0, images=0)
     log.info("%d images and grid.png are in %s", count, folder)
 
 
@@ -188,6 +192,6 @@ def _write(picture: torch.Tensor, path: Path) -> None:
 
 
 def _read(path: Path) -> torch.Tensor:
-    """(c, h, w) in [-1, 1]."""
+    """An image that an earlier call has drawn, uint8 (c, h, w)."""
     pixels = torch.from_numpy(numpy.array(Image.open(path).convert("RGB")))
-    return rearrange(pixels, "h w c -> c h w") / 127.5 - 1
+    return rearrange(pixels, "h w c -> c h w")

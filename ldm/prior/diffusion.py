@@ -80,8 +80,7 @@ class Diffusion(Prior, Likelihood):
         if waits_for_guide(guidance):
             raise ValueError(
                 "autoguidance needs a guide, a model trained less or smaller, which training does not have: train with "
-                "diffusion/guidance=classifier_free, then sample.py or evaluate.py with diffusion/guidance=autoguidance "
-                "guide=DIR"
+                "diffusion/guidance=classifier_free, then draw samples with diffusion/guidance=autoguidance guide=DIR"
             )
         network = backbone(channels=latents.shape[0], context=context)
         self.denoiser = NetworkDenoiser(network, schedule, parameterization)

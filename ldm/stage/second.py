@@ -49,30 +49,30 @@ class Second(Stage):
         along = {"alignment": alignment, "beside": model.prior.beside()}
         present = {name: module for name, module in along.items() if module is not None}
         self._trained = nn.ModuleDict({**self._learnt, **present})
-        self._heard: list[Tensor] = []  # what the inner layer gave in the training step under way
+        self._activations: list[Tensor] = []  # what the inner layer gave in the training step under way
         if alignment is not None:
             count = sum(p.numel() for p in alignment.parameters()) / 1e6
             log.info("alignment   %8.3f M parameters, in training alone; %d x %d tokens", count, *alignment.grid)
 
     def on_fit_start(self) -> None:
-        listening = self._listen()  # before the network is compiled, which would not hear of it later
+        hook = self._hooked()  # before the network is compiled, for a hook that comes later has no effect
         super().on_fit_start()
-        self._listening = listening
+        self._hook = hook
 
     def on_fit_end(self) -> None:
-        if self._listening is not None:
-            self._listening.remove()
+        if self._hook is not None:
+            self._hook.remove()
 
-    def _listen(self) -> RemovableHandle | None:
+    def _hooked(self) -> RemovableHandle | None:
         if self.alignment is None:
             return None
-        heard = self._heard
+        activations = self._activations
 
-        def hear(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
             if layer.training:
-                heard.append(output)
+                activations.append(output)
 
-        return backbone_of(self.model.prior).inner.layer.register_forward_hook(hear)
+        return backbone_of(self.model.prior).inner.layer.register_forward_hook(keep)
 
     def players(self) -> list[Player]:
         sides = self.model.prior.sides()
@@ -123,7 +123,7 @@ class Second(Stage):
         if self.alignment is None:
             return {}
         feature = batch["feature"] if "feature" in batch else self.alignment.features(batch["image"])
-        inner = self._heard.pop()
+        inner = self._activations.pop()
         return {"alignment": self.alignment(inner, feature)}
 
     def validation_terms(self, batch: dict[str, Any], random: Random) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ FAULTS = [
         ),
         ('"weights_hash": _weights_hash(model)}', '"weights_hash": ""}'),
         ("_check_trained(model, run)\n    if", "if"),
-        ("words and words[:256]", "words and words[::-1]"),
+        ("words and words[:_SHOWN]", "words and words[::-1]"),
         ("missing[start : start + batch]", "missing[: start + batch]"),
         ('rearrange(picture, "c h w -> h w c")', 'rearrange(picture.flip(0), "c h w -> h w c")'),
         ("line.strip() for line in", "line for line in"),

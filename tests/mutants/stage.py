@@ -50,7 +50,7 @@ FAULTS = [
     *of(
         "ldm/stage/second.py",
         "tests/stage/test_second.py",
-        ("self._heard.pop()", "self._heard.pop() * 0"),
+        ("self._activations.pop()", "self._activations.pop() * 0"),
         ('batch["feature"] if "feature" in batch else', 'batch["feature"].flip(0) if "feature" in batch else'),
         ('"condition": model.condition, "prior": model.prior}', '"prior": model.prior}'),
         ('torch.manual_seed(seed_of(seed, "alignment"))', 'torch.manual_seed(seed_of("alignment"))'),
@@ -63,8 +63,8 @@ FAULTS = [
     *of(
         "ldm/stage/second.py",
         "tests/stage/test_alignment.py",
-        ("listening = self._listen()  # before", "listening = None  # before"),
-        ("self._listening.remove()", "pass"),
+        ("hook = self._hooked()  # before", "hook = None  # before"),
+        ("self._hook.remove()", "pass"),
     ),
     *of(
         "ldm/stage/first.py",
