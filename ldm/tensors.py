@@ -1,8 +1,8 @@
 """Tensors in files: read without unpickling, and written as a stream.
 
 The files are safetensors' (https://github.com/huggingface/safetensors, "Format"): a length (8 bytes, little endian), a JSON
-header with type, shape and place of every tensor, and their bytes. The library reads them. Its own writer holds no second
-copy of what is on the host (measured with 0.8; older ones did). Ours is here for what a checkpoint needs beside:
+header with type, shape and place of every tensor, and their bytes. The library reads them. Its own writer holds no
+second copy of what is on the host (measured with 0.8; older ones did). Ours is here for what a checkpoint needs beside that:
 
     room          for the whole file is reserved first, so that a full disk is found out before anything is written
     page cache    each 128 MiB is flushed and dropped, so that a checkpoint does not push the training data out of memory and
