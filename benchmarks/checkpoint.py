@@ -3,8 +3,8 @@
     python benchmarks/checkpoint.py [--gib 1] [--place DIR] [--device cuda]
 
 Each writer in a process of its own, so that the peak of the host's memory is its own; all flush to the disk. `memory / state` is
-how far that peak is above what was there before the first writing, and the state itself where it is on the host: 1 is no copy
-on a CPU, 0 on a GPU. "Then a checksum" is what it takes to have of safetensors what `ldm.tensors` gives.
+that peak over what was there before the first writing, the state itself counted where it is on the host: on a CPU 1 is no copy,
+on a GPU 0. "Then a checksum" is what it takes to have from safetensors what `ldm.tensors` gives: the file is read again.
 """
 
 from __future__ import annotations
