@@ -1,35 +1,36 @@
 """One training step (forward, backward, AdamW, running average) of our networks beside diffusers' of the same shape.
 
     python benchmarks/train_step.py [--rounds 9] [--threads 2] [--clock wall|cpu] [--compile] [--only unet|autoencoder]
+    python benchmarks/train_step.py --device cuda --size ldm_coco --precision bf16-mixed --layouts channels_last --only unet
 
 All contestants live in one process and take turns, so that a noisy machine disturbs all alike: read the ratios, which
-are medians over rounds of (time / time of diffusers' eager default in the same round). `--clock cpu --threads 1` counts
+are medians over rounds of (time / time of diffusers' first mode in the same round). `--clock cpu --threads 1` counts
 this process's own time: what the wall's is on a quiet machine, and steadier on a shared one. The two networks of a pair
-have the same weights. FLOPs are counted by torch, activations are the distinct bytes that autograd keeps, parameters
-left out. diffusers is an extra for tests and benchmarks: pip install -e ".[test]".
+have the same weights (benchmarks/networks.py). FLOPs are counted by torch, activations are the distinct bytes that autograd
+keeps, parameters left out; `peak` is a GPU's memory during a step, optimiser and average among it. diffusers is an extra for
+tests and benchmarks: pip install -e ".[test]".
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from networks import PRECISIONS, SIZES, Autoencoders, Unets, autocast, scaler, synchronize
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.diffusion.schedule import ScaledLinear
-from ldm.interop.diffusers import autoencoder_from_diffusers, unet_from_diffusers
+from ldm.run.machine import device_name
 from ldm.types import Context
 
-BATCH = 32
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -40,6 +41,7 @@ class Contestant:
     name: str
     network: nn.Module
     loss: Callable[[], Tensor]
+    scaler: torch.amp.GradScaler
 
     def step(self) -> Callable[[], None]:
         """A whole training step, with its own optimiser and average."""
@@ -48,8 +50,9 @@ class Contestant:
         optimizer = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
 
         def run() -> None:
-            self.loss().backward()
-            optimizer.step()
+            self.scaler.scale(self.loss()).backward()
+            self.scaler.step(optimizer)
+            self.scaler.update()
             optimizer.zero_grad()
             with torch.no_grad():
                 torch._foreach_lerp_(averages, parameters, 1e-3)
@@ -57,77 +60,81 @@ class Contestant:
         return run
 
 
-def unets(device: torch.device) -> dict[str, Callable[[torch.memory_format, bool], Contestant]]:
-    """Latents of 4x16x16, 64 and 128 channels, one block a level, cross-attention of width 128 at both."""
-    theirs = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(64, 128),
-        layers_per_block=1,
-        cross_attention_dim=128,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-    )
-    folder = Path(tempfile.mkdtemp())
-    theirs.save_pretrained(folder)
-    z, tokens = torch.randn(BATCH, 4, 16, 16, device=device), torch.randn(BATCH, 16, 128, device=device)
-    steps, mask = torch.randint(1000, (BATCH,), device=device), torch.ones(BATCH, 16, dtype=torch.bool, device=device)
+def unets(arguments: argparse.Namespace) -> dict[str, Callable[[torch.memory_format, bool], Contestant]]:
+    size, device = SIZES[arguments.size], torch.device(arguments.device)
+    pair, cast = Unets(size), lambda: autocast(device, arguments.precision)
+    z = torch.randn(size.batch, 4, size.side, size.side, device=device)
+    tokens = torch.randn(size.batch, size.tokens, size.width, device=device)
+    mask = torch.ones(size.batch, size.tokens, dtype=torch.bool, device=device)
+    steps = torch.randint(1000, (size.batch,), device=device)
     log_snr = ScaledLinear().to(device).log_snr((steps + 1) / 1000)
 
     def peer(memory_format: torch.memory_format, compiled: bool) -> Contestant:
-        network = UNet2DConditionModel.from_pretrained(folder).to(device, memory_format=memory_format).train()
+        network = pair.theirs().to(device, memory_format=memory_format).train()
         call, x = torch.compile(network) if compiled else network, z.contiguous(memory_format=memory_format)
-        return Contestant(
-            "diffusers UNet2DConditionModel", network, lambda: F.mse_loss(call(x, steps, tokens).sample, z)
-        )
+
+        def loss() -> Tensor:
+            with cast():
+                return F.mse_loss(call(x, steps, tokens).sample, z)
+
+        return Contestant("diffusers UNet2DConditionModel", network, loss, scaler(device, arguments.precision))
 
     def ours(memory_format: torch.memory_format, compiled: bool) -> Contestant:
-        network = unet_from_diffusers(folder).to(device, memory_format=memory_format).train()
+        network = pair.ours().to(device, memory_format=memory_format).train()
         call, x = torch.compile(network) if compiled else network, z.contiguous(memory_format=memory_format)
-        return Contestant("ldm UNet", network, lambda: F.mse_loss(call(x, log_snr, Context(tokens, mask)), z))
+
+        def loss() -> Tensor:
+            with cast():
+                return F.mse_loss(call(x, log_snr, Context(tokens, mask)), z)
+
+        return Contestant("ldm UNet", network, loss, scaler(device, arguments.precision))
 
     return {"diffusers": peer, "ldm": ours}
 
 
-def autoencoders(device: torch.device) -> dict[str, Callable[[torch.memory_format, bool], Contestant]]:
-    """Images of 3x32x32 to latents of 4x8x8, 32, 64 and 128 channels, one block a level."""
-    theirs = AutoencoderKL(
-        block_out_channels=(32, 64, 128),
-        layers_per_block=1,
-        latent_channels=4,
-        sample_size=32,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-    )
-    folder = Path(tempfile.mkdtemp())
-    theirs.save_pretrained(folder)
-    x, noise = torch.rand(BATCH, 3, 32, 32, device=device) * 2 - 1, torch.randn(BATCH, 4, 8, 8, device=device)
+def autoencoders(arguments: argparse.Namespace) -> dict[str, Callable[[torch.memory_format, bool], Contestant]]:
+    size, device = SIZES[arguments.size], torch.device(arguments.device)
+    pair, cast = Autoencoders(size), lambda: autocast(device, arguments.precision)
+    side = size.image // 2 ** (len(size.features) - 1)
+    x = torch.rand(size.batch, 3, size.image, size.image, device=device) * 2 - 1
+    noise = torch.randn(size.batch, 4, side, side, device=device)
 
     def peer(memory_format: torch.memory_format, compiled: bool) -> Contestant:
-        network = AutoencoderKL.from_pretrained(folder).to(device, memory_format=memory_format).train()
+        network = pair.theirs().to(device, memory_format=memory_format).train()
         image = x.contiguous(memory_format=memory_format)
 
         def pass_through(image: Tensor) -> Tensor:
-            posterior = network.encode(image).latent_dist
-            again = network.decode(posterior.mean + posterior.std * noise).sample
-            return F.mse_loss(again, image) + 1e-6 * posterior.kl().mean()
+            with cast():
+                posterior = network.encode(image).latent_dist
+                again = network.decode(posterior.mean + posterior.std * noise).sample
+                return F.mse_loss(again, image) + 1e-6 * posterior.kl().mean()
 
         call = torch.compile(pass_through) if compiled else pass_through
-        return Contestant("diffusers AutoencoderKL", network, lambda: call(image))
+        return Contestant("diffusers AutoencoderKL", network, lambda: call(image), scaler(device, arguments.precision))
 
     def ours(memory_format: torch.memory_format, compiled: bool) -> Contestant:
-        network = autoencoder_from_diffusers(folder).to(device, memory_format=memory_format).train()
+        network = pair.ours().to(device, memory_format=memory_format).train()
         image = x.contiguous(memory_format=memory_format)
 
         def pass_through(image: Tensor) -> Tensor:
-            made = network(image, noise)
-            return F.mse_loss(made.image, image) + 1e-6 * made.terms["kl"]
+            with cast():
+                made = network(image, noise)
+                return F.mse_loss(made.image, image) + 1e-6 * made.terms["kl"]
 
         call = torch.compile(pass_through) if compiled else pass_through
-        return Contestant("ldm Autoencoder", network, lambda: call(image))
+        return Contestant("ldm Autoencoder", network, lambda: call(image), scaler(device, arguments.precision))
 
     return {"diffusers": peer, "ldm": ours}
+
+
+def memory(contestant: Contestant, device: torch.device) -> int:
+    """Bytes on a GPU at the peak of a training step, over what is there without it; 0 on a CPU, which keeps no account."""
+    if device.type != "cuda":
+        return 0
+    before = torch.cuda.memory_allocated(device) - sum(p.nbytes for p in contestant.network.parameters())
+    torch.cuda.reset_peak_memory_stats(device)
+    contestant.step()()
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def saved_bytes(contestant: Contestant) -> int:
@@ -164,37 +171,40 @@ def race(
 
 
 def compare(title: str, kinds: dict, arguments: argparse.Namespace) -> None:
-    device, rounds = torch.device(arguments.device), arguments.rounds
-    formats = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
+    device, rounds, batch = torch.device(arguments.device), arguments.rounds, SIZES[arguments.size].batch
+    layouts = {name: LAYOUTS[name] for name in arguments.layouts}
     modes = [
-        (f"{mode}{layout}", memory_format, mode == "compile")
+        (f"{mode}, {layout}", memory_format, mode == "compile")
         for mode in (["eager", "compile"] if arguments.compile else ["eager"])
-        for layout, memory_format in formats.items()
+        for layout, memory_format in layouts.items()
     ]
     contestants, rows = [], []
     for kind in kinds.values():
         for mode, memory_format, with_compile in modes:
-            contestant = kind(memory_format, with_compile)
-            contestant.name += f", {mode}"
-            contestants.append(contestant)
             eager = kind(memory_format, False)
             with FlopCounterMode(display=False) as counter:
                 eager.loss().backward()
-            rows.append(
-                (counter.get_total_flops(), sum(p.numel() for p in eager.network.parameters()), saved_bytes(eager))
-            )
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    times = race([contestant.step() for contestant in contestants], rounds, CLOCKS[arguments.clock], synchronize)
-    where = f"{device.type}, {torch.get_num_threads()} threads"
-    print(f"\n{title}, batch {BATCH}, {where}, {rounds} rounds, {arguments.clock} time")
-    print("| train step | time / diffusers eager | seconds | GFLOP | GFLOP/s | parameters | activations kept |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for contestant, seconds, (flops, parameters, kept) in zip(contestants, times, rows, strict=True):
+            eager.network.zero_grad()
+            parameters = sum(p.numel() for p in eager.network.parameters())
+            rows.append((counter.get_total_flops(), parameters, saved_bytes(eager), memory(eager, device)))
+            contestant = kind(memory_format, True) if with_compile else eager
+            contestant.network.zero_grad()
+            contestant.name += f", {mode}"
+            contestants.append(contestant)
+    wait = functools.partial(synchronize, device)
+    times = race([contestant.step() for contestant in contestants], rounds, CLOCKS[arguments.clock], wait)
+    where = f"{device_name(device)}, {arguments.precision}"
+    print(f"\n{title}, batch {batch}, {where}, {rounds} rounds, {arguments.clock} time\n")
+    print(
+        "| train step | time / diffusers eager | seconds | images/s | TFLOP/s | parameters | activations kept | peak |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for contestant, seconds, (flops, parameters, kept, peak) in zip(contestants, times, rows, strict=True):
         ratio = statistics.median(a / b for a, b in zip(seconds, times[0], strict=True))
         median = statistics.median(seconds)
         print(
-            f"| {contestant.name} | {ratio:.3f} | {median:.4f} | {flops / 1e9:.1f} | {flops / median / 1e9:.0f} "
-            f"| {parameters / 1e6:.2f} M | {kept / 2**20:.0f} MiB |"
+            f"| {contestant.name} | {ratio:.3f} | {median:.4f} | {batch / median:.1f} | {flops / median / 1e12:.2f} "
+            f"| {parameters / 1e6:.2f} M | {kept / 2**20:.0f} MiB | {f'{peak / 2**30:.2f} GiB' if peak else ''} |"
         )
 
 
@@ -206,14 +216,17 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also compiled; takes minutes to compile on a CPU")
     parser.add_argument("--only", choices=("unet", "autoencoder"))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--precision", choices=PRECISIONS, default="32-true")
+    parser.add_argument("--layouts", choices=LAYOUTS, nargs="+", default=list(LAYOUTS))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    device = torch.device(arguments.device)
+    size = SIZES[arguments.size]
     if arguments.only != "autoencoder":
-        compare("U-Net on latents of 4x16x16", unets(device), arguments)
+        compare(f"U-Net on latents of 4x{size.side}x{size.side}", unets(arguments), arguments)
     if arguments.only != "unet":
-        compare("Autoencoder on images of 3x32x32", autoencoders(device), arguments)
+        compare(f"Autoencoder on images of 3x{size.image}x{size.image}", autoencoders(arguments), arguments)
 
 
 if __name__ == "__main__":

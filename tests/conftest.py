@@ -19,6 +19,11 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The real data for tests; see README."""

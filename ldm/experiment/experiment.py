@@ -87,6 +87,7 @@ class Experiment:
         self.seed = self.config["seed"]
         self.console = Console()
         self.place: RunDirectory | None = None
+        self._asked = asked_for(config)
         self._begun = False  # whether this call has changed anything in the run's directory
 
     def run(self) -> int:
@@ -333,7 +334,7 @@ class Experiment:
             "name": self.place.path.name,
             "experiment": self.config["experiment"],
             "command": shlex.join(["python", *sys.orig_argv[1:]]),
-            "asked": asked_for(self.asked),
+            "asked": self._asked,
             "status": status,
             **({} if error is None else {"error": f"{type(error).__name__}: {error}"}),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -22,7 +22,7 @@ def test_grids_fall_to_zero(grid, schedule):
         assert times.dtype == torch.float32
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize(("grid", "schedule"), list(itertools.product(GRIDS, SCHEDULES)))
 def test_a_grid_does_not_ask_where_the_schedule_is(grid, schedule):
     schedule = SCHEDULES[schedule]()

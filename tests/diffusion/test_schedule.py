@@ -90,7 +90,7 @@ def test_autocast_plays_no_part(schedule):
     assert all(torch.equal(a, b) for a, b in zip(found, schedule.alpha_sigma(t), strict=True))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_says_the_same(schedule):
     t = torch.linspace(1e-3, 1, 50)
     wanted = torch.stack([*schedule.alpha_sigma(t), *schedule.derivative(t), schedule.log_snr(t)])
