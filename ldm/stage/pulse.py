@@ -1,10 +1,12 @@
-"""Signs of life between ranks, so that no rank waits for one that is gone.
+"""Heartbeats between ranks, so that no rank waits for one that is lost.
 
-A collective waits for all ranks; when one was killed, froze or failed, the others hang in it for the backend's timeout (30
-minutes) and then say nothing of who was missing. Here a thread of each rank counts up a number in the key-value store that
-the ranks met in, and looks at the others': one that stands still for `limit` seconds of looking, or that has said that it
-failed, ends this process, too, with a line that names it: by an error where the collective gives one, by force where it
-hangs. Looks are counted and not the clock, so a machine that was suspended as a whole finds all its ranks alive.
+A collective operation waits for all ranks. When one of them was killed, has frozen or has failed, the others wait for the
+timeout of the backend (30 minutes), and then do not know which one was missing. Therefore each rank has a thread that
+increments a number, its heartbeat, in the key-value store through which the ranks have found each other, and that reads the
+heartbeats of the others. A rank is lost if its heartbeat has not changed for `limit` seconds, or if it has written that it
+failed. Then the other ranks end as well, with a message that names the lost one. If the collective raises an error, the process
+ends by this error; if it hangs, the process is killed. The seconds are those of the reading thread, which counts how often it
+has read and does not look at a clock. So after a machine was suspended as a whole, all of its ranks are still found alive.
 """
 
 from __future__ import annotations
@@ -20,20 +22,21 @@ from ldm.run.signals import FAILED
 
 log = logging.getLogger(__name__)
 
-GRACE = 5.0  # seconds in which a rank may end by its own error, once another is known to be gone
+GRACE = 5.0  # seconds in which a rank can end by its own error, once another one is known to be lost
 _AGAIN = "The same command goes on from the last checkpoint"
 
 
 class RankLost(RuntimeError):
-    """Another rank failed, was killed or froze; says which."""
+    """Another rank has failed, was killed or has frozen; the message says which."""
 
 
 class Pulse:
-    """
+    """The heartbeat of a rank, and its watch over those of the others.
+
     Arguments:
-        rank, world: which of how many.
-        limit: seconds without a sign of life after which a rank counts as gone.
-        last_act: what to do before the process ends (end the ranks that it started).
+        rank, world: number of this rank, and number of ranks.
+        limit: seconds without a heartbeat after which a rank counts as lost.
+        last_act: called before this process is killed, to end the ranks that it has started.
     """
 
     def __init__(self, rank: int, world: int, limit: float, last_act: Callable[[], None]):
@@ -47,14 +50,18 @@ class Pulse:
         self._threads = [threading.Thread(target=act, daemon=True) for act in (self._talk, self._watch)]
 
     def start(self) -> None:
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
+        """End the threads."""
         self._over.set()
 
     def failed(self, error: BaseException) -> RankLost | None:
-        """This rank ends by `error`: tell the others; or, where a collective failed, say which of them was the cause."""
+        """To be called when this rank ends by an error. If the error is that of a collective operation, it returns a RankLost
+        that names the rank that caused it. Otherwise it writes for the other ranks that this one has failed, and returns
+        None."""
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             known = self._known.wait(self.interval * (self.looks + 2))
             return RankLost(f"{self._lost}. {_AGAIN}") if known else None
@@ -65,7 +72,7 @@ class Pulse:
         return None
 
     def _talk(self) -> None:
-        """Of the two threads the one that a frozen store can hold up."""
+        """The thread that uses the store. It hangs where the process that keeps the store is frozen; the other one does not."""
         beats = 0
         while not self._over.wait(self.interval):
             beats += 1
@@ -94,7 +101,7 @@ class Pulse:
                 os._exit(FAILED)
 
     def _look(self, last: dict[int, tuple[bytes, int]]) -> str | None:
-        """What happened to the first rank that is not well."""
+        """What happened to the first lost rank; None where all are alive."""
         for rank, why in list(self._seen.deaths.items()):
             if rank != self.rank:
                 return f"rank {rank} failed: {why}"
@@ -104,13 +111,13 @@ class Pulse:
         silent = sorted(rank for rank, (_, still) in last.items() if still >= self.looks)
         if not silent:
             return None
-        # With the store's keeper frozen nobody's number changes, one's own included.
+        # If rank 0, which keeps the store, is frozen, no heartbeat changes, also not one's own.
         gone = 0 if self.rank in silent else silent[0]
         return f"rank {gone} has given no sign of life for {self.looks * self.interval:.0f} s"
 
 
 class _Seen:
-    """What the talking thread heard last."""
+    """What the thread that uses the store has read last: heartbeats, and reasons of failure, by rank."""
 
     def __init__(self) -> None:
         self.beats: dict[int, bytes] = {}
