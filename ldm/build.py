@@ -1,9 +1,9 @@
-"""From plain config to objects, safely: the constructor's signature is the schema.
+"""From a plain config to objects, safely: the signature of a constructor is the schema of its config.
 
-A node is a mapping with `_target_: ldm.prior.normal.Normal`; its other keys are the constructor's arguments, nodes
-themselves perhaps; `_partial_: true` gives a callable that waits for the rest. Before anything is built every node is
-bound to its signature and every plain value checked against its annotation, so a misspelt key or a word in place of
-a number is an error that names the key, the value and the nearest right one, in no time and at no loss.
+A node is a mapping with `_target_: ldm.prior.normal.Normal`. Its other keys are arguments of the constructor, and may be nodes
+themselves. With `_partial_: true` a node becomes a callable that takes the remaining arguments. Before anything is built, every
+node is bound to the signature of its class and every plain value is checked against its annotation. So a misspelt key, or a
+word in place of a number, is an error at the start, which names the key, the value, and the most similar right one.
 
 A config can come from a stranger's run, so it can name only classes, of `PACKAGES` and of plugins (`ldm.plugins`), and a
 class is judged by where it was defined and not by the path that led to it (`ldm.data.folder.os.system` is `posix`'s).
@@ -42,7 +42,7 @@ Allowed = tuple[str, ...] | None
 
 
 class ConfigError(ValueError):
-    """A config that cannot be built; says where, what came, what was wanted."""
+    """A config that cannot be built; the message says where, what was given, and what was expected."""
 
 
 def is_node(value: Any) -> bool:
@@ -58,8 +58,8 @@ def packages(allowed: Allowed = None) -> tuple[str, ...]:
 def resolve(path: Any, where: str = "config", allowed: Allowed = None) -> type:
     """The class that a `_target_` names; ConfigError where it is not one of the allowed packages'.
 
-    The path leads through modules by their own names, so that nothing is reached by way of another module's imports,
-    and nothing is imported that does not stand on it.
+    The path has to consist of the modules' own names, so that nothing can be reached through the imports of another module.
+    Only modules on the path are imported.
     """
     spot, packs = f"{where}._target_", packages(allowed)
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
@@ -128,7 +128,7 @@ def _submodule(module: types.ModuleType, part: str, path: str, spot: str) -> typ
 
 
 def _modules(module: types.ModuleType) -> set[str]:
-    """The names of a package's modules, imported or not; slow for a large package."""
+    """The names of the modules of a package, whether they are imported or not; slow for a large package."""
     return {each.name for each in pkgutil.iter_modules(getattr(module, "__path__", []))}
 
 
@@ -141,7 +141,7 @@ def _nearest(name: str, module: types.ModuleType) -> str:
 def _annotations(target: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(target.__init__, include_extras=True)
-    except NameError:  # a third party's annotation that only its type checker can see
+    except NameError:  # an annotation of a third party that only its type checker can evaluate
         return {}
 
 
@@ -156,7 +156,7 @@ def _adapter(annotation: Any) -> TypeAdapter:
 
 
 def holds_node(value: Any) -> bool:
-    """Whether there is a node in a value."""
+    """Whether a value is a node or contains one."""
     if is_node(value):
         return True
     if isinstance(value, Mapping):
@@ -165,7 +165,7 @@ def holds_node(value: Any) -> bool:
 
 
 def _classes(annotation: Any) -> list[type]:
-    """The classes that an annotation admits; none where that cannot be told."""
+    """The classes that an annotation allows; none where that is not known."""
     if inspect.isclass(annotation) and typing.get_origin(annotation) is None:
         return [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -174,7 +174,7 @@ def _classes(annotation: Any) -> list[type]:
 
 
 def plain(value: Any, annotation: Any, where: str) -> Any:
-    """The value as its annotation has it; ConfigError that names the place `where`, what came and what was wanted."""
+    """A value converted to its annotation; ConfigError with the place `where`, what was given, and what was expected."""
     try:
         return _adapter(annotation).validate_python(value)
     except ValidationError as error:
@@ -187,7 +187,7 @@ def plain(value: Any, annotation: Any, where: str) -> Any:
 
 
 def typed(function: Callable[..., Any], words: Config) -> Config:
-    """The words, each of the kind that the function's annotation says; ConfigError names the first that is not."""
+    """Named values converted to the annotations of a function's arguments; ConfigError names the first that cannot be."""
     hints = typing.get_type_hints(function, include_extras=True)
     return {name: plain(value, hints[name], name) for name, value in words.items()}
 
@@ -196,7 +196,10 @@ def check(config: Any, where: str = "config", given: tuple[str, ...] = (), allow
     """Bind every node below `config` to its signature; raise ConfigError at the first that does not fit.
 
     Arguments:
-        given: names of arguments that `build` will be handed beside the config.
+        config: a node, or lists and mappings of nodes.
+        where: the place of the config, for messages.
+        given: names of arguments of the outermost node that `build` will be given in addition.
+        allowed: the packages whose classes may be named.
     """
     if is_node(config):
         _bind(config, where, given, allowed)
@@ -209,12 +212,12 @@ def check(config: Any, where: str = "config", given: tuple[str, ...] = (), allow
 
 
 def arguments_of(node: Mapping) -> Config:
-    """What a node gives to its class."""
+    """The arguments in a node."""
     return {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
 
 
 def no_such_argument(spot: str, name: str, known: Iterable[str]) -> str:
-    """What to say of an argument at `spot` that the class `name` has not."""
+    """The message about an argument at `spot` that the class `name` does not have; `known` are those that it has."""
     near = difflib.get_close_matches(spot.rpartition(".")[2], known := list(known), 1)
     hint = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(known) or 'none'}"
     return f"{spot}: {name} has no such argument{hint}"
@@ -264,7 +267,10 @@ def build(config: Any, where: str = "config", allowed: Allowed = None, **given: 
     """Build the object that a node describes, children first; lists and mappings of nodes keep their form.
 
     Arguments:
-        given: further arguments of the outermost node that only the running program knows, as shapes.
+        config: a node, or lists and mappings of nodes.
+        where: the place of the config, for messages.
+        allowed: the packages whose classes may be named.
+        given: further arguments of the outermost node, which only the running program knows, as shapes.
     """
     if is_node(config):
         check(config, where, tuple(given), allowed)
@@ -302,7 +308,7 @@ def _word(value: Any, leave: tuple[str, ...], allowed: Allowed) -> str:
 
 
 def nearest(word: str, known: Iterable[str], there: str = "There are") -> str:
-    """The end of a sentence that says that there is no such word: the nearest, then all, in their order or, of a set, sorted."""
+    """The end of a message about an unknown word: the most similar known word, and then all of them, those of a set sorted."""
     known = sorted(known) if isinstance(known, Set) else list(known)
     near = difflib.get_close_matches(word, known, 1)
     return (f"; did you mean {near[0]}?" if near else ".") + f" {there} {', '.join(known)}"

@@ -1,8 +1,8 @@
-"""Files that are whole or absent: written beside their place, flushed to the disk, then renamed into it. And text files
-as people have them.
+"""Files that are complete or absent: they are written under a temporary name, flushed to the disk, and then renamed. Also,
+reading text files in their usual encodings.
 
-A rename within one directory is atomic on POSIX; the temporary name therefore lies in the same directory and never in
-$TMPDIR, which may be another file system, where a rename is a copy that can be cut in the middle.
+A rename within one directory is atomic on POSIX. Therefore the temporary name lies in the same directory, and never in
+$TMPDIR, which may be on another file system: a rename to there would be a copy, which can be interrupted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import xxhash
 
 
 def sync(path: Path) -> None:
-    """Make a file's or a directory's content durable."""
+    """Flush the content of a file or a directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -30,7 +30,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """An OSError of the block says of which file it is, which Python leaves out where a write fails (a full disk)."""
+    """Add the name of the file to an OSError inside the block. Python leaves it out where a write fails, as on a full disk."""
     try:
         yield
     except OSError as error:
@@ -39,7 +39,7 @@ def named(path: Path) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
 
 
-# The marks by which a text says how it is encoded; of UTF-32 before those of UTF-16, with which they begin.
+# Byte order marks and their encodings. Those of UTF-32 come first, because they begin with those of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -50,7 +50,7 @@ _MARKS = (
 
 
 def decoded(data: bytes) -> str:
-    """The text of UTF-8, with or without a byte order mark, or of UTF-16 or UTF-32 with one; UnicodeError of any other."""
+    """Decode a text in UTF-8 with or without a byte order mark, or in UTF-16 or UTF-32 with one; UnicodeError for others."""
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     text = data.decode(encoding)
     if encoding == "utf-8" and "\0" in text:
@@ -59,10 +59,10 @@ def decoded(data: bytes) -> str:
 
 
 def read_text(path: Path) -> str:
-    """What `decoded` makes of a file.
+    """The text of a file, decoded by `decoded`.
 
     Raises:
-        ValueError: it is encoded in another way; names the file.
+        ValueError: it has another encoding; the message names the file.
     """
     try:
         return decoded(Path(path).read_bytes())
@@ -97,13 +97,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a plain value as JSON in UTF-8, whole or not at all."""
+    """Write a value as JSON in UTF-8, completely or not at all."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill, which takes its name when the block ends well and vanishes when it does not."""
+    """A temporary directory to fill, which is renamed to `path` at the end of the block, or removed if there is an error."""
     temporary = path.with_name(f"{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -116,7 +116,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
         if file.is_file():
             sync(file)
     sync(temporary)
-    if path.exists():  # an older, perhaps damaged one of the same name
+    if path.exists():  # an older directory of that name, perhaps damaged
         old = path.with_name(f"{path.name}.old.tmp")
         shutil.rmtree(old, ignore_errors=True)
         os.replace(path, old)
@@ -128,7 +128,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
 
 
 def in_units(count: int) -> str:
-    """A number of bytes for people, in the largest unit of which there is one: 1,234,567 is 1.2 MB."""
+    """A number of bytes in a readable unit: 1,234,567 is 1.2 MB."""
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
@@ -136,7 +136,7 @@ def in_units(count: int) -> str:
 
 
 def checksum(path: Path) -> str:
-    """xxh3-128 of a file, about 10 GB/s: guards against damage, not against malice."""
+    """The xxh3-128 of a file, at about 10 GB/s. It detects damage, but not deliberate changes."""
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         while block := file.read(1 << 24):

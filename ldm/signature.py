@@ -1,9 +1,10 @@
-"""What a class takes, read off its source: a wrong argument is told, and help given, before anything heavy is imported.
+"""The arguments of a class, read from its source, so that wrong arguments are reported and help is given without importing
+anything large.
 
-A config names classes of modules that import torch, and torch takes seconds. But which arguments a constructor has, of which
-kind, with which defaults, and what its docstring says of each stands in its file, and reading a file takes milliseconds. What
-cannot be told from there (a class of another package whose name is computed, an annotation of tensors) is left to
-`ldm.build`, which checks everything again on the classes themselves.
+A config names classes in modules that import torch, and this takes seconds. But the arguments of a constructor, their types,
+their defaults and their descriptions are in its source, and reading a file takes milliseconds. What cannot be decided from the
+source (as a class of another package with a computed name, or an annotation of tensors) is left to `ldm.build`, which checks
+everything again on the classes themselves.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from ldm.build import ConfigError, arguments_of, holds_node, is_node, no_such_ar
 from ldm.plugins import located, within
 
 PIECES = ("backbone", "diffusion")
-"""Nodes of a run's config that are there to be referred to, by the prior's node."""
+"""Nodes of a run's config that exist only to be referred to, by the node of the prior."""
 BESIDE = {"autoencoder": ("checkpoint", "train"), "prior": ("checkpoint", "weights", "statistics")}
-"""Words of a part that are no arguments of its class."""
+"""Keys of a part of the config that are not arguments of its class."""
 
 _BARE = ("ABC", "Generic", "Module", "Protocol", "object")  # bases whose constructors take no arguments
 _LIGHT = ("builtins", "collections.abc", "pathlib", "pydantic", "typing")  # whose names an annotation may be read by
@@ -34,9 +35,11 @@ class Argument:
     """One argument of a constructor.
 
     Fields:
-        annotation, default: as they stand in the source; a default of None is none, so that the argument has to be given.
-        module: the name of the module in which they stand.
-        doc: what the docstring says of it, in one line.
+        name: of the argument.
+        annotation, default: as they stand in the source; None for a default means that there is none, so that the argument
+            has to be given.
+        module: the name of the module that they stand in.
+        doc: what the docstring says about it, in one line.
     """
 
     name: str
@@ -46,21 +49,23 @@ class Argument:
     doc: str = ""
 
     def kind(self) -> Any:
-        """The annotation itself; `Any` where it names what only its package's import can tell."""
+        """The annotation as a type; `Any` where it contains a name that is known only by importing its package."""
         return Any if self.annotation is None else _evaluated(self.annotation, self.module, Any)
 
     def value(self) -> Any:
-        """The default itself where it is a plain one, else its source."""
+        """The default as a value where it is a plain one, else its source."""
         return _evaluated(self.default, self.module, ast.unparse(self.default))
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What a class takes.
+    """The arguments of a class.
 
     Fields:
-        free: whether it takes any further argument by its name.
-        doc: the class's docstring, or its module's where it has none.
+        name: of the class.
+        arguments: by their names.
+        free: whether it takes further arguments by any name.
+        doc: the docstring of the class, or that of its module where the class has none.
     """
 
     name: str
@@ -70,11 +75,13 @@ class Declared:
 
 
 def check(config: Any, where: str = "", beside: tuple[str, ...] = ()) -> None:
-    """ConfigError at the first node below a plain config with an argument that its class has not, or a plain value that is
-    not of its argument's kind, as far as sources tell.
+    """Raise ConfigError at the first node in a config with an argument that its class does not have, or with a plain value of
+    the wrong type, as far as this is known from the sources.
 
     Arguments:
-        beside: names that are left alone in this node.
+        config: a node, or lists and mappings of nodes.
+        where: the place of the config, for messages.
+        beside: keys of this node that are not checked.
     """
     if is_node(config):
         _check_node(config, where, beside)
@@ -177,12 +184,12 @@ def _name(node: ast.expr) -> str:
 
 
 def summary(doc: str) -> str:
-    """The first paragraph of a docstring, before its arguments."""
+    """The first paragraph of a docstring, in one line; empty where it begins with the arguments."""
     return " ".join(re.split(r"\n\s*\n|\n\s*\w+:\n", f"\n{doc}\n")[0].split())
 
 
 def documented(doc: str) -> dict[str, str]:
-    """What a docstring says of each argument, in one line each."""
+    """What a docstring says about each argument, in one line each."""
     found, names, depth = {}, [], 0
     for line in doc.splitlines():
         indent = len(line) - len(line.lstrip())
@@ -206,8 +213,8 @@ def documented(doc: str) -> dict[str, str]:
 
 @functools.cache
 def _syntax(module: str) -> dict[str, Any]:
-    """The top-level names of a module: a class's or a value's syntax, or (module, name) that it is imported from, and
-    `__doc__`. Without any name where there is no source."""
+    """The top-level names of a module, and `__doc__`. For a class or a value it is the syntax tree, for an imported name
+    (module, name). Without a source there are no names."""
     file = _file(module)
     tree = ast.parse("" if file is None else file.read_text(encoding="utf-8"))
     names: dict[str, Any] = {"__doc__": ast.get_docstring(tree) or ""}
@@ -243,7 +250,7 @@ def _file(module: str) -> Path | None:
 
 
 def _find(module: str, name: str) -> tuple[str, ast.AST] | None:
-    """The module where a name is defined and its syntax, through the imports that lead there."""
+    """The module that defines a name and the syntax tree of the name, found by following imports."""
     found = _syntax(module).get(name)
     if isinstance(found, tuple):
         return _find(*found) if found != (module, name) else None
@@ -251,11 +258,11 @@ def _find(module: str, name: str) -> tuple[str, ast.AST] | None:
 
 
 class _Unknown(Exception):
-    """A name that only an import tells."""
+    """A name whose value is known only by an import."""
 
 
 class _Names(dict):
-    """The values of a module's names, as far as sources tell."""
+    """The values of the names in a module, as far as they are known from sources."""
 
     def __init__(self, module: str):
         super().__init__()
@@ -283,8 +290,8 @@ def _value_of(module: str, name: str) -> Any:
 
 
 def _evaluated(source: ast.expr, module: str, otherwise: Any) -> Any:
-    """The value of an expression of names, numbers and what pydantic and typing make of them; `otherwise` where one of its
-    names is neither."""
+    """The value of an expression of plain values and of names in the modules of `_LIGHT`; `otherwise` where it contains another
+    name."""
     try:
         return eval(compile(ast.Expression(source), module, "eval"), {"__builtins__": {}}, _Names(module))
     except _Unknown:

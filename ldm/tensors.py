@@ -46,12 +46,13 @@ _FLUSH = 1 << 27  # bytes
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
-    """Write and flush a safetensors file under a name that nobody reads yet, since a reader's tensors are the file itself,
-    mapped; its size in bytes and its xxh3-128.
+    """Write and flush a safetensors file. Returns its size in bytes and its checksum (xxh3-128).
+
+    No process may be reading a file of that name, because readers map the file into memory.
 
     Raises:
-        OSError: there is no room for it, or it cannot be written; names the file and its size.
-        TypeError: a tensor of a type that the format does not know.
+        OSError: there is no space for it, or it cannot be written; the message has the file's name and size.
+        TypeError: the format does not have the type of a tensor.
     """
     ordered = _ordered(tensors)
     header, size = _header(ordered), size_of(tensors)
@@ -83,12 +84,13 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def size_of(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes of the file that `write_tensors` would write, from shapes and types; the tensors may be on `meta`."""
+    """The size in bytes of the file that `write_tensors` would write. Only shapes and types are used; tensors may be on the
+    device `meta`."""
     return len(_header(_ordered(tensors))) + sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _ordered(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """Wide types first, so that every tensor begins at a multiple of its element's size."""
+    """The tensors ordered by the size of their elements, the largest first, so that each begins at a multiple of it."""
     return sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
 
 
@@ -114,12 +116,12 @@ def _reserve(descriptor: int, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot promise room
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # the file system cannot reserve space
             raise
 
 
 def _flush(descriptor: int) -> None:
-    """To the disk, and out of the page cache: a checkpoint is not to push the training data out of memory."""
+    """Write what is cached to the disk and drop it from the page cache, where it would displace the training data."""
     os.fsync(descriptor)
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -132,11 +134,11 @@ def _write(descriptor: int, data: memoryview, digest: xxhash.xxh3_128) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a `.pth` without unpickling anything but tensors.
+    """The tensors in a safetensors file, or in a `.pth` file, of which nothing but tensors is unpickled.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is not such a file, or damaged, or a pickle that holds more than tensors.
+        FileNotFoundError: there is no such file.
+        ValueError: it is another kind of file, damaged, or a pickle with something else than tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}; wanted a .safetensors or .pth file")

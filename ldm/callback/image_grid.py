@@ -1,13 +1,13 @@
-"""Pictures of many images: a grid with the caption under each cell, and rows that belong together beside each other.
+"""Grids of images: pictures of many images with their captions, also of several sets of images in corresponding order.
 
-Small images are enlarged by a whole number without smoothing, so that a pixel stays a pixel. A picture is saved as a
-PNG with a JSON file beside it that says what every cell is and where it lies, so that the report can take the cells out
-again and set them as a page needs them, and so that captions can be searched.
+Small images are enlarged by a whole factor without smoothing, so that their pixels remain visible. A grid is saved as a PNG
+with a JSON file beside it, which says what every cell is and where it lies. So the report can cut the cells out and arrange
+them anew, and captions can be searched.
 
-Text is drawn in DejaVu Sans, which lies beside this file, so that pictures are the same on every machine: Latin with its
-accents, Greek, Cyrillic, Armenian, Georgian, Hebrew, Arabic, and many signs; other scripts were left
-out of the file, which is half as large so. What it lacks (Chinese, Japanese, Korean, most emoji) is a small square; the
-JSON file has the caption as it is.
+Text is drawn in DejaVu Sans, whose file lies beside this one, so that grids look the same on every machine. It has Latin with
+accents, Greek, Cyrillic, Armenian, Georgian, Hebrew, Arabic, and many symbols; other scripts were removed from the file, which
+halved its size. A character that it does not have (Chinese, Japanese, Korean, most emoji) is drawn as a small square; the JSON
+file has the caption unchanged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ _ABSENT = "\u25a1"  # a white square
 
 @dataclass(frozen=True)
 class Cell:
-    """One image of a grid: its box (left, top, right, bottom) in the picture, caption, and title of its row."""
+    """One image of a grid.
+
+    Fields:
+        box: (left, top, right, bottom) in pixels of the picture.
+        caption: the caption below it.
+        row: the title of its row.
+    """
 
     box: tuple[int, int, int, int]
     caption: str
@@ -43,13 +49,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """A picture and what is where in it.
+    """A picture of many images, and where each of them is in it.
 
-    Attributes:
-        picture: RGB.
-        cells: in reading order of the images, row title by row title where there are several.
-        columns: images beside each other.
-        scale: how many pixels of the picture a pixel of an image has become, each way.
+    Fields:
+        picture: the picture, RGB.
+        cells: the images in their order; where there are several rows of titles, one title after another.
+        columns: number of images beside each other.
+        scale: the side, in pixels of the picture, of a pixel of an image.
     """
 
     picture: PIL.Image.Image
@@ -70,20 +76,20 @@ def _glyph(character: str) -> tuple[tuple[int, int], bytes]:
 
 @cache
 def _drawable(character: str) -> bool:
-    """Whether the font has this character: one that it lacks looks as U+FFFF does, which no font has."""
+    """Whether the font has this character. One that it does not have is drawn like U+FFFF, which no font has."""
     return unicodedata.category(character) not in ("Cc", "Cs") and _glyph(character) != _glyph("\uffff")
 
 
 def _legible(text: str) -> str:
-    """The text with a square in place of each character that the font lacks, and without what is never seen: joiners, marks of
-    direction and of a variant."""
+    """The text with a square in place of each character that the font does not have, and without invisible characters: joiners,
+    direction marks and variation selectors."""
     composed = unicodedata.normalize("NFC", " ".join(text.split()))
     seen = (c for c in composed if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
     return "".join(c if _drawable(c) else _ABSENT for c in seen)
 
 
 def _wrapped(text: str, width: int, lines: int = _LINES) -> list[str]:
-    """The text broken into at most `lines` lines of `width` pixels; what does not fit ends in an ellipsis."""
+    """The text broken into at most `lines` lines of `width` pixels; a text that does not fit ends in an ellipsis."""
     font, found = _font(), [""]
     for word in _legible(text).split():
         while word:
@@ -92,7 +98,7 @@ def _wrapped(text: str, width: int, lines: int = _LINES) -> list[str]:
                 found[-1], word = longer, ""
             elif found[-1] and font.getlength(word) <= width:
                 found.append("")
-            else:  # a word wider than a line is broken where it has to be
+            else:  # a word that is wider than a line is broken
                 if found[-1]:
                     found.append("")
                 fits = max([i for i in range(1, len(word)) if font.getlength(word[:i]) <= width], default=1)
@@ -115,12 +121,12 @@ def _text(draw: ImageDraw.ImageDraw, left: int, top: int, lines: Sequence[str], 
 def image_grid(
     images: Image, captions: Sequence[str] | None = None, columns: int | None = None, cell: int = 128
 ) -> ImageGrid:
-    """Images (n, 1 | 3 | 4, h, w) in [-1, 1], each with its caption below.
+    """A grid of images (n, 1 | 3 | 4, h, w) in [-1, 1], each with its caption below.
 
     Arguments:
-        captions: one an image, or None.
-        columns: images beside each other; 8, or fewer where that is nearer to a square, by default.
-        cell: width in pixels that small images are enlarged to at least.
+        captions: a caption for each image, or None.
+        columns: number of images beside each other; by default 8, or fewer for up to 16 images.
+        cell: small images are enlarged to at least this width in pixels.
     """
     return beside([("", images)], captions, columns, cell)
 
@@ -131,12 +137,16 @@ def beside(
     columns: int | None = None,
     cell: int = 128,
 ) -> ImageGrid:
-    """Sets of as many images each, below each other under their titles, as originals and reconstructions.
+    """A grid of several sets of images of equal number, as originals and reconstructions, each set in a row with a title.
 
-    Where the sets are longer than `columns`, blocks of all rows follow each other. Captions stand below a block.
+    Where there are more images than `columns`, blocks of all rows follow each other. Captions are below each block.
 
     Arguments:
-        rows: (title, images (n, 1 | 3 | 4, h, w) in [-1, 1]) of one n, h and w.
+        rows: (title, images (n, 1 | 3 | 4, h, w) in [-1, 1]) of each set, with equal n, h and w.
+        captions, columns, cell: as for `image_grid`.
+
+    Raises:
+        ValueError: the numbers or sizes of images, or the number of captions, do not agree.
     """
     pixels = [rearrange(eight_bits(images), "b c h w -> b h w c").cpu().numpy() for _, images in rows]
     if not pixels or not len(pixels[0]) or any(p.shape != pixels[0].shape for p in pixels):
@@ -189,12 +199,12 @@ def save(
     images: int,
     title: str = "",
 ) -> None:
-    """Write `path` (.png) and the JSON file of the same name beside it, each in one move.
+    """Write a grid to `path` (.png), and the JSON file of the same name beside it, each complete or not at all.
 
     Arguments:
-        kind: what the report makes of it.
-        stage, step, images: when in the run it was made; `images` is how many had been trained on.
-        title: a line above it in the report, as `guidance 3, ddim, 50 steps`.
+        kind: what the images are, which decides where the report shows them.
+        stage, step, images: the stage, its update, and the number of images that it had been trained on.
+        title: a line for the report, as `guidance 3, ddim, 50 steps`.
     """
     facts = {
         "kind": kind,

@@ -1,7 +1,7 @@
-"""Pictures while training: reconstructions beside originals, samples for fixed held-out captions beside real images.
+"""Pictures during training: reconstructions beside originals, and samples for held-out captions beside real images.
 
-Always the same examples and the same noise, drawn with the averaged weights, so that the pictures of a run are a film of
-what changed. They go to `samples/`, with their captions, and to every logger.
+They are made with the averaged weights, and always of the same examples with the same noise, so that the pictures of a run
+show how the model develops. They are saved to `samples/` with their captions, and sent to every logger.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ from ldm.stage.stage import Stage
 
 
 class Pictures(L.Callback):
-    """
+    """Makes pictures every `picture_every` updates of a stage, and at its end.
+
     Arguments:
-        folder: where the PNG and JSON files go.
-        count: examples in a picture, spread over the held-out set.
+        folder: the folder for the PNG and JSON files.
+        model: the model that is trained.
+        data: the data of the run.
+        sinks: the loggers.
+        count: number of examples in a picture, spread over the held-out set.
     """
 
     def __init__(self, folder: Path, model: LatentModel, data: DataModule, sinks: Sequence[Sink], count: int = 16):
@@ -34,7 +38,7 @@ class Pictures(L.Callback):
         self.rows = torch.linspace(0, size - 1, min(count, size)).long().tolist()
 
     def on_train_start(self, trainer: L.Trainer, stage: Stage) -> None:
-        """Drop pictures of updates that are not there any more, as the journal does its rows."""
+        """Remove the pictures of updates after the one from which a stage is resumed, as the journal removes its rows."""
         if trainer.global_rank == 0:
             drop_pictures(self.folder, stage.name, stage.updates)
 
@@ -74,14 +78,14 @@ class Pictures(L.Callback):
 
 
 def drop_pictures(folder: Path, stage: str, after: int) -> None:
-    """Remove those of a stage after so many updates."""
+    """Remove the pictures of a stage that were made after update `after`."""
     for file in folder.glob(f"{stage}-*"):
         if int(file.stem.rpartition("-")[2]) > after:
             file.unlink()
 
 
 def words(batch: dict[str, Any], classes: Sequence[str]) -> list[str] | None:
-    """What to write under the images: captions, or the names of labels."""
+    """The texts below the images of a batch: captions, or else the names of labels; None where there are neither."""
     if any(batch.get("caption", ())):
         return list(batch["caption"])
     if "label" in batch and (batch["label"] >= 0).any():

@@ -1,9 +1,9 @@
-"""Progress as people expect it: stage, updates, time left and what the stage measures, in one line.
+"""The progress of a stage in one line: stage, updates, time left, and the newest numbers.
 
-On a terminal a bar that moves. Bar, count and time left always have room; the numbers have what is left of the line, the
-loss first, and one that does not fit whole is left out with all after it. In a log file, whole lines at the stage's log
-moments, no closer to each other than ten seconds and a hundredth of the time that has passed: a day of training is some
-hundred lines. Numbers are the stage's last means, so watching costs no wait for the device.
+On a terminal it is a progress bar. Bar, count and time left are always shown; the rest of the line has as many numbers as fit,
+the loss first. In a log file a line is written when the stage logs, but not before ten seconds and a hundredth of the elapsed
+time have passed since the last one, so that a day of training gives about a hundred lines. The numbers are the last means that
+the stage has logged, so nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from ldm.stage.stage import Stage
 
 log = logging.getLogger(__name__)
 
-_APART, _SHARE, _BETWEEN = 10.0, 0.01, "  "  # seconds and share of the time passed between lines; between numbers
+# Between lines: seconds, and share of the elapsed time. Between numbers: spaces.
+_APART, _SHARE, _BETWEEN = 10.0, 0.01, "  "
 _HIDDEN = ("rate", "images_per_second", "wait", "skipped")
 
 
 class Bar(L.Callback):
-    """
+    """Shows the progress of a stage on a terminal, or in a log.
+
     Arguments:
-        console: where it is shown.
-        clock: seconds, of any beginning.
+        console: the terminal, or whatever takes its place.
+        clock: a function that returns the time in seconds, from any origin.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
@@ -83,7 +85,7 @@ class Bar(L.Callback):
         return now - self._told >= max(_APART, _SHARE * (now - self._begun))
 
     def _line(self, stage: Stage) -> str:
-        """A line of a log file; the time left is that of the updates so far, for each that is left."""
+        """A line for a log file. The time left assumes that the remaining updates take as long as those so far."""
         done, left = stage.updates - self._first, stage.steps - stage.updates
         wait = f"{duration((self.clock() - self._begun) / max(done, 1) * left)} left" if left else "done"
         return _BETWEEN.join([f"{stage.name} stage", f"{stage.updates}/{stage.steps}", wait, *numbers(stage.latest)])
@@ -95,7 +97,7 @@ class Bar(L.Callback):
 
 
 class _Numbers(ProgressColumn):
-    """A task's `numbers`, as many from the first as have room."""
+    """The column with the field `numbers` of a task, from the first as many as fit."""
 
     def __init__(self) -> None:
         super().__init__(Column(ratio=1, no_wrap=True))
@@ -113,7 +115,7 @@ class _Fitting:
 
 
 def fitting(parts: Sequence[str], width: int) -> str:
-    """As many of the parts, from the first, as have room beside each other; each is whole."""
+    """The text of the first parts, as many as fit completely into `width` columns beside each other."""
     for count in range(len(parts), 0, -1):
         text = _BETWEEN.join(parts[:count])
         if cell_len(text) <= width:
@@ -122,8 +124,8 @@ def fitting(parts: Sequence[str], width: int) -> str:
 
 
 def numbers(latest: Mapping[str, float]) -> tuple[str, ...]:
-    """The numbers worth a line, those first that are missed the most: the loss, what went wrong, the pace, the held-out loss,
-    and what the losses consist of."""
+    """The newest numbers as texts, the most important first: the loss, skipped updates, images per second, the held-out loss,
+    and the terms of the losses."""
     said = [f"loss {latest['loss']:.4g}"] if "loss" in latest else []
     said += [f"{latest['skipped']:.0f} updates skipped"] if latest.get("skipped") else []
     said += [f"{latest['images_per_second']:.0f} images/s"] if "images_per_second" in latest else []

@@ -1,14 +1,14 @@
-"""Callbacks of Lightning's kind that a config names, its own (`lightning.pytorch.callbacks`) or a user's.
+"""Lightning callbacks that a config names: those of `lightning.pytorch.callbacks`, or a user's own.
 
-They are hung into the trainer of each stage, made anew for each. What they find there:
+They are built anew for each stage, and given to its trainer. They can use:
 
     trainer.global_step             the number of updates
     trainer.callback_metrics        the stage's newest numbers by their names, as `loss` and `val diffusion (average)`
     trainer.logger                  what is logged there becomes numbers of the stage, in the journal and in every logger
     on_validation_start, ..._end    around each validation
-    trainer.should_stop = True      saves and ends the stage as a signal would; the same command goes on
+    trainer.should_stop = True      saves and stops the stage as a signal would; the same command resumes it
 
-There is one epoch, however many passes over the data. A callback's own state is not kept over a stop.
+There is only one epoch, however often the data are repeated. A callback's own state is not saved when a run stops.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from ldm.stage.stage import Stage
 
 
 def check(nodes: Config) -> None:
-    """ConfigError where a node is no callback."""
+    """Raise ConfigError where one of the nodes does not describe a callback."""
     for name, node in nodes.items():
         if not issubclass(resolve(node["_target_"], f"callback.{name}"), L.Callback):
             raise ConfigError(f"callback.{name}: wanted a lightning.pytorch.Callback, got {node['_target_']}")
 
 
 def watching(nodes: Config, stage: Stage, batch_size: int, folder: Path) -> tuple[list[L.Callback], dict[str, Any]]:
-    """The callbacks of a stage and, where there are some, what its trainer has to be given for them.
+    """The callbacks of a stage and, where there are some, the arguments that its trainer needs for them.
 
     Arguments:
-        batch_size: of an update.
-        folder: where they may leave files.
+        nodes: the config's nodes of callbacks, by name.
+        stage: the stage.
+        batch_size: size of the global batch.
+        folder: the folder for files that they write.
     """
     callbacks = [build(node, f"callback.{name}") for name, node in nodes.items()]
     if not callbacks:
@@ -50,7 +52,13 @@ def watching(nodes: Config, stage: Stage, batch_size: int, folder: Path) -> tupl
 
 
 class StageLogger(Logger):
-    """What callbacks log, as numbers of a stage."""
+    """A Lightning logger that turns what callbacks log into numbers of the stage.
+
+    Arguments:
+        stage: the stage.
+        batch_size: size of the global batch.
+        folder: the folder for files that callbacks write.
+    """
 
     def __init__(self, stage: Stage, batch_size: int, folder: Path):
         super().__init__()

@@ -1,14 +1,15 @@
-"""Networks of diffusers, in and out: `AutoencoderKL` and `UNet2DConditionModel` as ours, with their weights.
+"""Models of the library diffusers: `AutoencoderKL` and `UNet2DConditionModel`, read as our networks and written from them.
 
-A directory of theirs is a config.json beside safetensors; nothing is ever unpickled. Our networks are theirs layer for
-layer under other names, except that queries, keys and values are rows of one matrix (stacked and split here) and that
-1x1 convolutions around attention are linear maps. Their latents are whitened by one number or by one a channel,
+A model of diffusers is a directory with a config.json and safetensors; nothing is ever unpickled. Our networks equal theirs
+layer for layer under other names, except that queries, keys and values are the rows of one matrix (stacked and split here),
+and that 1x1 convolutions around attention are linear maps. Their latents are whitened by one number, or by one for each
+channel,
 
     z = (raw - shift) * scaling_factor      or      z = (raw - latents_mean) * scaling_factor / latents_std,
 
-which becomes our latent_mean and latent_std. Their U-Net embeds the integer step of the table it was trained on; ours
-finds the step from the log-SNR (`StepEmbedding`). A U-Net alone does not say what it was trained on and what it predicts; the
-scheduler beside it does, and together they are a denoiser.
+and this becomes our latent_mean and latent_std. Their U-Net embeds the integer step of the table that it was trained on; ours
+computes this step from log SNR (`StepEmbedding`). A U-Net alone does not say which schedule it was trained on and what it
+predicts. The scheduler beside it does, and both together make a denoiser.
 """
 
 from __future__ import annotations
@@ -45,16 +46,17 @@ from ldm.tensors import read_tensors
 from ldm.types import ContextShape
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-_HALF = ("fp16", "bf16")  # variants of the same weights, read where there are no others
+_HALF = ("fp16", "bf16")  # variants of the same weights, which are read where there are no others
 
 log = logging.getLogger(__name__)
 
 
 def autoencoder_from_diffusers(source: str | Path, image_shape: tuple[int, int, int] | None = None) -> Autoencoder:
-    """Our autoencoder with the weights of an `AutoencoderKL`: a directory, a pipeline's directory or a hub name.
+    """Our autoencoder with the weights of an `AutoencoderKL`.
 
     Arguments:
-        image_shape: (c, h, w) to use it for; its own training size where not given.
+        source: a directory of the model, one of a whole pipeline, or a name on the hub.
+        image_shape: (c, h, w) of the images; by default the size that it was trained on.
     """
     folder = find_folder(source, "vae")
     theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -65,12 +67,13 @@ def autoencoder_from_diffusers(source: str | Path, image_shape: tuple[int, int, 
 
 
 def unet_from_diffusers(source: str | Path, schedule: Table | ZeroTerminalSNR | None = None) -> UNet:
-    """Our U-Net with the weights of a `UNet2DConditionModel`: a directory, a pipeline's directory or a hub name.
-
-    What it predicts is the scheduler's to say: `denoiser_from_diffusers` knows.
+    """Our U-Net with the weights of a `UNet2DConditionModel`. It does not know what it predicts, which the scheduler of a
+    pipeline says: see `denoiser_from_diffusers`.
 
     Arguments:
-        schedule: it was trained on; read from a pipeline's scheduler, else Stable Diffusion's.
+        source: a directory of the model, one of a whole pipeline, or a name on the hub.
+        schedule: the schedule that it was trained on; by default that of the pipeline's scheduler, or else that of Stable
+            Diffusion.
     """
     folder = find_folder(source, "unet")
     if schedule is None:
@@ -80,15 +83,17 @@ def unet_from_diffusers(source: str | Path, schedule: Table | ZeroTerminalSNR | 
 
 
 def denoiser_from_diffusers(source: str | Path, scheduler: Scheduler | None = None) -> NetworkDenoiser:
-    """E[x | x_t, c] of a pipeline's U-Net, on the schedule and with the prediction that its scheduler says.
+    """The denoiser E[x | x_t, c] of a pipeline: its U-Net on the schedule and with the parameterization of its scheduler.
 
-    How the scheduler samples is not followed; what it says of that is logged, and `read_scheduler` gives it.
+    How the scheduler samples is ignored. What it says of sampling is logged, and `read_scheduler` returns it.
 
     Arguments:
-        scheduler: where the source is a U-Net alone, or to read it as another's.
+        source: a directory of the pipeline or of a U-Net, or a name on the hub.
+        scheduler: the scheduler, where there is none beside the U-Net, or to replace that one.
 
     Raises:
-        FileNotFoundError: no scheduler is given or beside the U-Net. ForeignModelError: ours cannot be equal to it.
+        FileNotFoundError: no scheduler is given, and there is none beside the U-Net.
+        ForeignModelError: none of our networks equals the model.
     """
     folder = find_folder(source, "unet")
     scheduler = scheduler or _scheduler_beside(folder)
@@ -122,12 +127,12 @@ def _scheduler_beside(unet: Path) -> Scheduler | None:
 
 
 def autoencoder_to_diffusers(autoencoder: Autoencoder, folder: Path) -> None:
-    """Write the directory of the `AutoencoderKL` that equals ours; ForeignModelError where none can."""
+    """Write the directory of an `AutoencoderKL` that equals our autoencoder; ForeignModelError where there is none."""
     _write(folder, config_of_autoencoder(autoencoder), autoencoder, autoencoder_names(autoencoder))
 
 
 def unet_to_diffusers(unet: UNet, folder: Path) -> None:
-    """Write the directory of the `UNet2DConditionModel` that equals ours; ForeignModelError where none can."""
+    """Write the directory of a `UNet2DConditionModel` that equals our U-Net; ForeignModelError where there is none."""
     _write(folder, config_of_unet(unet), unet, unet_names(unet))
 
 
@@ -145,14 +150,14 @@ _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".pro
 
 
 def _modern(name: str) -> str:
-    """The present name of a tensor of an attention layer in a file written before 2023."""
+    """The present name of a tensor of an attention layer from a file of before 2023."""
     for old, new in _OLD_NAMES.items():
         name = name.replace(old, new)
     return name
 
 
 def _load(module: nn.Module, names: Mapping[str, list[str]], theirs: Mapping[str, Tensor]) -> None:
-    """Fill `module`; every tensor of theirs must find its place."""
+    """Load their tensors into `module`; ForeignModelError where one is missing or one remains."""
     theirs = {_modern(name): value for name, value in theirs.items()}
     wanted = {name for parts in names.values() for name in parts}
     if missing := sorted(wanted - theirs.keys()):
@@ -168,7 +173,7 @@ def _load(module: nn.Module, names: Mapping[str, list[str]], theirs: Mapping[str
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """In float32, from the files of full precision, else from those of half."""
+    """The weights in a directory, in float32, from the files of full precision or else from those of half precision."""
     for variant in (None, *_HALF):
         if files := _weight_files(folder, variant):
             break
@@ -185,7 +190,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _weight_files(folder: Path, variant: str | None) -> list[str]:
-    """The names of the files of a variant: one, or those that its index names; [] where there are none."""
+    """The names of the files of a variant: a single one, or those that its index names; [] where there are none."""
     infix = "" if variant is None else f".{variant}"
     whole, index = folder / WEIGHTS.replace(".", f"{infix}.", 1), folder / f"{WEIGHTS}.index{infix}.json"
     if index.exists():
@@ -194,7 +199,16 @@ def _weight_files(folder: Path, variant: str | None) -> list[str]:
 
 
 def find_folder(source: str | Path, part: str) -> Path:
-    """A local directory with a config.json, downloading a hub name's config and safetensors (and nothing else)."""
+    """The local directory of a model, with its config.json. Of a name on the hub, configs and safetensors are downloaded and
+    nothing else.
+
+    Arguments:
+        source: a directory of the model, one of a whole pipeline, or a name on the hub.
+        part: the directory of the model in a pipeline, as "vae".
+
+    Raises:
+        FileNotFoundError: there is no such directory or name, or no config.json.
+    """
     folder = Path(source)
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):

@@ -1,7 +1,7 @@
-"""diffusers' configs of `AutoencoderKL` and `UNet2DConditionModel` as ours, and ours as theirs.
+"""The configs of diffusers' `AutoencoderKL` and `UNet2DConditionModel`, translated to our configs and back.
 
-What one side can be and the other cannot is refused by name, never approximated. What a config does not say means what
-diffusers' own classes mean by it: configs of early models lack most of what came later.
+What one of the libraries cannot represent is refused with the name of the setting, and never approximated. A key that is
+missing in a config has the default of diffusers' class: configs of early models lack most of the later keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class ForeignModelError(ValueError):
-    """A model of one library that the other's cannot be equal to; says which setting stands in the way."""
+    """No model of the other library equals this one; the message says which setting prevents it."""
 
 
 AUTOENCODER: Config = {
@@ -47,12 +47,12 @@ AUTOENCODER: Config = {
     "shift_factor": None,
     "latents_mean": None,
     "latents_std": None,
-    "force_upcast": True,  # of their precision; ours is the trainer's
+    "force_upcast": True,  # concerns their precision; ours is set at the trainer
     "use_quant_conv": True,
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
-"""What `AutoencoderKL` means where its config does not say."""
+"""The defaults of `AutoencoderKL`."""
 
 UNET: Config = {
     "sample_size": None,
@@ -69,16 +69,16 @@ UNET: Config = {
     "transformer_layers_per_block": 1,
     "attention_head_dim": 8,
     "use_linear_projection": False,  # either is a linear map
-    "upcast_attention": False,  # of their precision
+    "upcast_attention": False,  # concerns their precision
     "resnet_time_scale_shift": "default",
-    # Read only where one of those below is not as usual.
+    # These have an effect only where one of the keys of `USUAL_UNET` has another value.
     "addition_embed_type_num_heads": 64,
     "addition_time_embed_dim": None,
     "class_embeddings_concat": False,
     "mid_block_only_cross_attention": None,
     "projection_class_embeddings_input_dim": None,
 }
-"""What `UNet2DConditionModel` means where its config does not say, of what ours can be."""
+"""The defaults of `UNet2DConditionModel`, for the keys that our U-Net has something for."""
 
 USUAL_UNET: Config = {
     "act_fn": "silu",
@@ -109,16 +109,16 @@ USUAL_UNET: Config = {
     "time_embedding_type": "positional",
     "timestep_post_act": None,
 }
-"""Its other settings; ours is what their defaults make of it."""
+"""The other keys of `UNet2DConditionModel`, which have to have these values, the defaults."""
 
 
 def whole_autoencoder(theirs: Mapping[str, Any]) -> Config:
-    """An `AutoencoderKL`'s config with all that it leaves to the defaults."""
+    """The config of an `AutoencoderKL` with all defaults filled in."""
     return _whole("AutoencoderKL", theirs, AUTOENCODER)
 
 
 def whole_unet(theirs: Mapping[str, Any]) -> Config:
-    """A `UNet2DConditionModel`'s config with all that it leaves to the defaults."""
+    """The config of a `UNet2DConditionModel` with all defaults filled in."""
     return _whole("UNet2DConditionModel", theirs, UNET | USUAL_UNET)
 
 
@@ -158,10 +158,8 @@ def autoencoder_node(theirs: Mapping[str, Any], image_shape: tuple[int, int, int
 
 
 def latent_statistics(theirs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """(mean, std) of the raw latent's channels by which z = (raw - mean) / std is what their pipelines diffuse.
-
-    A scaling factor of null, which is not a missing one, scales nothing.
-    """
+    """Mean and standard deviation, (c,) each, with which z = (raw - mean) / std is the latent of their pipelines. A scaling
+    factor that is null, and not missing, means a factor of 1."""
     theirs = whole_autoencoder(theirs)
     channels, scale = theirs["latent_channels"], theirs["scaling_factor"]
     mean, std, shift = theirs["latents_mean"], theirs["latents_std"], theirs["shift_factor"]
@@ -211,19 +209,19 @@ def unet_node(theirs: Mapping[str, Any], schedule: Table | ZeroTerminalSNR) -> C
 
 
 def _log_snr_of_steps(schedule: Table | ZeroTerminalSNR) -> list[float]:
-    """What our denoiser tells a network at their steps 0, 1, ...: the last may be pure noise."""
+    """Log SNR at their steps 0, 1, ..., clamped as our denoiser clamps it; the last step may be pure noise."""
     table = schedule.schedule if isinstance(schedule, ZeroTerminalSNR) else schedule
     log_snr = schedule.log_snr(torch.arange(1, table.steps + 1, dtype=torch.float64) / table.steps)
     if log_snr[-2] <= -FARTHEST:
         raise ForeignModelError(
-            f"step {len(log_snr) - 2} of this schedule has log-SNR {log_snr[-2].item():.1f}, and ours tell a network "
+            f"step {len(log_snr) - 2} of this schedule has log-SNR {log_snr[-2].item():.1f}, and our denoisers give a network "
             f"nothing below {-FARTHEST:g}"
         )
     return log_snr.clamp(min=-FARTHEST).tolist()
 
 
 def config_of_autoencoder(autoencoder: Autoencoder) -> Config:
-    """The config of the `AutoencoderKL` that equals ours; ForeignModelError where none can."""
+    """The config of an `AutoencoderKL` that equals our autoencoder; ForeignModelError where there is none."""
     encoder, decoder, bottleneck = autoencoder.encoder, autoencoder.decoder, autoencoder.bottleneck
     if not (isinstance(encoder, Encoder) and isinstance(decoder, Decoder) and isinstance(bottleneck, DiagonalGaussian)):
         raise ForeignModelError(
@@ -260,9 +258,9 @@ def config_of_autoencoder(autoencoder: Autoencoder) -> Config:
 
 
 def config_of_unet(unet: UNet) -> Config:
-    """The config of the `UNet2DConditionModel` that equals ours; ForeignModelError where none can."""
+    """The config of a `UNet2DConditionModel` that equals our U-Net; ForeignModelError where there is none."""
     if not isinstance(unet.time, StepEmbedding):
-        raise ForeignModelError("UNet2DConditionModel is told an integer step; this U-Net is told the log-SNR")
+        raise ForeignModelError("UNet2DConditionModel takes an integer step; this U-Net takes the log-SNR")
     other = unet.embed_context is not None or unet.drawing is not None or unet.context.spatial
     if unet.patch > 1 or other or unet.context.tokens is None:
         raise ForeignModelError(
@@ -296,7 +294,7 @@ def config_of_unet(unet: UNet) -> Config:
 
 
 def _whitening(autoencoder: Autoencoder) -> Config:
-    """One number for all channels where that is what we have, else theirs a channel."""
+    """Their keys for our whitening: one number where all channels have the same, else one for each channel."""
     mean, std = autoencoder.latent_mean.tolist(), autoencoder.latent_std.tolist()
     if len(set(mean)) == len(set(std)) == 1:
         return {
@@ -357,7 +355,7 @@ def _group_node(groups: int, eps: float) -> Config:
 
 
 def _heads(theirs: Mapping[str, Any], widths: list[int]) -> Config:
-    """Their 'attention_head_dim' is a number of heads, for all levels or for each."""
+    """Our heads for their 'attention_head_dim', which despite its name is a number of heads, for all levels or for each."""
     heads = theirs["attention_head_dim"]
     if isinstance(heads, int):
         return {"heads": heads}

@@ -1,7 +1,7 @@
-"""The names of diffusers' tensors for ours.
+"""Which tensors of diffusers' networks are which of ours.
 
-A tensor of ours is the rows of one or more of theirs, one below the other: queries, keys and values of one source are
-one matrix here and three there.
+A tensor of ours consists of the rows of one or more of theirs: queries, keys and values of the same tokens are one matrix here
+and three matrices there.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _BLOCK_NAMES = (
 
 
 def unet_names(unet: UNet) -> dict[str, list[str]]:
-    """For each tensor of ours, the tensors of theirs of which it is the rows."""
+    """For each tensor of our U-Net, the tensors of theirs whose rows it consists of."""
     return {ours: _split(_rename(ours, _UNET_NAMES + _BLOCK_NAMES)) for ours in unet.state_dict()}
 
 
 def autoencoder_names(autoencoder: Autoencoder) -> dict[str, list[str]]:
-    """For each tensor of ours, the tensors of theirs of which it is the rows; the whitening has none."""
+    """For each tensor of our autoencoder, the tensors of theirs whose rows it consists of; those of the whitening have none."""
     rules = [(r"^encoder\.mix\.", "quant_conv."), (r"^decoder\.mix\.", "post_quant_conv.")]
     for part in ("encoder", "decoder"):
         rules += [(rf"^{part}\.stem\.", f"{part}.conv_in."), (rf"^{part}\.head\.", f"{part}.conv_out.")]
@@ -66,7 +66,8 @@ def autoencoder_names(autoencoder: Autoencoder) -> dict[str, list[str]]:
 
 
 def _places(trunk: Iterable[nn.Module], encoder: bool) -> list[str]:
-    """Their names for the blocks of our trunk, which is flat: levels, then the middle (the other way for a decoder)."""
+    """Their names for the blocks of our trunk, which is a flat list: the levels and then the middle, or for a decoder the
+    middle and then the levels."""
     blocks = list(trunk)
     middle = 3 if any(not isinstance(b, ResBlock | Downsample | Upsample) for b in blocks) else 2
     names = ["mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"][:: 1 if middle == 3 else 2]

@@ -1,11 +1,17 @@
-"""diffusers' scheduler_config.json as ours: what a network was trained on, and what is only a choice of sampling.
+"""The scheduler_config.json of diffusers: what a network was trained on, and what only concerns sampling.
 
-Of training are the table of betas (and whether it was rescaled to zero terminal SNR, arXiv 2305.08891) and what the
-network predicts: they become a schedule and a parameterization, or are refused by name. All other known keys say how a
-sampler of theirs walks, clips or draws. They change no network; a sample of ours is made by our own sampler and grid, so
-they are handed to the caller as they stand.
+The table of betas (and whether it was rescaled to zero terminal SNR, Lin et al. 2023) and what the network predicts belong to
+training. They become a schedule and a parameterization, or are refused with their name. All other known keys say how a
+sampler of diffusers steps, clips or draws noise. They do not change the network, and our samples are made by our own sampler
+and grid, so they are returned to the caller unchanged.
 
-Schedulers that divide by alpha put 2^-24 for the zero of such a table at its end; that is theirs to sample with.
+Some schedulers divide by alpha, and so take alpha^2 = 2^-24 at the end of a table with zero terminal SNR, where it is 0. This
+only concerns their sampling.
+
+Sources:
+    Lin et al., Common Diffusion Noise Schedules and Sample Steps Are Flawed (2023), arXiv 2305.08891
+    Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models (2021), arXiv 2102.09672
+    Xu et al., GeoDiff: A Geometric Diffusion Model for Molecular Conformation Generation (2022), arXiv 2203.02923
 """
 
 from __future__ import annotations
@@ -32,7 +38,7 @@ TRAINING: Config = {
     "rescale_betas_zero_snr": False,
     "prediction_type": "epsilon",
 }
-"""Keys of the network's training, as most classes mean them where a config does not say."""
+"""The keys that concern training, with the defaults of most classes."""
 
 _LATENT_BETAS: Config = {"beta_start": 0.00085, "beta_end": 0.012}
 DEFAULTS: dict[str, Config] = {
@@ -64,13 +70,13 @@ DEFAULTS: dict[str, Config] = {
         name: TRAINING | _LATENT_BETAS | {"beta_schedule": "scaled_linear"} for name in ("LCMScheduler", "TCDScheduler")
     },
 }
-"""The same for each class over a table of betas."""
+"""The same keys with the defaults of each class that has a table of betas."""
 
 NEUTRAL: Config = {
-    "timestep_type": "discrete",  # continuous: the network is told log(sigma) / 4
-    "use_flow_sigmas": False,  # of a network trained on straight paths
+    "timestep_type": "discrete",  # with "continuous" the network is conditioned on log(sigma) / 4
+    "use_flow_sigmas": False,  # True for a network that was trained on straight paths
 }
-"""Keys that have to be so: otherwise the network is of a model that ours is not."""
+"""Keys that have to have these values, because no network of ours equals one with others."""
 
 SAMPLING = frozenset(
     {
@@ -83,15 +89,16 @@ SAMPLING = frozenset(
         *("use_karras_sigmas", "use_lu_lambdas", "variance_type"),
     }
 )
-"""Keys of their samplers alone."""
+"""Keys that concern sampling only."""
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """
+    """What a scheduler_config.json says.
+
     Fields:
-        schedule, parameterization: of the training of the network beside it.
-        sampling: the config's choices of sampling, by their names; nothing here follows them.
+        schedule, parameterization: those that the network beside it was trained with.
+        sampling: the keys that concern sampling, with their values; they are not used here.
     """
 
     schedule: Table | ZeroTerminalSNR
@@ -100,7 +107,7 @@ class Scheduler:
 
 
 def read_scheduler(theirs: Mapping[str, Any]) -> Scheduler:
-    """A scheduler_config.json; ForeignModelError names what in it cannot be honoured."""
+    """Read the content of a scheduler_config.json; ForeignModelError where something in it cannot be represented."""
     kind = theirs.get("_class_name", "DDIMScheduler")
     if kind not in DEFAULTS:
         raise ForeignModelError(f"{kind} is none of the schedulers over a table of betas: {', '.join(DEFAULTS)}")
@@ -146,11 +153,11 @@ def _table(training: Mapping[str, Any]) -> Table:
 
 
 def _squared_cosine(steps: int) -> Tensor:
-    """alpha^2 = cos^2((t + 0.008) / 1.008 pi / 2), with betas of at most 0.999 (arXiv 2102.09672, equation 17)."""
+    """alpha^2 = cos^2((t + 0.008) / 1.008 pi / 2), with betas of at most 0.999 (Nichol and Dhariwal 2021, equation 17)."""
     alpha = torch.cos((torch.linspace(0, 1, steps + 1, dtype=torch.float64) + 0.008) / 1.008 * math.pi / 2)
     return (1 - (alpha[1:] / alpha[:-1]).square()).clamp(max=0.999)
 
 
 def _sigmoid(start: float, end: float, steps: int) -> Tensor:
-    """betas along a sigmoid from -6 to 6 (GeoDiff, arXiv 2203.02923)."""
+    """Betas that follow a sigmoid on [-6, 6] (GeoDiff, Xu et al. 2022)."""
     return torch.sigmoid(torch.linspace(-6, 6, steps, dtype=torch.float64)) * (end - start) + start

@@ -1,7 +1,6 @@
-"""A finished first stage to begin with: `autoencoder.checkpoint=` a run of ours, its model/, or an AutoencoderKL.
+"""Pretrained first stages: `autoencoder.checkpoint=` names a run of ours, its model/, or an `AutoencoderKL` of diffusers.
 
-A directory or hub name of diffusers is recognised by its config's `_class_name`. The checkpoint decides what the
-autoencoder is made of; what the config says of it otherwise is not used.
+The checkpoint decides which parts the autoencoder has; what the run's config says of them is not used.
 """
 
 from __future__ import annotations
@@ -17,16 +16,24 @@ from ldm.model import MODEL_PACKAGES, load_weights
 
 
 class Pretrained(ABC):
+    """A pretrained first stage. A new kind writes `config` and `load_into`."""
+
     @abstractmethod
     def config(self, image_shape: tuple[int, int, int]) -> Config:
-        """The node that builds the autoencoder for images of this shape."""
+        """The config node that builds the autoencoder for images of this shape."""
 
     @abstractmethod
     def load_into(self, autoencoder: Autoencoder) -> None:
-        """Give an autoencoder of that node its weights."""
+        """Load the weights into an autoencoder that was built from that node."""
 
 
 class Ours(Pretrained):
+    """The first stage of a finished run of ours.
+
+    Arguments:
+        folder: the run's model/.
+    """
+
     def __init__(self, folder: Path):
         self.folder = folder
 
@@ -44,6 +51,12 @@ class Ours(Pretrained):
 
 
 class Diffusers(Pretrained):
+    """An `AutoencoderKL` of diffusers.
+
+    Arguments:
+        folder: the directory with its config.json.
+    """
+
     def __init__(self, folder: Path):
         self.folder = folder
 
@@ -56,7 +69,7 @@ class Diffusers(Pretrained):
 
 
 def pretrained(checkpoint: str | Path) -> Pretrained:
-    """What a checkpoint is; FileNotFoundError where it is nothing of that kind."""
+    """The first stage that `autoencoder.checkpoint` names; FileNotFoundError where there is none."""
     folder = Path(checkpoint)
     for candidate in (folder, folder / "model"):
         file = candidate / "config.json"

@@ -1,11 +1,11 @@
-"""Loggers that cannot end a run: third parties' behind one narrow door.
+"""Loggers of third parties behind one small interface, such that none of them can end a run.
 
-A curve on a web page is a convenience; whatever goes wrong with it (no login, no network, a full or read-only disk, its
-service killed) becomes one warning and the run goes on. The record itself is `metrics.jsonl` and `records.jsonl`, which
-need none of them.
+Curves on a web page are a convenience. Whatever goes wrong with them (no login, no network, a full or read-only disk, a killed
+service) becomes one warning, and the run continues. The authoritative records are `metrics.jsonl` and `records.jsonl`, which
+need no logger.
 
-Curves of a stage stand under its name, against the images that it was trained on; what was measured in the end stands under
-`evaluation/`, so that runs can be ranked by it.
+The curves of a stage are logged under its name, over the number of images that it was trained on. What was measured at the
+end is logged under `evaluation/`, so that runs can be ranked by it.
 """
 
 from __future__ import annotations
@@ -25,31 +25,33 @@ log = logging.getLogger(__name__)
 
 
 class Sink(ABC):
-    """Where configuration, curves, pictures and numbers go besides the run directory."""
+    """A logger: a place, besides the run directory, for configuration, curves, pictures and numbers. A new one writes all
+    methods."""
 
     @abstractmethod
     def open(self, folder: Path, name: str, config: dict[str, Any]) -> None:
-        """Begin or go on with the run `name`, whose directory is `folder`."""
+        """Begin or resume the logging of the run `name`, whose directory is `folder`."""
 
     @abstractmethod
     def scalars(self, stage: str, images: int, values: dict[str, float]) -> None:
-        """Named numbers of a stage after so many images."""
+        """Log named numbers of a stage after it was trained on `images` images."""
 
     @abstractmethod
     def picture(self, stage: str, images: int, name: str, picture: Picture.Image) -> None:
-        """A picture of a stage after so many images."""
+        """Log a picture of a stage after it was trained on `images` images."""
 
     @abstractmethod
     def conclude(self, records: Sequence[Record], report: Path) -> None:
-        """What was measured of the finished run, and its report (HTML)."""
+        """Log what was measured for the finished run, and its report, an HTML file."""
 
     @abstractmethod
     def close(self, code: int) -> None:
-        """Flush; `code` is how the run ended or stopped (ldm.run.signals)."""
+        """Flush and end; `code` is the exit code of the run (ldm.run.signals)."""
 
 
 def ranked(records: Sequence[Record]) -> dict[str, float]:
-    """What runs are ranked by: `evaluation/<metric>` and, where it is known, `evaluation/<metric> error`."""
+    """The numbers that runs are ranked by: `evaluation/<metric>` and, where there is a standard error,
+    `evaluation/<metric> error`."""
     found = {}
     for each in records:
         found[f"evaluation/{each.metric}"] = each.value
@@ -59,7 +61,7 @@ def ranked(records: Sequence[Record]) -> dict[str, float]:
 
 
 def images_seen(records: Sequence[Record]) -> int:
-    """Where measured numbers stand among the curves: the images that the second stage was trained on."""
+    """The number of images that the second stage was trained on, at which measured numbers are logged."""
     return max((each.images_seen or 0 for each in records), default=0)
 
 
@@ -72,7 +74,11 @@ def rows(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
 
 
 class Guarded(Sink):
-    """A sink whose first failure is a warning and whose last act it is."""
+    """A sink that turns the first error of another sink into a warning, and does not use that sink any more then.
+
+    Arguments:
+        sink: the other sink.
+    """
 
     def __init__(self, sink: Sink):
         self.sink, self.alive = sink, True
@@ -82,7 +88,7 @@ class Guarded(Sink):
             return
         try:
             getattr(self.sink, act)(*arguments)
-        except (Exception, SystemExit) as error:  # whatever a third party raises here must not cost a training
+        except (Exception, SystemExit) as error:  # no error of a third party may end a training
             self.alive = False
             log.warning("%s is out (%s: %s); the run goes on without it", type(self.sink).__name__, act, error)
 

@@ -1,8 +1,8 @@
 """TensorBoard event files in the run directory; `tensorboard --logdir runs` shows them.
 
-TensorBoard does not name its x axis: here a step is always the number of images that the stage was trained on, and every
-scalar's description says so. Its table of hyperparameters (HPARAMS) has the leaves of the config by their words, as
-`second.optimizer.lr`, beside the numbers that runs are ranked by.
+TensorBoard does not label its x axis. Here it is always the number of images that the stage was trained on, and the
+description of every scalar says so. The table of hyperparameters (HPARAMS) has all settings of the config, as
+`second.optimizer.lr`, and the numbers that runs are ranked by.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TensorBoard(Sink):
 
 
 def leaves(config: Any, key: str = "") -> dict[str, bool | int | float | str]:
-    """The leaves of a config by their words; what is no number and no text, as a text."""
+    """The values of a nested config by their dotted names. Values that are neither numbers nor texts become texts."""
     if isinstance(config, dict):
         parts = [leaves(value, f"{key}.{name}" if key else name) for name, value in config.items()]
         return {name: value for part in parts for name, value in part.items()}

@@ -1,8 +1,8 @@
 """trackio: curves on this machine or on a Space of Hugging Face; `trackio show --project ldm` shows them.
 
-It keeps them in a database of its own (TRACKIO_DIR), where a run is found by its name: the first time a run is opened it
-is a new one there, and after that the newest of its name. As with W&B every stage has its own x axis, `first/images` and
-`second/images`.
+It stores them in a database of its own (TRACKIO_DIR), in which runs are found by their names. When a run is opened for the
+first time it becomes a new one there; later it is the newest of that name. As with W&B every stage has its own x axis,
+`first/images` and `second/images`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from ldm.run.record import Record
 
 
 class Trackio(Sink):
-    """
+    """Logging with trackio.
+
     Arguments:
-        project: under which runs are shown together.
-        space: of Hugging Face, as `user/space`, that holds them; None is this machine.
+        project: the project in which runs are shown together.
+        space: the Space of Hugging Face that stores them, as `user/space`; None is this machine.
     """
 
     def __init__(self, project: str = "ldm", space: str | None = None):
@@ -37,7 +38,7 @@ class Trackio(Sink):
 
         mark = folder / "trackio"
         quiet = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
-        with contextlib.redirect_stdout(io.StringIO()):  # it greets
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints a greeting
             self.run = trackio.init(
                 project=self.project,
                 name=name,

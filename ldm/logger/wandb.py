@@ -1,11 +1,11 @@
-"""Weights & Biases: online where this machine is logged in and the service answers, offline otherwise.
+"""Weights & Biases: online where this machine is logged in and the service answers, and offline otherwise.
 
-Every stage has its own x axis, `first/images` and `second/images`. Numbers that runs are ranked by are in the summary, all
-fields of their records in a table beside it.
+Every stage has its own x axis, `first/images` and `second/images`. The numbers that runs are ranked by are in the summary, and
+all fields of their records are in a table.
 
-Under a sweep's agent (`wandb agent`) a run is the agent's: it has the id, project and entity that the agent puts into the
-environment (WANDB_SWEEP_ID, WANDB_RUN_ID), and so has any run that is started with WANDB_RUN_ID. A run that a signal stopped is
-marked as preempted, which the sweep's agent starts again, and it goes on: without a name= its directory is named by the agent.
+Under the agent of a sweep (`wandb agent`) a run has the id, project and entity that the agent puts into the environment
+(WANDB_SWEEP_ID, WANDB_RUN_ID); WANDB_RUN_ID is also used without a sweep. A run that was stopped by a signal is marked as
+preempted. The agent starts it again, and it is resumed: without name= its directory is named after the agent's run.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 
 class WandB(Sink):
-    """
+    """Logging with Weights & Biases.
+
     Arguments:
-        project, entity: where the run is to be found; None is what the environment says (WANDB_PROJECT, WANDB_ENTITY), or the
-            project `ldm`.
-        timeout: seconds to wait for the service before going on offline.
+        project, entity: of the run; None takes those of the environment (WANDB_PROJECT, WANDB_ENTITY), or the project `ldm`.
+        timeout: seconds to wait for the service before the run is logged offline.
     """
 
     def __init__(self, project: str | None = None, entity: str | None = None, timeout: PositiveFloat = 10.0):
@@ -51,7 +51,7 @@ class WandB(Sink):
             self.run = wandb.init(**arguments, mode=offline, settings=settings)
         except wandb.errors.Error as error:
             log.warning("W&B did not answer (%s); the run is logged offline", str(error).splitlines()[0])
-            wandb.teardown()  # its service still holds the run's id
+            wandb.teardown()  # else its service still has the id of the run in use
             self.run = wandb.init(**arguments, mode="offline", settings=settings)
         if self.run.settings.mode == "offline":
             log.info("W&B is offline; upload later with: wandb sync %s", Path(self.run.dir).parent)
@@ -59,7 +59,7 @@ class WandB(Sink):
             self.run.define_metric(f"{part}/*", step_metric=f"{part}/images")
 
     def _place(self, folder: Path) -> dict[str, str | None]:
-        """Project, entity and id of the run; none of them where an agent has chosen all."""
+        """Project, entity and id of the run; empty where the agent of a sweep has chosen them."""
         file, given = folder / "wandb_id", os.environ.get("WANDB_RUN_ID")
         if given or not file.exists():
             file.write_text(given or secrets.token_hex(4), encoding="utf-8")
@@ -86,7 +86,7 @@ class WandB(Sink):
         }
         if records:
             along["evaluation/records"] = wandb.Table(columns=names, data=values)
-        self.run.log(ranked(records) | along)  # whose last values are the summary
+        self.run.log(ranked(records) | along)  # the summary consists of the last values
 
     def close(self, code: int) -> None:
         if code == PREEMPTED:
@@ -95,13 +95,14 @@ class WandB(Sink):
 
 
 def swept() -> str | None:
-    """A name for the run of a sweep's agent, the same whenever the agent starts it again; None where there is no agent."""
+    """A name for a run that the agent of a sweep has started, the same when it starts the run again; None without an agent."""
     sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
     return f"{sweep}/{run}" if sweep and run else None
 
 
 def _logged_in() -> bool:
-    """Whether `wandb login` or WANDB_API_KEY left a key; asked here, as wandb itself would ask the terminal."""
+    """Whether there is a key from `wandb login` or WANDB_API_KEY. It is looked for here, because wandb itself would ask for one
+    on the terminal."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname

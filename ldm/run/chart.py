@@ -1,11 +1,12 @@
-"""Line charts as inline SVG: no library, no script, colours from the page's style so that they follow light and dark.
+"""Line charts as inline SVG, without a library or scripts. Colours come from the page's style, for light and dark mode.
 
-A noisy curve is drawn twice: as it is, faint, and averaged under a Gaussian of about a twentieth of its length, to both
-sides, so that it does not lag as a running average would, and of medians of three, so that one outlier does not move
-it. The frame follows the smooth curve and most of the raw one, so that one spike does not flatten the rest.
+A noisy curve is drawn twice: once unchanged and faint, and once smoothed. Smoothing takes medians of three, so that single
+outliers have no effect, and then a Gaussian average over about a twentieth of the curve, which is symmetric and so does not lag
+behind like a running average. The range of the y axis contains the smooth curve and most of the raw one, so that a single spike
+does not flatten the rest.
 
-A tick's label has as many digits as tell it from its neighbours, and the frame begins where the widest label ends. Values
-that are not finite have no place on a chart: they are left out and their number is said.
+The labels of ticks have as many digits as are needed to distinguish neighbours, and the frame begins where the widest label
+ends. Values that are not finite cannot be drawn; they are left out, and their number is shown.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ _GLYPH, _BESIDE = 7.0, 7.0  # pixels: a digit of a wide font at the size of labe
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: label, points (x ascending), and the class of its stroke: `a`, `b` or `c`."""
+    """A curve.
+
+    Fields:
+        label: its name in the legend.
+        points: (x, y) with increasing x.
+        stroke: the class of its stroke in the page's style: `a`, `b` or `c`.
+    """
 
     label: str
     points: Sequence[tuple[float, float]]
@@ -34,12 +41,12 @@ class Line:
 
 
 def drawable(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that have a place on a chart."""
+    """The points that can be drawn: those with finite numbers of a reasonable size."""
     return [(x, y) for x, y in points if math.isfinite(x) and abs(y) <= _LARGEST]  # which NaN is not
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = _POINTS) -> list[tuple[float, float]]:
-    """At most `most` points, neighbours averaged."""
+    """At most `most` points, by averaging neighbours."""
     size = -(-len(points) // most)
     if size <= 1:
         return list(points)
@@ -48,7 +55,7 @@ def thinned(points: Sequence[tuple[float, float]], most: int = _POINTS) -> list[
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The Gaussian average of a curve's medians of three, over neighbours on both sides; a short one is left alone."""
+    """The curve smoothed: Gaussian averages of medians of three. A curve with few points is left unchanged."""
     if len(points) < _FEW:
         return list(points)
     values = [y for _, y in points]
@@ -66,21 +73,21 @@ def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def short(value: float, digits: int = 3) -> str:
-    """A number of so many significant digits for an axis: 1500 is 1.5k, a millionth 1e-6."""
+    """A number with `digits` significant digits for an axis: 1500 is 1.5k, a millionth is 1e-6."""
     value = float(f"{value:.{digits - 1}e}")
     size, letter = next(((s, x) for s, x in _LETTERS if s <= abs(value) < 1e12), (1.0, ""))
     return f"{value / size:.{digits}g}{letter}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """Labels of ticks, in as few digits (three at least) as say each to a fiftieth of the least distance."""
+    """The labels of ticks, with as few digits (at least three) as give each to a fiftieth of the smallest distance."""
     gap = min((b - a for a, b in pairwise(values)), default=math.inf)
     digits = next(d for d in range(3, 18) if all(abs(float(f"{v:.{d - 1}e}") - v) <= gap / 50 for v in values))
     return [short(value, digits) for value in values]
 
 
 def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
-    """Round numbers within [low, high], about `count` of them; with `whole` no fractions."""
+    """About `count` round numbers within [low, high]; with `whole` they are integers."""
     if not high > low:
         return [low]
     raw = max((high - low) / max(count - 1, 1), 1.0 if whole else 0.0)
@@ -117,9 +124,15 @@ def _path(points: Sequence[tuple[float, float]], across, up) -> str:
 
 
 def line_chart(title: str, lines: Sequence[Line], x_label: str = "images", from_zero: bool = False) -> str:
-    """An SVG figure of one quantity over training; empty where there are no points.
+    """A chart of one quantity in the course of training, as HTML with SVG; empty where there are no points.
 
-    The y axis is logarithmic where all values are positive and the smoothed curve falls or rises eightfold.
+    The y axis is logarithmic where all values are positive and the smoothed curves change by more than a factor of eight.
+
+    Arguments:
+        title: the title of the chart.
+        lines: the curves.
+        x_label: the unit of the x axis.
+        from_zero: whether the y axis begins at zero.
     """
     finite = [(line, drawable(line.points)) for line in lines]
     missing = sum(len(line.points) - len(points) for line, points in finite)

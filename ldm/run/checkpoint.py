@@ -1,10 +1,11 @@
-"""Checkpoints: tensors in safetensors, the rest in one JSON manifest; whole, checked, never unpickled.
+"""Checkpoints: tensors in safetensors, and everything else in a JSON manifest. They are complete, verified, and never unpickled.
 
-`checkpoints/step-N/` holds `tensors.safetensors` and `manifest.json` with the nested state, where tensors stand by name,
-and size and checksum of the tensor file. It is written under a temporary name, flushed and renamed; then the small file
-`latest` is replaced; only then the oldest goes. Loading verifies; a damaged one is named and the one before is taken.
+`checkpoints/<stage>/step-N/` has `tensors.safetensors` and `manifest.json`. The manifest has the nested state, with the names
+of tensors in place of tensors, and the size and checksum of the tensor file. A checkpoint is written under a temporary name,
+flushed and renamed, then the small file `latest` is replaced, and only then the oldest checkpoint is removed. Loading verifies
+checksums; of a damaged checkpoint there is a warning, and the one before it is taken.
 
-Of a finished stage that is not to go on a manifest without tensors stays (`prune`), which says what was done.
+A finished stage that will not be continued keeps a manifest without tensors, which says what was done (`prune`).
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from ldm.tensors import read_tensors, size_of, write_tensors
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4  # of the files and of what a stage puts into them
+FORMAT = 4  # the version of the files and of the state that a stage puts into them
 _TENSOR = "__tensor__"
 _TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
 
 
 class DamagedCheckpoint(RuntimeError):
-    """A checkpoint that is not what was written; names the file and the reason."""
+    """A checkpoint that differs from what was written; the message names the file and the reason."""
 
 
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The state with its tensors taken out and named by their place."""
+    """The state with its tensors replaced by names, which say where they are in it; they are added to `tensors`."""
     if isinstance(value, Tensor):
         if name in tensors:  # {"a": {"b": x}, "a/b": y}, {1: x, "1": y}
             name = f"{name}#{len(tensors)}"
@@ -64,14 +65,14 @@ def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 class _Unread(dict):
-    """In place of tensors by name, where only the rest of a state is asked for."""
+    """A mapping from every name to None, in place of tensors, for reading only the rest of a state."""
 
     def __missing__(self, name: str) -> None:
         return None
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Write one checkpoint directory, whole or not at all. The state is not copied."""
+    """Write one checkpoint directory, completely or not at all. The state, a nested structure, is not copied."""
     tensors: dict[str, Tensor] = {}
     skeleton = _split(state, "", tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,7 @@ def _write_manifest(folder: Path, size: int, digest: str, skeleton: Any) -> None
 
 
 def bytes_of(state: Any) -> int:
-    """What a nested state takes on disk; of its tensors only the shapes and types are looked at."""
+    """The size in bytes of a nested state on the disk. Only the shapes and types of its tensors are used."""
     tensors: dict[str, Tensor] = {}
     manifest = {"state": _split(state, "", tensors)}
     return size_of(tensors) + len(json.dumps(manifest, indent=1))
@@ -99,7 +100,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint directory, verified; DamagedCheckpoint where it is not what was written."""
+    """The verified manifest of a checkpoint directory; DamagedCheckpoint where it differs from what was written."""
     manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
     if manifest["format"] > FORMAT:
         raise DamagedCheckpoint(f"{path}: format {manifest['format']} is newer than this ldm's {FORMAT}; update ldm")
@@ -114,7 +115,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The state of one checkpoint directory, verified; DamagedCheckpoint where it is not what was written."""
+    """The verified state in a checkpoint directory; DamagedCheckpoint where it differs from what was written."""
     try:
         manifest = _manifest(path)
         file = path / _TENSORS
@@ -128,24 +129,26 @@ def read(path: Path) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one stage of a run, newest kept.
+    """The newest checkpoints of one stage of a run.
 
     Arguments:
         folder: `run/checkpoints/<stage>`.
-        keep: how many complete ones stay; two at least, so that a damaged one is not the end.
+        keep: how many complete ones are kept, at least two, so that there is another one if one is damaged.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = folder, max(2, keep)
 
     def steps(self) -> list[int]:
+        """The updates of the checkpoints that are there, in increasing order."""
         if not self.folder.exists():
             return []
         names = [entry.name for entry in self.folder.iterdir() if entry.is_dir()]
         return sorted(int(name[5:]) for name in names if name.startswith("step-") and name[5:].isdigit())
 
     def check_room(self, state: dict[str, Any]) -> None:
-        """OSError where the disk has no room for two of this state: the next would not fit beside the last."""
+        """Raise OSError where the disk has no space for two checkpoints of this state, since a new one is written before an
+        old one is removed."""
         place = next(each for each in (self.folder, *self.folder.parents) if each.exists())
         size, free = bytes_of(state), shutil.disk_usage(place).free
         if free < 2 * size + (1 << 20):
@@ -155,16 +158,18 @@ class Checkpoints:
             )
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write the checkpoint of an update, and then remove the oldest ones."""
         path = self.folder / f"step-{step}"
         write(path, state)
         write_text(self.folder / "latest", f"{path.name}\n")
-        # A later one is there only if it was damaged and passed over; it does not count and is written over in time.
+        # A later one is there only if it was damaged and skipped; it does not count, and will be replaced in time.
         for old in [each for each in self.steps() if each < step][: 1 - self.keep]:
             shutil.rmtree(self.folder / f"step-{old}")
         return path
 
     def peek(self) -> dict[str, Any] | None:
-        """The state of the newest checkpoint whose manifest is whole, its tensors left unread; None where there is none."""
+        """The state in the newest checkpoint whose manifest is not damaged, with None for tensors, which are not read; None
+        where there is no such checkpoint."""
         for step in reversed(self.steps()):
             try:
                 return _join(_manifest(self.folder / f"step-{step}")["state"], _Unread())
@@ -173,7 +178,8 @@ class Checkpoints:
         return None
 
     def prune(self, updates: int, history: Any) -> None:
-        """Keep of a finished stage what was done, and nothing to go on from."""
+        """Replace the checkpoints of a finished stage by a manifest with its number of updates and its history, without
+        tensors."""
         path = self.folder / f"step-{updates}"
         self.folder.mkdir(parents=True, exist_ok=True)
         with whole_directory(path) as folder:
@@ -184,7 +190,7 @@ class Checkpoints:
                 shutil.rmtree(self.folder / f"step-{other}")
 
     def pruned(self) -> bool:
-        """Whether the newest one was left without tensors by `prune`."""
+        """Whether the newest checkpoint is one that `prune` left, without tensors."""
         steps = self.steps()
         try:
             return bool(steps) and _manifest(self.folder / f"step-{steps[-1]}")["bytes"] == 0
@@ -196,13 +202,13 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
-        """(step, state) of the newest checkpoint that is whole; None where there is none at all.
+        """(step, state) of the newest checkpoint that is not damaged; None where there are no checkpoints at all.
 
-        Raises DamagedCheckpoint where there are some and none is whole: starting anew would lose a run in silence.
+        Raises DamagedCheckpoint where all checkpoints are damaged, because to begin anew would silently lose the run.
         """
         for leftover in self.folder.glob("*.tmp") if self.folder.exists() else ():
             if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)  # another rank may be at it, too
+                shutil.rmtree(leftover, ignore_errors=True)  # another rank may be removing it, too
             else:
                 leftover.unlink(missing_ok=True)
         reasons = []

@@ -1,18 +1,18 @@
-"""The run directory: everything about one training, held by one process.
+"""The run directory: everything about one training. One process at a time may write to it.
 
-    config.yaml      what was asked for, resolved
-    checkpoints/     training state of each stage
-    snapshots/       averages of the weights in the course of it, from which others are rebuilt
-    model/           safetensors and config: all that loading needs
-    samples/         grids with their captions
+    config.yaml      the config with all defaults and references resolved
+    checkpoints/     the training state of each stage
+    snapshots/       averages of the weights in the course of training, from which others are rebuilt
+    model/           safetensors and config: everything that is needed to load the model
+    samples/         grids of images with their captions
     metrics.jsonl    the curves
     records.jsonl    the measured numbers
-    report.html      all of it to look at
-    needs.json       what it needs of the store
-    log.txt          what was said
+    report.html      all of it on one page
+    needs.json       what the run needs of the store
+    log.txt          the log
 
-With a name, the directory is that name's and the same command goes on where it stopped; without, the name is
-unique. The lock is the kernel's (released with its process, however it ends); `lock.json` says who holds it.
+With name= the directory has that name, and the same command resumes the run in it; without, the name is unique. The lock on
+the directory is released by the kernel when its process ends, however it ends; `lock.json` says which process holds it.
 """
 
 from __future__ import annotations
@@ -51,15 +51,18 @@ def finished_as(run: Path) -> str | None:
 
 
 class RunTaken(RuntimeError):
-    """Another process writes to this run."""
+    """Another process is writing to this run."""
 
 
 class RunDirectory:
-    """Where the files of a run are; `claim` takes one for this process alone.
+    """The paths of the files of a run; `claim` locks a directory for this process.
+
+    Arguments:
+        path: the directory.
 
     Attributes:
-        checkpoints, model, samples, snapshots: folders.
-        metrics, records, report: files.
+        checkpoints, model, samples, snapshots: the folders in it.
+        metrics, records, report: the files in it.
     """
 
     def __init__(self, path: Path):
@@ -71,9 +74,9 @@ class RunDirectory:
 
     @classmethod
     def claim(cls, root: Path, name: str | None, experiment: str) -> RunDirectory:
-        """The directory `root/name`, locked; a unique name where none is given.
+        """Make and lock the directory `root/name`. Without a name it gets a unique one from `experiment` and the time.
 
-        Raises RunTaken where another process has it and OSError where it cannot be written.
+        Raises RunTaken where another process has locked it, and OSError where it cannot be written.
         """
         named = name is not None
         while True:
@@ -105,6 +108,7 @@ class RunDirectory:
         self.samples.mkdir(exist_ok=True)
 
     def release(self) -> None:
+        """Release the lock."""
         if self._lock is not None:
             (self.path / "lock.json").unlink(missing_ok=True)
             self._lock.release()
@@ -112,37 +116,42 @@ class RunDirectory:
 
 
 class Journal:
-    """`metrics.jsonl`: one line a moment, {"stage", "step", "images", "seconds", name: value, ...}.
+    """The file `metrics.jsonl`, with a line {"stage", "step", "images", "seconds", name: value, ...} each time a stage logs.
 
-    A run that goes on from step N first drops what was written after N, so the curve is that of an uninterrupted run.
+    A run that is resumed at step N first removes what was written after N, so the curves are those of an uninterrupted run.
+
+    Arguments:
+        path: the file.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
     def rows(self) -> list[dict]:
+        """All complete lines."""
         if not self.path.exists():
             return []
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         return [row for row in map(_parsed, lines) if row is not None]
 
     def images_seen(self, stage: str) -> int:
-        """Images that a stage was trained on."""
+        """The number of images that a stage was trained on."""
         return max((row["images"] for row in self.rows() if row["stage"] == stage), default=0)
 
     def rewind(self, stage: str, step: int) -> None:
-        """Drop rows of `stage` after `step`, and a line that was torn."""
+        """Remove the lines of a stage after `step`, and incomplete lines."""
         kept = [row for row in self.rows() if row["stage"] != stage or row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, stage: str, step: int, images: int, seconds: float, values: dict[str, float]) -> None:
+        """Add a line: named numbers of a stage at an update, after so many images and seconds of training."""
         row = {"stage": stage, "step": step, "images": images, "seconds": round(seconds, 3), **values}
         with named(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 
 def _parsed(line: str) -> dict | None:
-    """A journal's row; None for a line that was torn by a crash."""
+    """A line of the journal; None for one that is incomplete because of a crash."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""The pictures of a run on a page: cells taken out of the saved grids and set anew, each with its caption as text."""
+"""The images of a run on a page: the cells of saved grids are cut out and arranged anew, each with its caption as text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ _SMALL, _MOST_CELLS, _MOST_STEPS, _ACROSS = 96, 32, 6, 8
 
 @dataclass(frozen=True)
 class Picture:
-    """A saved grid: its PNG and what its JSON file says (see `ldm.callback.image_grid.save`)."""
+    """A saved grid.
+
+    Fields:
+        path: its PNG file.
+        kind, stage, step, images, title, scale, cells: the content of its JSON file (see `ldm.callback.image_grid.save`).
+    """
 
     path: Path
     kind: str
@@ -32,16 +37,16 @@ class Picture:
 
     @property
     def rows(self) -> list[str]:
-        """Titles of the rows, in order."""
+        """The titles of the rows, in order."""
         return list(dict.fromkeys(cell["row"] for cell in self.cells))
 
     def items(self) -> list[list[dict]]:
-        """Cells that belong together, one of each row, in order."""
+        """The cells that belong together, one of each row, in order."""
         return [list(item) for item in zip(*([c for c in self.cells if c["row"] == r] for r in self.rows), strict=True)]
 
 
 def pictures(directory: Path) -> list[Picture]:
-    """The grids saved in a directory, by step; a PNG without its JSON file was not finished and is left out."""
+    """The grids saved in a directory, ordered by step. A grid without one of its two files is incomplete and left out."""
     found = []
     for path in sorted(directory.glob("*.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -52,7 +57,7 @@ def pictures(directory: Path) -> list[Picture]:
 
 
 def _inline(sheet: PIL.Image.Image, cell: dict, scale: int) -> str:
-    """An <img> of the cell at its own size: PNG where pixels count, WebP for photographs."""
+    """An <img> of a cell in its original size: as PNG for small images, and as WebP for larger ones."""
     image = sheet.crop(tuple(cell["box"]))
     image = image.resize((image.width // scale, image.height // scale), PIL.Image.Resampling.NEAREST)
     small, buffer = image.width <= _SMALL, io.BytesIO()
@@ -67,7 +72,7 @@ def _inline(sheet: PIL.Image.Image, cell: dict, scale: int) -> str:
 
 
 def gallery(picture: Picture, most: int = _MOST_CELLS) -> str:
-    """The items of a grid, images of all rows above each other and the caption below."""
+    """The first `most` items of a grid as HTML: the images of all rows above each other, and the caption below."""
     sheet, figures, large = PIL.Image.open(picture.path).convert("RGB"), [], False
     for item in picture.items()[:most]:
         images = "".join(_inline(sheet, cell, picture.scale) for cell in item)
@@ -83,7 +88,7 @@ def gallery(picture: Picture, most: int = _MOST_CELLS) -> str:
 
 
 def development(found: Sequence[Picture]) -> str:
-    """The first images of the first row at steps spread over the training; nothing where there is one step only."""
+    """The first images of the first row at several steps of the training, as HTML; empty for fewer than two grids."""
     if len(found) < 2:
         return ""
     most = min(_MOST_STEPS, len(found))

@@ -48,11 +48,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Inventory:
-    """
+    """What is in a store, and which runs use it.
+
     Fields:
-        entries: of the store, by name.
+        entries: the directories in the store, ordered by name.
         silent: runs that do not say what they need.
-        gone: directories of runs that used the store and lie there no more.
+        gone: directories of runs that used the store and do not exist any more.
     """
 
     entries: tuple[Entry, ...]
@@ -61,6 +62,7 @@ class Inventory:
 
     @property
     def removable(self) -> tuple[Entry, ...]:
+        """The entries that no run needs; none where a run does not say what it needs."""
         return () if self.silent else tuple(entry for entry in self.entries if not entry.users)
 
 

@@ -1,4 +1,4 @@
-"""The look of a report: one page without requests, for a screen, a phone and paper, light and dark."""
+"""The HTML page of a report: without requests to other files, for screens, phones and paper, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
 
 
 def page(title: str, body: str) -> str:
-    """A whole HTML document."""
+    """A complete HTML document with a title and the given body."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -94,16 +94,17 @@ def page(title: str, body: str) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """A heading and what belongs under it; nothing where that is nothing."""
+    """A heading with the given parts below it; empty where all parts are empty."""
     content = "\n".join(part for part in parts if part)
     return f"<section><h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
 
 
 def facts(pairs: dict[str, str | None]) -> str:
-    """A list of names and values, those without a value left out."""
+    """A list of names and values; names without a value are left out."""
     items = [f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs.items() if v]
     return f"<dl>{''.join(items)}</dl>" if items else ""
 
 
 def folded(summary: str, content: str) -> str:
+    """Content that is shown when its summary is clicked; empty where it is empty."""
     return f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>" if content else ""

@@ -1,7 +1,7 @@
-"""`report.html`: what a run was, what it found and what its pictures look like, on one page that needs no other file.
+"""`report.html`: settings, numbers, curves and images of a run, on one page that needs no other file.
 
-It is made from the files of the run directory alone, so it can be written again at any time, of a run that is under way
-or broken off too; what is not there is left out.
+It is made from the files of the run directory only, so it can be written at any time, also for a run that is not finished.
+What is not there is left out.
 
     run.json           name, experiment, command, date, status, error, device, code_version, seed, data; seconds and
                        parameters by part
@@ -50,7 +50,7 @@ _WORDS = {"split": "{} split", "weights": "weights {}", "evaluations": "{} netwo
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; a line torn by a crash is stepped over."""
+    """The JSON objects in a file with one object in each line. Incomplete lines, which a crash can leave, are skipped."""
     found = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
@@ -61,7 +61,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write(directory: Path) -> Path:
-    """Write `report.html` of a run directory in one move and return its path."""
+    """Write the `report.html` of a run directory, completely or not at all, and return its path."""
     run = json.loads((directory / "run.json").read_text("utf-8")) if (directory / "run.json").is_file() else {}
     name = run.get("name") or directory.resolve().name
     path = directory / "report.html"
@@ -112,7 +112,7 @@ def _head(name: str, run: Mapping[str, Any]) -> str:
 
 
 def _state(run: Mapping[str, Any]) -> str:
-    """What to know of a run that is not finished, and the error that ended it."""
+    """A note for a run that is not finished, and the error that ended it."""
     status, error = str(run.get("status", "")), str(run.get("error") or "")
     mark = ' class="bad"' if status in _BAD else ""
     said = f"<p{mark}>{_STATES[status]}</p>" if status in _STATES else ""
@@ -146,7 +146,7 @@ def rounded(value: float, error: float | None) -> tuple[str, str]:
 
 
 def _numbers(records: Sequence[Record]) -> str:
-    """The newest value of each metric; those of an earlier training, before more steps or another setting, folded away."""
+    """The newest value of each metric. Those of earlier weights, before more steps or other settings, are folded away."""
     latest: dict[tuple, Record] = {}
     for record in records:
         key = (record.config, *(getattr(record, name) for name in MUST_AGREE), _how(record))
@@ -158,7 +158,7 @@ def _numbers(records: Sequence[Record]) -> str:
 
 
 def _table(records: Sequence[Record]) -> str:
-    """Numbers under a line that says how they came about wherever that changes."""
+    """A table of numbers, with a line that says how they were measured wherever this changes."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(_how(record), []).append(record)
@@ -209,7 +209,8 @@ def _series(lines: Sequence[dict], stage: str) -> dict[str, list[tuple[float, fl
 
 
 def _curve(name: str) -> tuple[str, int]:
-    """The quantity that a name is of, and 0 for training, 1 for validation, 2 for it with averaged weights."""
+    """The quantity that a name in metrics.jsonl stands for, and 0 for training, 1 for validation, or 2 for validation with
+    averaged weights."""
     base = re.sub(r"(^|/)val[ _/]", r"\1", name)
     if base == name:
         return name, 0
@@ -218,7 +219,7 @@ def _curve(name: str) -> tuple[str, int]:
 
 
 def _curves(lines: Sequence[dict], stage: str) -> str:
-    """A chart for each quantity, training and validation together; what only the optimiser cares for is folded away."""
+    """A chart for each quantity, with training and validation together. Learning rates and gradients are folded away."""
     quantities: dict[str, list[Line]] = {}
     for name, points in _series(lines, stage).items():
         if name not in _SPEED:
@@ -234,7 +235,7 @@ def _curves(lines: Sequence[dict], stage: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`1 h 02 min`, `3 min 20 s`, `12 s`."""
+    """A time in seconds as a text: `1 h 02 min`, `3 min 20 s`, `12 s`."""
     whole = round(seconds)
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
@@ -254,7 +255,7 @@ def _time(run: Mapping[str, Any], lines: Sequence[dict]) -> str:
 
 
 def _data(run: Mapping[str, Any], bad: Sequence[dict]) -> str:
-    """What was refused, by reason."""
+    """How many images and captions were refused, by reason."""
     if not bad:
         return "<p>No image or caption was refused.</p>" if run or bad else ""
     rows = Counter(str(line.get("reason", "no reason given")) for line in bad).most_common(20)

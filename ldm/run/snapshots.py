@@ -1,19 +1,26 @@
-"""Snapshots of power-function averages, and any other such average rebuilt from them after training (arXiv 2312.02696).
+"""Snapshots of power-function averages of weights, from which averages of other widths are rebuilt after training (Karras et
+al. 2023).
 
-The average of relative width s at update t weighs the weights at update u in proportion to u^g (section 3.1),
+The power-function average at update t counts the weights at update u in proportion to u^g (section 3.1). Its profile p and its
+relative width s are
 
-    p(u; t, g) = (g + 1) u^g / t^(g+1),    s = (g + 1)^(1/2) (g + 2)^-1 (g + 3)^-1/2,
+    p(u; t, g) = (g + 1) u^g / t^(g+1),    s = (g + 1)^(1/2) (g + 2)^-1 (g + 3)^-1/2.
 
-so that s is the profile's standard deviation as a share of the training: wide averages are smoother and older. A few
-snapshots of two averages span almost every other one: coefficients x of least |sum_i x_i p_i - p|^2 solve A x = b with
-(appendix C.2)
+s is the standard deviation of the profile as a share of the training, so wider averages are smoother and older. Almost every
+other average of this kind is close to a linear combination of a few snapshots of two of them. The coefficients x that minimise
+|sum_i x_i p_i - p|^2 solve A x = b with (appendix C.2)
 
     A_ij = <p_i, p_j>,  b_i = <p_i, p>,  <p(t, g), p(t', g')> = (g + 1)(g' + 1) (t / t')^g' / ((g + g' + 1) t')  for t <= t'.
 
-Here the x_i sum to one besides, so that a weight that has not moved stays what it is however few the snapshots.
+Here the x_i have to sum to one in addition, so that a weight that did not change in training is rebuilt exactly, also from few
+snapshots.
 
-All but the last are kept in float16. Their x_i are small or cancel, so its rounding (2e-4 of a weight) is below what
-a rebuilt average is off anyway; the last, whose x_i is near 1, stays as it is (measured: experiments/LOG.md).
+All snapshots but the last are stored in float16. Their coefficients are small or cancel, so that the rounding error (2e-4 of a
+weight) is below the error of the rebuilt average. The coefficient of the last one is near 1, and it is stored as it is
+(measured: experiments/LOG.md).
+
+Sources:
+    Karras et al., Analyzing and Improving the Training Dynamics of Diffusion Models (2023), arXiv 2312.02696
 """
 
 from __future__ import annotations
@@ -35,11 +42,11 @@ from ldm.tensors import read_tensors
 
 log = logging.getLogger(__name__)
 
-WIDEST = 12**-0.5  # of g = 0, the mean of all updates
+WIDEST = 12**-0.5  # the relative width for g = 0, the mean over all updates
 
 
 def exponent(width: float) -> float:
-    """g of a relative width; ValueError where there is none that is positive."""
+    """The exponent g for a relative width; ValueError where there is none that is positive."""
     if not 0 < width < WIDEST:
         raise ValueError(f"a relative width lies between 0 and {WIDEST:.3f}, the plain mean's; got {width:g}")
     s = width**-2
@@ -47,7 +54,8 @@ def exponent(width: float) -> float:
 
 
 def coefficients(profiles: list[tuple[int, float]], wanted: tuple[int, float]) -> tuple[np.ndarray, float]:
-    """How much of each profile (t, g) makes the one wanted, and the distance left, as a share of the latter's norm."""
+    """The coefficients of the profiles, each given as (t, g), whose linear combination is nearest to the wanted profile, and
+    the remaining distance as a share of the norm of the wanted one."""
     own, one = np.array(profiles, dtype=float), np.array([wanted], dtype=float)
     count = len(own)
     system = np.ones((count + 1, count + 1))  # with a multiplier for the sum
@@ -59,7 +67,8 @@ def coefficients(profiles: list[tuple[int, float]], wanted: tuple[int, float]) -
 
 
 def halved(value: Tensor) -> Tensor:
-    """In float16 where it is of a wider type whose numbers all fit, as those of a network do."""
+    """A tensor in float16, if it is of a wider floating-point type and all its numbers are in the range of float16; else the
+    tensor itself."""
     if not value.is_floating_point() or value.element_size() <= 2:
         return value
     half = value.to(torch.float16)
@@ -74,13 +83,17 @@ def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 class Snapshots:
-    """The snapshots of one stage of a run: `<updates>-<width>.safetensors` in `folder`, each whole or not there."""
+    """The snapshots of one stage of a run: files `<updates>-<width>.safetensors` in a folder, each complete or absent.
+
+    Arguments:
+        folder: the folder.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def files(self) -> dict[tuple[int, float], Path]:
-        """(updates, relative width) -> file, in order."""
+        """The files by (updates, relative width), in increasing order."""
         found = {}
         for file in sorted(self.folder.glob("*.safetensors")):
             updates, _, width = file.name.removesuffix(".safetensors").partition("-")
@@ -88,18 +101,18 @@ class Snapshots:
         return found
 
     def save(self, updates: int, width: float, weights: Mapping[str, Tensor], last: bool = False) -> None:
-        """Write a snapshot: of the training's end as it is, of one before in float16."""
+        """Write a snapshot, in float16 unless it is the `last` one, that of the end of the training."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = weights if last else {name: halved(value) for name, value in weights.items()}
         write_weights(kept, self.folder / f"{updates:08d}-{width:g}.safetensors")
 
     def describe(self, history: Any) -> None:
-        """Say of what training the snapshots are, in plain data."""
+        """Store the history of the training that the snapshots are of, as plain data."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "history.json", history)
 
     def history(self) -> Any:
-        """What `describe` was told; None where it was not."""
+        """What `describe` has stored; None where there is nothing."""
         file = self.folder / "history.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
@@ -108,15 +121,15 @@ class Snapshots:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def rewind(self, updates: int) -> None:
-        """Drop those of later updates, which a run that goes on from `updates` comes to again."""
+        """Remove the snapshots of updates after `updates`; a run that is resumed there will make them again."""
         for (made, _), file in self.files().items():
             if made > updates:
                 file.unlink()
 
     def rebuild(self, width: float) -> dict[str, Tensor]:
-        """The average of any relative width at the newest snapshot's update, in float32.
+        """The average with a given relative width at the update of the newest snapshot, in float32.
 
-        Raises FileNotFoundError without snapshots and ValueError for a width that cannot be.
+        Raises FileNotFoundError where there are no snapshots, and ValueError for an impossible width.
         """
         files = self.files()
         if not files:

@@ -1,8 +1,9 @@
-"""The store: artifacts named by the hash of everything that made them; made once, by one process, used by all.
+"""The store: artifacts that are made once and used by all runs, such as first stages and latent caches.
 
-First stages and latent caches live here. An artifact is a directory that appears whole (a rename) under its key; a
-lock per key lets one process make it while others wait; the lock is the kernel's, so a dead maker's is free at once.
-What a run looks up it needs from then on, and says so before it looks (ldm.run.needs).
+An artifact is a directory whose name, its key, is a hash of everything that it was made from. It appears under this name only
+when it is complete, by a rename. One process at a time can hold the lock of a key and make the artifact, while others wait. The
+kernel releases the lock when its process ends, however it ends. A run that looks up an artifact needs it from then on, and this
+is recorded before the look-up (ldm.run.needs).
 """
 
 from __future__ import annotations
@@ -23,19 +24,23 @@ log = logging.getLogger(__name__)
 
 
 def key_of(value: Any) -> str:
-    """The name of what a plain value (dicts, lists, numbers, strings) describes: 20 hexadecimal digits."""
+    """A hash of a plain value (dicts, lists, numbers, strings); 20 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
 class Lock:
-    """A lock file that says for whom one waits."""
+    """The lock of an artifact; while it waits, a message says for what.
+
+    Arguments:
+        place: the lock file.
+    """
 
     def __init__(self, place: Path):
         self.place, self._lock, self._told = place, FileLock(place), False
 
     def acquire(self, seconds: float) -> bool:
-        """Whether it was to be had within so many seconds."""
+        """Try to take the lock for at most `seconds` seconds, the first time without waiting; whether it was taken."""
         try:
             self._lock.acquire(timeout=0 if not self._told else seconds)
         except Timeout:
@@ -46,47 +51,51 @@ class Lock:
         return True
 
     def release(self) -> None:
+        """Release the lock."""
         self._lock.release()
 
 
 class Store:
-    """
+    """Artifacts by kind and key.
+
     Arguments:
-        needs: of the run that looks things up here; None where nobody is to be told.
+        root: the folder of the store.
+        needs: records what the run needs that uses the store; None for no record.
     """
 
     def __init__(self, root: Path, needs: Needs | None = None):
         self.root, self.needs = root, needs
 
     def path(self, kind: str, key: str) -> Path:
+        """Where an artifact is, or would be."""
         return self.root / kind / key
 
     def find(self, kind: str, key: str) -> Path | None:
-        """The artifact, or None; it is there as a whole or not at all. To be asked under the artifact's lock, so that it is
-        not removed on the way from the question to the use."""
+        """The directory of an artifact, or None where it does not exist. This has to be called with the artifact's lock held,
+        so that the artifact is not removed before it is used."""
         path = self.path(kind, key)
         if self.needs is not None:
             self.needs.add(self.root, f"{kind}/{key}")
         return path if (path / "artifact.json").exists() else None
 
     def description(self, artifact: Path) -> Any:
-        """What an artifact was made from, as it was published."""
+        """What an artifact was made from, as it was given to `publish`."""
         return json.loads((artifact / "artifact.json").read_text(encoding="utf-8"))["made_from"]
 
     def lock(self, kind: str, key: str) -> Lock:
-        """The right to make an artifact."""
+        """The lock that a process has to hold to make an artifact."""
         place = self.path(kind, f"{key}.lock")
         place.parent.mkdir(parents=True, exist_ok=True)
         return Lock(place)
 
     def workplace(self, kind: str, key: str) -> Path:
-        """Where an artifact is made; survives an interruption, so that making it can go on."""
+        """The directory in which an artifact is made. It remains after an interruption, so that the work can be continued."""
         path = self.path(kind, f"{key}.part")
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def publish(self, kind: str, key: str, description: Any) -> Path:
-        """Give the finished workplace its name."""
+        """Rename the finished workplace to the artifact, and store what it was made from."""
         path, part = self.path(kind, key), self.workplace(kind, key)
         write_json(part / "artifact.json", {"kind": kind, "key": key, "made_from": description})
         os.replace(part, path)

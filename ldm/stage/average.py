@@ -1,6 +1,10 @@
-"""Averages of weights, beside the raw ones: m <- d_n m + (1 - d_n) theta after update n, with d_n from a profile.
+"""Averages of weights, kept beside the weights theta that are trained: m <- d_n m + (1 - d_n) theta after update n, where the
+decays d_n are those of a profile.
 
-The average holds parameters; buffers (codebooks, statistics) are taken as they are.
+Parameters are averaged; buffers (codebooks, statistics) are used as they are.
+
+Sources:
+    Karras et al., Analyzing and Improving the Training Dynamics of Diffusion Models (2023), arXiv 2312.02696
 """
 
 from __future__ import annotations
@@ -20,17 +24,19 @@ log = logging.getLogger(__name__)
 
 
 class Profile(ABC):
+    """The decays of an average. A new one writes `decay`."""
+
     @abstractmethod
     def decay(self, n: int) -> float:
-        """What stays of the average when the weights of update n (from 0) come in."""
+        """d_n: the factor of the old average when the weights of update n, counted from 0, are added."""
 
 
 class WarmUp(Profile):
-    """Exponential: d_n = min(decay, (1 + n) / (10 + n)). The warm-up lets the average forget the random start (as in
-    TensorFlow's ExponentialMovingAverage).
+    """The exponential average with warm-up, d_n = min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage. By
+    the warm-up the average forgets the random initial weights.
 
     Arguments:
-        decay: upper bound; on runs of n updates at most 1 - 10 / n is used, so that a short run's average is of its end.
+        decay: the upper bound of d_n. It is at most 1 - 10 / steps, so that in a short run the average is over its last part.
         steps: the length of the run in updates.
     """
 
@@ -42,10 +48,10 @@ class WarmUp(Profile):
 
 
 class Power(Profile):
-    """A power function of the update: d_n = (1 - 1 / (n + 1))^(g + 1) (arXiv 2312.02696, section 3.1; see ldm.run.snapshots).
+    """The power-function average, d_n = (1 - 1 / (n + 1))^(g + 1) (Karras et al. 2023, section 3.1; see ldm.run.snapshots).
 
     Arguments:
-        width: relative standard deviation of the profile.
+        width: the relative standard deviation of the profile, which determines g.
     """
 
     def __init__(self, width: float):
@@ -56,10 +62,11 @@ class Power(Profile):
 
 
 class Average:
-    """
+    """An average of the trainable parameters of a module.
+
     Arguments:
-        module: whose trainable parameters are averaged.
-        profile: how much each update's weights count.
+        module: the module.
+        profile: how much the weights of each update count.
     """
 
     def __init__(self, module: nn.Module, profile: Profile):
@@ -70,12 +77,13 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
+        """Add the present weights, after an update."""
         torch._foreach_lerp_(self.weights, self._live, 1 - self.profile.decay(self.updates))
         self.updates += 1
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The averaged weights in the module while the block lasts; nothing may be saved inside it."""
+        """Inside the block the module has the averaged weights. Nothing may be saved there."""
         with torch.no_grad():
             raw = [p.detach().clone() for p in self._live]
             torch._foreach_copy_(self._live, self.weights)
@@ -87,18 +95,20 @@ class Average:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Put the averaged weights into the module for good: the training is over."""
+        """Replace the weights of the module by the averaged ones, at the end of training."""
         torch._foreach_copy_(self._live, self.weights)
 
     def named(self) -> dict[str, Tensor]:
-        """name -> averaged tensor."""
+        """The averaged tensors by name."""
         return dict(zip(self.names, self.weights, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
+        """The state for a checkpoint: the number of updates and the averaged weights."""
         return {"updates": self.updates, "weights": self.named()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
+        """Restore a state; ValueError where it is the state of another model."""
         self.updates = state["updates"]
         missing = set(self.names) ^ set(state["weights"])
         if missing:
@@ -108,7 +118,13 @@ class Average:
 
 
 class Powers:
-    """Two power-function averages, of which snapshots are stored `count` times in a run; none where that is 0."""
+    """Two power-function averages, of which snapshots are stored in the course of a run (ldm.run.snapshots).
+
+    Arguments:
+        module: the module whose weights are averaged.
+        count: how often snapshots are stored; with 0 there are no averages.
+        steps: the length of the run in updates.
+    """
 
     WIDTHS = (0.05, 0.10)
 
@@ -117,18 +133,21 @@ class Powers:
         self.averages = {width: Average(module, Power(width)) for width in self.WIDTHS} if count else {}
 
     def update(self) -> None:
+        """Add the present weights to both averages."""
         for average in self.averages.values():
             average.update()
 
     def due(self, updates: int) -> bool:
-        """Whether a snapshot is stored after so many updates: at equal distances, the last at the end."""
+        """Whether snapshots are stored after so many updates: at equal distances, the last ones at the end."""
         return updates * self.count // self.steps > (updates - 1) * self.count // self.steps
 
     def state_dict(self) -> dict[float, Any]:
+        """The states of the averages, by their widths."""
         return {width: average.state_dict() for width, average in self.averages.items()}
 
     def load_state_dict(self, state: dict[float, Any]) -> None:
-        """A run that was begun without them goes on without: they are of all updates or of none."""
+        """Restore a state. A run that was begun without these averages continues without them, because they have to include all
+        updates."""
         if not self.averages.keys() <= state.keys():
             log.warning("this run was begun without snapshots of averages and goes on without; ema= will find none")
             self.averages = {}

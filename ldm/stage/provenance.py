@@ -1,19 +1,20 @@
-"""What a product of a run was made from, history included; and whether what is there may go on under other settings.
+"""Provenance: what a stage was made from, with its history, and whether it may be continued under other settings.
 
-A stage's settings are everything that its updates depend on, by value: parts, loss, recipe, precision, seed, what names the
-training images and the order they come in. Its history is the list of settings under which updates were made, each with
-the number of updates done before it:
+The settings of a stage are everything that its updates depend on, by value: parts, loss, recipe, precision, seed, and what
+identifies the training images and their order. The history of a stage is the list of all settings under which updates were
+made, each with the number of updates that were made before:
 
     [{"after": 0, "settings": {...}}, {"after": 20, "settings": {...}}]
 
-A fresh run's history has one entry. Products stand in the store, and numbers in records, under the hash of the whole
-list, so that 20 updates and then 20 more are not taken for 40 at one go unless they are the same: where nothing but
-`steps`, `rate` and `decay` has changed and neither the learning rates nor the decays of the updates that were made differ,
-those updates are what the new settings would have made, and the entry is replaced.
+The history of a new run has one entry. Artifacts in the store and numbers in records carry a hash of the whole history. So 20
+updates followed by 20 more are distinguished from 40 updates under one setting, unless they are the same. They are the same
+where nothing but `steps`, `rate` and `decay` has changed, and the learning rates and decays of the updates so far are equal
+under both settings. Then these updates are those that the new settings would have made, and the entry is replaced.
 
-A stage goes on from its checkpoint under another recipe or precision, and this is told. It does not go on with another
-network, loss, data set or seed, with fewer updates than were made, or to no further update under settings that made none: the
-result would not be what its config says. Then the run is refused, or the stage is made anew where its recipe says `again`.
+A stage is continued from its checkpoint under another recipe or precision, with a message that says so. It is not continued
+with another network, loss, data set or seed, or with fewer updates than were made already, or under new settings without any
+further update. In all of these cases the result would not be what its config says. Then the run is refused, or the stage is
+trained anew where its recipe says `again`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ History = list[dict[str, Any]]
 _FIRST = "first stage"
 _OTHER_DATA = "data.train: other images, labels or captions"
 _SHOWN = 5
-# Callbacks of Lightning that change nothing of what a stage computes; of others nobody can tell.
+# Callbacks of Lightning that do not change what a stage computes; others may.
 _WATCHERS = {
     *("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor", "Timer", "EarlyStopping", "ModelCheckpoint"),
     *("OnExceptionCheckpoint", "ModelSummary", "RichModelSummary", "RichProgressBar", "TQDMProgressBar"),
@@ -48,22 +49,24 @@ _WATCHERS = {
 
 
 def of_data(data: DataModule) -> Settings:
-    """What decides the training batches. A data set is named by its content, wherever it lies."""
+    """The settings that decide the training batches. A data set is identified by its content, wherever it lies."""
     own, source = data.transform, data.sources["train"]
     return {
         "train": source.fingerprint,
         "image_shape": list(data.image_shape),
         **{"crop": own.crop, "flip": own.flip, "max_pixels": own.max_pixels, "max_bytes": own.max_bytes},
         **{"batch_size": data.batch_size, "seed": data.seed, "on_error": data.on_error},
-        **({} if source.stream is None else {"workers": data.workers}),  # each reads its share of a stream
+        **({} if source.stream is None else {"workers": data.workers}),  # each reads a part of the stream
     }
 
 
 def of_first(config: Config, data: DataModule, begun_from: str | None = None) -> Settings:
-    """What the updates of a first stage depend on.
+    """The settings that the updates of a first stage depend on.
 
     Arguments:
-        begun_from: hash of the weights that it begins from, None where they are drawn.
+        config: of the run.
+        data: of the run.
+        begun_from: the hash of the weights that it begins from; None where they are drawn at random.
     """
     parts = {part: config[part] for part in ("autoencoder", "loss", "seed")}
     if begun_from is not None:
@@ -74,11 +77,14 @@ def of_first(config: Config, data: DataModule, begun_from: str | None = None) ->
 def of_second(
     config: Config, data: DataModule, first: History, weights: str | None, begun_from: Settings | None = None
 ) -> Settings:
-    """What the updates of a second stage depend on.
+    """The settings that the updates of a second stage depend on.
 
     Arguments:
-        first: the history of the first stage; weights: its hash, None where it is not made yet.
-        begun_from: the weights that it begins from (ldm.stage.finetune), None where they are drawn.
+        config: of the run.
+        data: of the run.
+        first: the history of the first stage.
+        weights: the hash of the first stage's weights; None where it is not trained yet.
+        begun_from: the weights that it begins from (ldm.stage.finetune); None where they are drawn at random.
     """
     prior = of_prior(config["prior"]) | (begun_from or {})
     parts = {part: config.get(part) for part in ("condition", "alignment", "seed", "cache_latents")}
@@ -104,7 +110,8 @@ def _watches(target: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, so that what was written and read again is equal; a path to weights as a hash of them."""
+    """A value with lists in place of tuples, so that it is equal after it was written and read, and with hashes of files in
+    place of their paths."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, str) and "/" in value and Path(value).exists():
@@ -118,12 +125,12 @@ def _content(path: Path) -> str:
 
 
 def fresh(settings: Settings) -> History:
-    """The history of a product that was made wholly under these settings."""
+    """The history of a stage that was made completely under these settings."""
     return [{"after": 0, "settings": settings}]
 
 
 def config_hash(*histories: History) -> str:
-    """Names a configuration: all that made a model but its seeds, over which numbers are averaged."""
+    """A hash of everything that a model was made from except the seeds. Numbers are averaged over models with the same hash."""
     return key_of([_seedless(history) for history in histories])
 
 
@@ -138,12 +145,18 @@ def _seedless(history: History) -> History:
     return history
 
 
-# What is there, and whether it goes on
+# What is there, and whether it may be continued
 
 
 @dataclass(frozen=True)
 class Begun:
-    """What the newest checkpoint of a stage holds; `pruned` where its weights and its optimiser's state were removed."""
+    """What the newest checkpoint of a stage says.
+
+    Fields:
+        updates: number of updates that were made.
+        history: the history of the stage.
+        pruned: whether weights and the state of the optimiser were removed from the checkpoint.
+    """
 
     updates: int
     history: History
@@ -151,21 +164,21 @@ class Begun:
 
 
 def begun(checkpoints: Checkpoints) -> Begun | None:
-    """None where a stage has no checkpoint that can be read; its tensors are not read here."""
+    """What the newest checkpoint says, without reading its tensors; None where there is none that can be read."""
     state = checkpoints.peek()
     return None if state is None else Begun(state["updates"], state["history"], checkpoints.pruned())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a stage comes to be under its settings.
+    """How a stage is to be trained under its settings.
 
     Fields:
-        updates: that are there to go on from; 0 where it begins.
-        history: of the stage when it is done.
-        told: settings that differ from those of the updates there.
-        refused: why it may not go on; empty where it may.
-        anew: whether what is there is to be removed.
+        updates: number of updates that it continues from; 0 where it begins.
+        history: the history of the stage when it is finished.
+        told: settings that differ from those of the existing updates, for a message.
+        refused: the reasons for which it may not be continued; empty where it may.
+        anew: whether what is there has to be removed.
     """
 
     updates: int
@@ -175,14 +188,14 @@ class Plan:
     anew: bool = False
 
     def again(self) -> Plan:
-        """The same, or a new beginning where what is there was not made wholly under the last settings."""
+        """The same plan, or a new beginning where what is there was not made completely under the last settings."""
         if not self.refused and len(self.history) == 1:
             return self
         return Plan(0, fresh(self.history[-1]["settings"]), anew=True)
 
 
 def plan(stage: str, there: Begun | None, settings: Settings) -> Plan:
-    """How the stage `first` or `second` goes on from what is there."""
+    """How the stage `first` or `second` is to be trained under `settings`, given what is there."""
     if there is None or there.updates == 0:
         return Plan(0, fresh(settings))
     before, steps = there.history[-1]["settings"], (settings.get(stage) or {}).get("steps")
@@ -203,13 +216,13 @@ def plan(stage: str, there: Begun | None, settings: Settings) -> Plan:
 
 
 def _given_instead(stage: str, before: Settings, settings: Settings) -> tuple[str, ...]:
-    """Why a stage that has been trained here is not put aside for settings that train none."""
+    """The reasons against settings without training for a stage that was trained here already."""
     given = [each for each in _changed(before, settings) if each[2] is not None]
     return said(given) or (f"stage@{stage}=none",)
 
 
 def going_on(history: History, updates: int, settings: Settings, stage: str) -> History:
-    """The history of a stage that goes on after `updates` under `settings`."""
+    """The history of a stage that is continued after `updates` updates under `settings`."""
     last = history[-1]
     if _same(last, updates, settings, stage):
         return [*history[:-1], {"after": last["after"], "settings": settings}]
@@ -217,7 +230,7 @@ def going_on(history: History, updates: int, settings: Settings, stage: str) -> 
 
 
 def _same(last: dict[str, Any], updates: int, settings: Settings, stage: str) -> bool:
-    """Whether the updates of the last entry are those that `settings` would have made."""
+    """Whether the updates under the last entry of a history equal those that `settings` would have made."""
     keys = {key for key, _, _ in _changed(last["settings"], settings)}
     if not keys:
         return True
@@ -229,13 +242,13 @@ def _same(last: dict[str, Any], updates: int, settings: Settings, stage: str) ->
 
 
 def _changed(old: Settings, new: Settings) -> Iterator[tuple[str, Any, Any]]:
-    """Differences of two settings, but for what they say of the first stage."""
+    """The differences of two settings, except for those of the first stage."""
     old, new = ({name: value for name, value in each.items() if name != _FIRST} for each in (old, new))
     return differences(old, new)
 
 
 def _changed_first(old: Settings, new: Settings) -> Iterator[tuple[str, Any, Any]]:
-    """How the first stages of two settings of a second stage differ."""
+    """The differences of the first stages in two settings of a second stage."""
     first, other = old.get(_FIRST), new.get(_FIRST)
     if not first or not other:
         return
@@ -255,7 +268,8 @@ def _below(key: str, places: set[str]) -> bool:
 
 
 def said(changed: list[tuple[str, Any, Any]], below: str = "") -> tuple[str, ...]:
-    """Each change in words; what a part no longer has is left out where there is more to say, as of another part."""
+    """Each change as a text. Settings that do not exist any more are left out where there are other changes, as those of
+    another class are."""
     there = [each for each in changed if each[2] is not None] or changed
     return tuple(
         _OTHER_DATA if key == "data.train" else f"{below}{key}={now} (was {before})" for key, before, now in there
@@ -263,14 +277,14 @@ def said(changed: list[tuple[str, Any, Any]], below: str = "") -> tuple[str, ...
 
 
 def shown(reasons: tuple[str, ...]) -> str:
-    """Some of the reasons, in a line."""
+    """The first reasons in one line, and the number of the others."""
     more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
     return "; ".join(reasons[:_SHOWN]) + more
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) of every leaf that differs; None where there is none, and so is an empty node, as
-    of a group that a run was begun without."""
+    """(dotted key, old value, new value) of every value that differs between two nested configs; None for a value that one of
+    them does not have. An empty node counts as None, as that of a group that an older run did not have."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
             yield from differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))

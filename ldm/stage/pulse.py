@@ -1,4 +1,4 @@
-"""Signs of life between ranks, so that no rank waits for one that is gone.
+"""Heartbeats between ranks, so that no rank waits for one that is lost.
 
 A collective waits for all ranks; when one was killed, froze or failed, the others hang in it for the backend's timeout (30
 minutes) and then say nothing of who was missing. Here a thread of each rank counts up a number in the key-value store that
@@ -33,11 +33,12 @@ _AGAIN = "The same command goes on from the last checkpoint"
 
 
 class RankLost(RuntimeError):
-    """Another rank failed, was killed or froze; says which."""
+    """Another rank has failed, was killed or has frozen; the message says which."""
 
 
 class Pulse:
-    """
+    """The heartbeat of a rank, and its watch over those of the others.
+
     Arguments:
         rank, world: which of how many.
         limit: seconds without a sign of life after which a rank counts as gone.
@@ -59,6 +60,7 @@ class Pulse:
         self._threads = [threading.Thread(target=act, daemon=True) for act in (self._talk, self._watch)]
 
     def start(self) -> None:
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
@@ -69,7 +71,9 @@ class Pulse:
             self._store.set(_leave(self.rank), "")
 
     def failed(self, error: BaseException) -> RankLost | None:
-        """This rank ends by `error`: tell the others; or, where a collective failed, say which of them was the cause."""
+        """To be called when this rank ends by an error. If the error is that of a collective operation, it returns a RankLost
+        that names the rank that caused it. Otherwise it writes for the other ranks that this one has failed, and returns
+        None."""
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             for _ in range(round((self.looks + 2) * self.interval / _INSTANT)):
                 lost = self._lost if self._known.wait(_INSTANT) else _ended(self._dead())
@@ -83,7 +87,7 @@ class Pulse:
         return None
 
     def _talk(self) -> None:
-        """Of the two threads the one that a frozen store can hold up."""
+        """The thread that uses the store. It hangs where the process that keeps the store is frozen; the other one does not."""
         beats = 0
         while not self._over.wait(self.interval):
             beats += 1
@@ -117,7 +121,7 @@ class Pulse:
                 os._exit(FAILED)
 
     def _look(self, last: dict[int, tuple[bytes, int]]) -> str | None:
-        """What happened to the first rank that is not well."""
+        """What happened to the first lost rank; None where all are alive."""
         for rank, why in list(self._seen.deaths.items()):
             if rank != self.rank:
                 return f"rank {rank} failed: {why}"
@@ -131,7 +135,7 @@ class Pulse:
         silent = sorted(rank for rank, (_, still) in last.items() if still >= self.looks)
         if not silent:
             return None
-        # With the store's keeper frozen nobody's number changes, one's own included.
+        # If rank 0, which keeps the store, is frozen, no heartbeat changes, also not one's own.
         gone = 0 if self.rank in silent else silent[0]
         self._end(gone)
         return f"rank {gone} has given no sign of life for {self.looks * self.interval:.0f} s"
@@ -148,7 +152,7 @@ class Pulse:
 
 
 class _Seen:
-    """What the talking thread heard last."""
+    """What the thread that uses the store has read last: heartbeats, and reasons of failure, by rank."""
 
     def __init__(self) -> None:
         self.beats: dict[int, bytes] = {}

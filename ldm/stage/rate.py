@@ -1,4 +1,8 @@
-"""Learning-rate schedules: a factor of the optimiser's rate as a function of the update, and so without state."""
+"""Learning-rate schedules: a factor of the optimiser's learning rate as a function of the update, and so without state.
+
+Sources:
+    Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts (2016), arXiv 1608.03983
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ from ldm.types import Probability
 
 
 class Rate(ABC):
-    """Linear warm-up over `warmup` updates, then `shape` of the share that is done of the rest, down to `final`.
+    """A linear warm-up, followed by a decay from 1 to `final` with a given shape. A new one writes `shape`.
 
     Arguments:
-        warmup: updates in which the factor rises to 1.
+        warmup: number of updates in which the factor rises to 1.
         final: the factor at the end.
     """
 
@@ -23,10 +27,10 @@ class Rate(ABC):
 
     @abstractmethod
     def shape(self, done: float) -> float:
-        """From 1 at done = 0 to 0 at done = 1."""
+        """The shape of the decay: a function from 1 at done = 0 to 0 at done = 1."""
 
     def __call__(self, step: int, steps: int) -> float:
-        """The factor for update `step` (from 0) of `steps`."""
+        """The factor for update `step`, counted from 0, of `steps`."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, steps - self.warmup)
@@ -34,21 +38,21 @@ class Rate(ABC):
 
 
 class Constant(Rate):
-    """1 throughout."""
+    """No decay: the factor is 1 after the warm-up."""
 
     def shape(self, done: float) -> float:
         return 1.0
 
 
 class Linear(Rate):
-    """1 - done: down to 0 (to `final`) along a line."""
+    """A linear decay."""
 
     def shape(self, done: float) -> float:
         return 1 - done
 
 
 class Cosine(Rate):
-    """arXiv 1608.03983, equation 5, without restarts."""
+    """A decay along half a period of a cosine (Loshchilov and Hutter 2016, equation 5, without restarts)."""
 
     def shape(self, done: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * done))

@@ -1,4 +1,4 @@
-"""How long and how a stage is trained; what is trained, and on what loss, is the stage's own."""
+"""Recipes: how long and how a stage is trained. What is trained, and with which loss, is decided by the stage."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ WATCHING = (
     *("log_every", "validate_every", "validate_images", "picture_every", "save_every", "snapshots", "patience"),
     *("accumulate", "compile", "again"),
 )
-"""Fields that change nothing of what a stage computes, or no more than its rounding."""
+"""The fields that do not change what a stage computes, or only its rounding."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """
+    """The settings of a stage's training.
+
     Fields:
-        steps: updates of the model in all, whatever the number of players.
-        optimizer: waits for parameters; `rate` is the factor of its learning rate at each update.
-        accumulate: micro-batches per update; the global batch is the same.
-        clip: bound on the norm of each player's gradient.
-        decay: of the average of weights.
-        log_every, validate_every, picture_every, save_every: in updates, 0 is never; the end is always saved.
-        validate_images: held-out images, spread over their set, that a validation looks at; that of the end looks at all.
-        snapshots: how many, over the run, of power-function averages, from which an average of any width can be rebuilt
-            (ldm.run.snapshots); with 0, none are kept. They take twice the weights in memory and snapshots + 1 times on disk.
-        patience: updates in a row without a finite gradient that end the run.
-        compile: compile the networks (torch.compile).
-        again: make the stage anew where what is there of it was not made wholly under these settings.
+        steps: total number of updates of the model, whatever the number of optimisers.
+        optimizer: makes the optimiser, given the parameters.
         rate: the factor of the learning rate at each update.
+        accumulate: micro-batches for each update; the global batch does not change.
+        clip: the greatest norm of the gradient of each optimiser's parameters.
+        decay: of the average of weights.
+        log_every, validate_every, picture_every, save_every: numbers of updates; 0 is never. The end is always saved.
+        validate_images: number of held-out images, spread over their set, that a validation uses; the one at the end uses all.
+        snapshots: how often, over the run, snapshots of power-function averages are stored, from which an average of any width
+            can be rebuilt (ldm.run.snapshots); 0 stores none. They take twice the weights in memory, and about snapshots + 1
+            times the weights on the disk.
+        patience: number of successive updates without a finite gradient after which the run ends.
+        compile: whether to compile the networks (torch.compile).
+        again: whether to train the stage anew where the existing one was not made completely with these settings.
     """
 
     steps: PositiveInt
@@ -56,10 +58,11 @@ class Recipe:
     again: bool = False
 
     def course(self, update: int) -> tuple[float, float]:
-        """What depends on the length of a run: the factor of the learning rate and the average's decay at an update."""
+        """The two values at an update that depend on the length of the run: the factor of the learning rate and the decay of
+        the average."""
         return self.rate(update, self.steps), WarmUp(self.decay, self.steps).decay(update)
 
 
 def same_course(one: Recipe, other: Recipe, first: int, stop: int) -> bool:
-    """Whether the updates first .. stop - 1 are the same under both, other fields being equal."""
+    """Whether the updates first, ..., stop - 1 are the same under both recipes, if all other fields are equal."""
     return all(one.course(update) == other.course(update) for update in range(first, stop))

@@ -54,7 +54,10 @@ def test_every_word_tells_its_header_and_its_arguments(group, monkeypatch):
     [
         (["prior"], ["prior=", "\n  normal\n      The standard normal: with autoencoder=vae, a plain VAE."]),
         (["seed"], ["seed = 0\n    of first weights, order, noise and samples"]),
-        (["first.clip"], ["first.clip: PositiveFloat = 1.0\n    bound on the norm of each player's gradient."]),
+        (
+            ["first.clip"],
+            ["first.clip: PositiveFloat = 1.0\n    the greatest norm of the gradient of each optimiser's parameters."],
+        ),
         (["first.steps=500"], ["first.steps: PositiveInt   (here 500)"]),
         (["experiment=shapes", "prior.steps"], ["prior.steps: PositiveInt = 50   (here 10)"]),
         (["first.optimizer.lr"], ["first.optimizer.lr: ", " = 0.001   (here 0.0003)\n    learning rate"]),
