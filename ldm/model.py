@@ -50,7 +50,8 @@ _FILES: dict[str, str] = {"average": "model.safetensors", "raw": "raw.safetensor
 
 
 class LatentModel(nn.Module):
-    """
+    """An autoencoder, a condition and a prior of the autoencoder's latents, which together draw images.
+
     Attributes:
         config: the nodes of the three parts, where it was built from some; `save` finds those of other models.
         made_from: what a run says of its training (ldm.stage.provenance); empty of other models.

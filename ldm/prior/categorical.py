@@ -27,7 +27,8 @@ _EXAMPLES = 10_000  # that are counted
 
 
 class Categorical(Prior, Likelihood):
-    """
+    """Codes that are independent of each other given the context: a table of logits for each position.
+
     Arguments:
         latents, context: what is modelled and what it is given; known when the first stage and the condition are.
         temperature: that logits are divided by in sampling: below 1, codes that are rare become rarer.

@@ -38,7 +38,8 @@ from ldm.types import Context, ContextShape, Latent
 
 
 class Diffusion(Prior, Likelihood):
-    """
+    """A prior that learns to remove noise from latents, and draws samples by removing it step by step from noise alone.
+
     Arguments:
         latents, context: what is modelled and what it is given; known when the first stage and the conditioner are.
         backbone: waits for (channels, context) and gives F(z, log_snr, c).

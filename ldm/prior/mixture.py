@@ -34,7 +34,8 @@ _EXAMPLES = 4096  # latents at most, or positions of latents, that components be
 
 
 class Mixture(Prior, Likelihood):
-    """
+    """A mixture of Gaussians with diagonal covariances, whose weights may depend on the context.
+
     Arguments:
         latents, context: what is modelled and what it is given; known when the first stage and the condition are.
         components: K.

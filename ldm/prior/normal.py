@@ -1,5 +1,7 @@
-"""The standard normal prior, with nothing to learn: with `autoencoder=vae` it makes a plain VAE (Kingma and Welling,
-Auto-Encoding Variational Bayes, 2013, arXiv 1312.6114)."""
+"""The standard normal prior, with nothing to learn: with `autoencoder=vae` it makes a plain VAE.
+
+Source: Kingma and Welling, Auto-Encoding Variational Bayes (2013), arXiv 1312.6114.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ from ldm.types import Codes, Latent
 
 
 class Drawn:
-    """
+    """The folder in which an evaluation keeps what it has drawn until it has measured everything.
+
     Arguments:
         folder: of this purpose alone; what is in it under another key is removed.
         key: names all that the latents depend on.
@@ -51,4 +52,5 @@ class Drawn:
         return z, calls
 
     def clear(self) -> None:
+        """Remove the folder, once everything is measured."""
         shutil.rmtree(self.folder, ignore_errors=True)

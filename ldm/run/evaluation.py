@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """
+    """How a model is measured: on how many held-out examples, with which random numbers.
+
     Fields:
         samples: held-out examples to look at, at most as many as there are.
         batch: images at once on each rank.

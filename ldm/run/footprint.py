@@ -16,7 +16,8 @@ from ldm.files import in_units
 
 @dataclass(frozen=True)
 class Footprint:
-    """
+    """What a run will take on the disk.
+
     Fields:
         run, store: bytes by the name of a part, in the run's directory and in the store.
         passing: bytes that are there for a moment besides, in the run's directory.

@@ -46,6 +46,7 @@ class Wanted:
     statistics: Statistics = "checkpoint"
 
     def words(self) -> Config:
+        """Its fields by name, as a prior's node has them."""
         return {"checkpoint": self.checkpoint, "weights": self.weights, "statistics": self.statistics}
 
 

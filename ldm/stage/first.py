@@ -22,6 +22,8 @@ from ldm.stage.stage import Stage
 
 
 class First(Stage):
+    """Trains an autoencoder and, where its loss has one, a critic."""
+
     name = "first"
 
     def __init__(self, autoencoder: Autoencoder, loss: FirstStageLoss, recipe: Recipe, seed: int = 0):

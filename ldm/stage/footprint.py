@@ -33,7 +33,8 @@ class Files:
 def of_stage(
     trained: Mapping[str, nn.Module], averaged: Mapping[str, nn.Module], recipe: Recipe, history: History
 ) -> Files:
-    """
+    """The files of a stage that is trained to its end.
+
     Arguments:
         trained, averaged: by the names that they have in a checkpoint.
         history: that the checkpoints will carry.

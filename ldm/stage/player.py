@@ -17,7 +17,8 @@ Terms = dict[str, Tensor]
 
 @dataclass
 class Player:
-    """
+    """One side of a training game with its optimiser.
+
     Fields:
         parameters: what it moves; disjoint from the other players'.
         loss: (batch, random, shared) -> (terms whose sum it minimises, values only logged); no terms: it sits this
@@ -33,11 +34,13 @@ class Player:
     rates: list[float] = field(init=False)
 
     def build(self) -> torch.optim.Optimizer:
+        """Its optimiser, made now; `rates` are those that it was made with."""
         self.built = self.optimizer(self.parameters)
         self.rates = [group["lr"] for group in self.built.param_groups]
         return self.built
 
     def set_rate(self, factor: float) -> None:
+        """Let the learning rates of the next step be `factor` times those that the optimiser was made with."""
         for group, rate in zip(self.built.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 

@@ -34,7 +34,8 @@ _BEGINNING = -2  # the step whose random numbers a prior's beginning takes; vali
 
 
 class Second(Stage):
-    """
+    """Trains a prior and its condition on the latents, or codes, of a first stage that stays as it is.
+
     Arguments:
         alignment: of the inner layer of a diffusion's backbone, as `aligned` makes it; None is without.
     """

@@ -50,6 +50,14 @@ def _finite(weights: list[dict[str, Tensor]]) -> bool:
 
 
 class Stage(L.LightningModule, ABC):
+    """One training: so many updates of its players. A new one writes `players`, `averaged`, `trained`, `to_compile` and
+    `validation_terms`.
+
+    Attributes:
+        name: `first` or `second`, as words, files and curves call it.
+        updates: how many are done.
+    """
+
     name: str
 
     def __init__(self, recipe: Recipe, seed: int = 0):
@@ -174,6 +182,7 @@ class Stage(L.LightningModule, ABC):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` gave; ValueError where its weights are of another network."""
         self.updates, self.seconds = state["updates"], state["seconds"]
         put_weights(self.trained(), state["weights"], f"the checkpoint of update {state['updates']}")
         self.average.load_state_dict(state["average"])
