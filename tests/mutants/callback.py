@@ -121,7 +121,6 @@ FAULTS = [
         ('value if value == "null" else quoted(value)', "quoted(value)"),
         ("(?!(?:inf|nan)\\Z)", ""),
         ("_home(value) if key in PATHS else", '_home(value) if key == "root" else'),
-        ("[] if given & _ASIDE else [word for", "[word for"),
         ("None if before in _VALUED else _wrong", "_wrong"),
     ),
     *of(

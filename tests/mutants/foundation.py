@@ -121,7 +121,6 @@ FAULTS = [
         "ldm/build.py",
         "tests/test_build.py",
         ("if not inspect.isclass(found) or not within(found.__module__, packs):", "if not inspect.isclass(found):"),
-        ('name == package or name.startswith(package + ".")', "name.startswith(package)"),
         ("if key not in named and not free:", "if False:"),
         ("if missing and not partial:", "if False:"),
         ("if not wanted or issubclass(kind, wanted):", "if True:"),

@@ -66,7 +66,6 @@ FAULTS = [
         "tests/interop/test_checkpoint.py",
         ("autoencoder.load_state_dict(theirs.state_dict())", "pass"),
         ('load_weights(autoencoder, self.folder / "model.safetensors", prefix="autoencoder.")', "pass"),
-        ('node | {"image_shape": list(image_shape)}', "node"),
         ('for candidate in (folder, folder / "model"):', "for candidate in (folder,):"),
         (
             'autoencoder_node(json.loads((self.folder / "config.json").read_text(encoding="utf-8")), image_shape)',

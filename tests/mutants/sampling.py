@@ -90,7 +90,6 @@ FAULTS = [
         ("self.decode(self.autoencoder.encode(x).mean)", "self.decode(self.autoencoder.posterior(x).mean)"),
         ("load_weights(model, folder / _FILES[weights])", 'load_weights(model, folder / _FILES["average"])'),
         ("return model.to(device).eval()", "return model.to(device).train()"),
-        ("folder / _FILES[weights])\n        write_json", 'folder / _FILES["average"])\n        write_json'),
         ("c = self.condition(batch)", "c = self.condition(batch).null()"),
         ("if name.startswith(prefix)}", "if True}"),
         ("if found[name].shape != wanted[name].shape and", "if False and"),
