@@ -48,7 +48,9 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 def main(words: Sequence[str] | None = None) -> int:
     """Do what the words say; the exit code."""
     verb, *rest = (sys.argv[1:] if words is None else list(words)) or ["--help"]
-    if verb in ("--help", "-h", "store"):  # what only answers ends where its reader does, as `head` of a pipe
+    if words is None and verb not in VERBS.keys() - {
+        "store"
+    }:  # an answer ends where its reader does, as `head` of a pipe
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if verb in ("--help", "-h"):
         print("usage: ldm VERB ...\n")

@@ -83,11 +83,15 @@ def resolve(path: Any, where: str = "config", allowed: Allowed = None) -> type:
     return found
 
 
+def _may_be_plugin(package: str) -> bool:
+    """Whether a user may have written a package: it is neither Python's nor of those that we build from ourselves."""
+    return package not in {*sys.stdlib_module_names, *(each.partition(".")[0] for each in PACKAGES)}
+
+
 def _if_plugin(path: str) -> str:
     """What to do about a class that may be of a user's own package."""
     package = path.partition(".")[0]
-    own = package not in sys.stdlib_module_names and not within(path, PACKAGES)
-    return f". If {package} is a package of yours, say plugins=[{package}]" if own else ""
+    return f". If {package} is a package of yours, say plugins=[{package}]" if _may_be_plugin(package) else ""
 
 
 def check_named(config: Any, where: str, allowed: tuple[str, ...], versions: Any = None) -> None:
@@ -98,8 +102,8 @@ def check_named(config: Any, where: str, allowed: tuple[str, ...], versions: Any
         allowed: the packages that its nodes may name without that.
         versions: which version of each plugin it was made with, by what the file says.
     """
-    strange = {path.partition(".")[0] for path in plugins.targets(config) if not within(path, packages(allowed))}
-    strange -= {*sys.stdlib_module_names, *(package.partition(".")[0] for package in PACKAGES)}  # which are no plugins
+    outside = {path.partition(".")[0] for path in plugins.targets(config) if not within(path, packages(allowed))}
+    strange = set(filter(_may_be_plugin, outside))
     if not strange:
         return
     made = versions if isinstance(versions, Mapping) else {}

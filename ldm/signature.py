@@ -235,12 +235,10 @@ def _imported_from(node: ast.ImportFrom, module: str) -> str:
     """The module whose name an import statement of `module` takes, be it relative."""
     if not node.level:
         return node.module
-    spec = located(module)
-    above = node.level - (
-        spec is not None and spec.submodule_search_locations is not None
-    )  # a package is its own first
-    package = module.split(".")[: len(module.split(".")) - above]
-    return ".".join([*package, *([node.module] if node.module else [])])
+    spec, parts = located(module), module.split(".")
+    own = spec is not None and spec.submodule_search_locations is not None  # a package is its own first parent
+    above = node.level - own
+    return ".".join([*parts[: len(parts) - above], *([node.module] if node.module else [])])
 
 
 def _file(module: str) -> Path | None:

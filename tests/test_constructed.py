@@ -149,6 +149,12 @@ def test_every_piece_has_the_node_that_built_it(group):
         assert node_of(build(found), "piece") == found
 
 
+def test_what_waits_for_the_rest_holds_names():
+    waits = functools.partial(functools.partial(Tiny, 3), inner=None)
+    target = "tests.test_constructed.Tiny"
+    assert node_of(waits, "x") == {"_target_": target, "_partial_": True, "channels": 3, "inner": None}
+
+
 # What cannot be written down
 
 

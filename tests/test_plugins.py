@@ -151,6 +151,14 @@ def test_what_comes_from_a_file_is_built_of_named_plugins_alone(installed, besid
         mark.unlink()
 
 
+@pytest.mark.parametrize(("path", "hint"), [("mynets.net.Net", True), ("torch.nn.Linear", False), ("os.system", False)])
+def test_only_what_may_be_a_users_own_is_said_to_be_a_plugin(path, hint):
+    """No message says to open Python or torch to what a file asks for."""
+    with pytest.raises(ConfigError) as caught:
+        resolve(path)
+    assert ("say plugins=" in str(caught.value)) == hint
+
+
 def test_a_plugin_opens_no_other_package(installed):
     """Neither one that it imports nor one whose name begins as its own."""
     for path in ("mynets.net.nn.Linear", "mynets.net.Path", "mynetsmore.net.Net", "torch.nn.Linear"):
@@ -247,6 +255,13 @@ def test_a_source_that_does_not_tell_refuses_nothing(importable, source, argumen
     plugins.name([NAME])
     found = declared(f"{NAME}.{name}.C")
     assert (list(found.arguments), found.free) == (arguments, free)
+
+
+def test_a_relative_import_of_a_package_begins_at_itself(importable):
+    (importable / "base.py").write_text("class B:\n    def __init__(self, b: int): ...\n")
+    (importable / "__init__.py").write_text("from .base import B\n\n\nclass C(B):\n    pass\n")
+    plugins.name([NAME])
+    assert list(declared(f"{NAME}.C").arguments) == ["b"]
 
 
 # Files

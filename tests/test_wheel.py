@@ -1,5 +1,6 @@
 """Installed from a wheel, away from the checkout, with a plugin beside it: experiments/plugin/ as its README says."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ SMALL += ["data.workers=0", "autoencoder=identity", "stage@first=none", "second.
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """A folder with both packages installed, as `pip install` does it, without a network."""
+    importlib.import_module("hatchling")  # of the extra `test`; pip would say less
     wheels, site = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(wheels)]

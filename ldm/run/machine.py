@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -28,11 +29,13 @@ def device_name(device: torch.device) -> str:
 
 
 def code_version() -> str | None:
-    """Of a checkout the commit, with + where the tree was changed, or None without a repository; of an installed package its
-    version, whatever repository it may lie in."""
+    """Of a checkout the commit, with + where the tree was changed; of an installed package its version, whatever repository it
+    may lie in. None where there is neither."""
     root = Path(__file__).parents[2]
     if not (root / "pyproject.toml").exists():
-        return version("ldm")
+        with contextlib.suppress(PackageNotFoundError):
+            return version("ldm")
+        return None
 
     def git(*words: str) -> str | None:
         try:

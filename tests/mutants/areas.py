@@ -13,6 +13,7 @@ from tests.mutants import (
     interop,
     loss,
     metric,
+    plugins,
     prior,
     run,
     sampling,
@@ -35,4 +36,5 @@ AREAS: dict[str, list[Fault]] = {
     "sampling": sampling.FAULTS,
     "interop": interop.FAULTS,
     "callback": callback.FAULTS,
+    "plugins": plugins.FAULTS,
 }

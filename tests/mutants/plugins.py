@@ -1,0 +1,96 @@
+"""Faults of what plugins are, of what they may, and of models that are put together in Python."""
+
+from tests.mutants.fault import of
+
+FAULTS = [
+    *of(
+        "ldm/plugins.py",
+        "tests/test_plugins.py",
+        ('os.environ[ENVIRONMENT] = " ".join(dict.fromkeys((*named(), *packages)))', "pass"),
+        ("return tuple(dict.fromkeys((*named(), *installed(), *beside)))", "return (*named(), *installed())"),
+        ("return tuple(dict.fromkeys((*named(), *installed(), *beside)))", "return (*named(), *beside)"),
+        ('.replace(",", " ").split()', '.split(",")'),
+        ("for package in packages:\n        _check(package)", "for package in ():\n        _check(package)"),
+        ("for package in named():\n        _check(package)", "pass"),
+        ('and _here(package.partition(".")[0]) is None', ""),
+        ("set(known()) - {package}, 1)", "(), 1)"),
+        ("return _here(package) if package in (BESIDE,", "return _here(package) if True or package in (BESIDE,"),
+        ("sys.meta_path.append(_Beside)", "pass"),
+        ("if package in installed():\n        return installed()[package]", "pass"),
+        ('if (Path(folder) / "conf").is_dir():', "if False:"),
+    ),
+    *of(
+        "ldm/build.py",
+        "tests/test_plugins.py",
+        ("(*allowed, *plugins.named())", "(*allowed, *plugins.known())"),
+        ("(*allowed, *plugins.named())", "allowed"),
+        ("(*PACKAGES, *plugins.known())", "(*PACKAGES, *plugins.named())"),
+        ("    if not strange:\n        return\n", "    return\n"),
+        ('f"{each} {made[each]}" if made.get(each) else each', "each"),
+        ("except ModuleNotFoundError as error:", "except ZeroDivisionError as error:"),
+    ),
+    *of(
+        "ldm/signature.py",
+        "tests/test_plugins.py",
+        ("({}, hidden)", "({}, False)"),
+        ("bool(node.decorator_list) or any", "any"),
+        ("above = node.level - ", "above = node.level + "),
+    ),
+    *of(
+        "ldm/model.py",
+        "tests/test_plugins.py",
+        ("allowed = (*MODEL_PACKAGES, *plugins)", "allowed = MODEL_PACKAGES"),
+        ("if made.get(package) != here:", "if False:"),
+        ('{"made_from": self.made_from, "plugins": needed}', '{"made_from": self.made_from, "plugins": {}}'),
+    ),
+    *of(
+        "ldm/interop/pretrained.py",
+        "tests/test_plugins.py",
+        ('check_named(node, str(self.folder), MODEL_PACKAGES, config.get("plugins"))', "pass"),
+    ),
+    *of(
+        "ldm/experiment/check.py",
+        "tests/test_plugins.py",
+        ("if package not in plugins.known():", "if False:"),
+        ("    plugins.name(needed)\n", ""),
+    ),
+    *of(
+        "ldm/command/words.py",
+        "tests/test_plugins.py",
+        ("        plugins.check_named()\n", ""),
+        ("        plugins.name(plugins_of(arguments))\n", ""),
+        ("if not there.samefile(file):", "if False:"),
+        ("if before in _CONFIG_DIR:", "if False:"),
+        ("elif equals and flag in _CONFIG_DIR:", "elif False:"),
+    ),
+    *of(
+        "ldm/constructed.py",
+        "tests/test_constructed.py",
+        ("isinstance(found, Constructed) or type(found) is type(given)", "False"),
+        ("if name in given or each is not bound.arguments[name]", "if name in given"),
+        ("bind_partial(*waits.args, **waits.keywords)", "bind_partial(**waits.keywords)"),
+        ('"_partial_": True}\n    if inspect.isclass', '"_partial_": False}\n    if inspect.isclass'),
+        ('target.__module__ == "__main__" or', ""),
+    ),
+    *of(
+        "ldm/command/compose.py",
+        "tests/command/test_verbs.py",
+        ("        signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n", "        pass\n"),
+    ),
+    *of(
+        "ldm/__main__.py",
+        "tests/command/test_verbs.py",
+        ("        signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n", "        pass\n"),
+        ("if verb not in VERBS:", "if False:"),
+    ),
+    *of(
+        "ldm/command/help.py",
+        "tests/command/test_verbs.py",
+        ("if by_name else text", "if False else text"),
+    ),
+    *of(
+        "ldm/command/verbs.py",
+        "tests/command/test_verbs.py",
+        ("sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]", "sys.orig_argv[1:2]"),
+    ),
+]
