@@ -76,7 +76,7 @@ part() {
   names+=("$name")
   if [[ $only && " $only " != *" $name "* ]]; then return; fi
   if [[ -f $folder/$name.md ]]; then echo "$name: there" && return; fi
-  echo "$name: ${*##*/}" | cut -c 1-100
+  echo "$name: $title"
   timeout --kill-after 10 "$limit" "$@" >"$folder/$name.said" 2>"$folder/$name.log" || code=$?
   if ((code)); then
     echo "$name: failed (exit code $code); see $folder/$name.log" && failed+=("$name") && return
