@@ -76,13 +76,13 @@ part() {
   names+=("$name")
   if [[ $only && " $only " != *" $name "* ]]; then return; fi
   if [[ -f $folder/$name.md ]]; then echo "$name: there" && return; fi
-  echo "$name: ${*##*/}" | cut -c 1-100
+  echo "$name: $title"
   timeout --kill-after 10 "$limit" "$@" >"$folder/$name.said" 2>"$folder/$name.log" || code=$?
   if ((code)); then
     echo "$name: failed (exit code $code); see $folder/$name.log" && failed+=("$name") && return
   fi
   local command="$*"
-  command=${command#bash -c two_stages*bash }
+  command=${command/#bash -c two_stages*bash /two_stages }
   command=${command//$python/python} command=${command//$data/COCO} command=${command//$work/WORK}
   {
     printf '\n## %s\n\n`%s`, %d s\n\n' "$title" "$command" $((SECONDS - start))
@@ -101,7 +101,7 @@ two_stages() {
 unet=("$python" benchmarks/train_step.py --only unet --device "$device" --size "$size" --rounds "$rounds" --layouts channels_last)
 at=(--device "$device" --size "$size" --rounds "$rounds")
 
-part tests 120 text "Tests that need a GPU" "$python" -m pytest -m gpu -q -p no:cacheprovider tests/diffusion tests/stage
+part tests 120 text "Tests that need a GPU" "$python" -m pytest -m gpu -p no:cacheprovider tests/diffusion tests/stage
 part unet 120 table "A training step of ldm_coco's U-Net, bfloat16" "${unet[@]}" --precision bf16-mixed
 part unet_fp16 90 table "The same in float16" "${unet[@]}" --precision "$half"
 part unet_fp32 90 table "The same in float32" "${unet[@]}"

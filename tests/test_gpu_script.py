@@ -66,6 +66,7 @@ def test_the_page_says_on_what_and_by_what(tmp_path, stub):
         assert re.search(rf"^\| {row} \| .+ \|$", page, re.MULTILINE), row
     assert "`python benchmarks/loop.py --experiment ldm_coco --waits" in page and "data.root=COCO" in page
     assert "    first stage 1/1 done loss 1.5\n" in page and "nothing of that" not in page
+    assert "`two_stages small trainer.precision=bf16-mixed first.steps=1" in page
     assert str(tmp_path) not in page, "no path of this machine"
 
 
