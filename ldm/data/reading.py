@@ -97,13 +97,13 @@ def read_files(
         mark = "\t" if _ending(files[0]) == ".tsv" else ","
         options = {"encoding": "utf-8-sig", "sep": mark, "keep_default_na": False, "na_values": [""]}
     if builder == "webdataset":
-        with told(files, builder):
+        with naming(files, builder):
             fields = _fields(files[0])
-        with told(files):
+        with naming(files):
             options["features"] = tar_features(fields, image, words)
-    with told(files, builder):
+    with naming(files, builder):
         data = _read(files, builder, streaming, **options)
-    with told(files):
+    with naming(files):
         columns = [column.name for column in images(image, data.features) if is_string(column.feature)]
     if not columns:
         return data
@@ -135,7 +135,7 @@ def _located(folder: str, columns: list[str], batch: Mapping[str, list[str | Non
 
 
 @contextmanager
-def told(files: Sequence[Path], builder: str | None = None) -> Iterator[None]:
+def naming(files: Sequence[Path], builder: str | None = None) -> Iterator[None]:
     """Turn errors inside the block into ValueError with the name of the files and what was to read them."""
     where = f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     what = f"{where}: " + (f"cannot be read as {builder}: " if builder else "")

@@ -88,7 +88,7 @@ class Prediction(Weighting):
 class SNR(Weighting):
     """The weight SNR^power on the squared error of x.
 
-    Power 1 is the "SNR weighting" of Hang et al. 2023, section 3.4, and equals `uniform`. Power 0 is the plain error of
+    Power 1 is the "SNR weighting" of Hang et al. 2023 and equals `uniform`. Power 0 is the plain error of
     x. A power between them gives less weight to low noise, where details are made, than `uniform` does.
 
     Arguments:

@@ -15,8 +15,8 @@ FAULTS = [
             "reasons = []\n        for step in self.steps():",
         ),
         (
-            'left unread; None where there is none."""\n        for step in reversed(self.steps()):',
-            'left unread; None where there is none."""\n        for step in self.steps():',
+            'where there is no such checkpoint."""\n        for step in reversed(self.steps()):',
+            'where there is no such checkpoint."""\n        for step in self.steps():',
         ),
         ('if manifest["format"] < FORMAT:', "if False:"),
         (

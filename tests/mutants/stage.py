@@ -190,7 +190,10 @@ FAULTS = [
         ("(1 - 1 / (n + 1)) ** (self.exponent + 1)", "(1 - 1 / (n + 1)) ** self.exponent"),
         ("torch._foreach_copy_(self._live, raw)", "pass"),
         ("> (updates - 1) * self.count // self.steps", ">= (updates - 1) * self.count // self.steps"),
-        ('is over."""\n        torch._foreach_copy_(self._live, self.weights)', 'is over."""'),
+        (
+            'at the end of training."""\n        torch._foreach_copy_(self._live, self.weights)',
+            'at the end of training."""',
+        ),
     ),
     *of(
         "ldm/stage/rate.py",
