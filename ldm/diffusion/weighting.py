@@ -147,7 +147,7 @@ class Karras(Weighting):
         self.sigma_data = sigma_data
 
     def forward(self, errors: Errors, log_snr: Time, density: Density) -> Time:
-        return errors.eps + errors.x / self.sigma_data**2  # 1 / r^2 on x is 1 on eps
+        return errors.eps + errors.x / self.sigma_data**2  # the weight 1 / r^2 on x is the weight 1 on eps
 
 
 class ELBO(Weighting):
