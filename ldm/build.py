@@ -119,7 +119,7 @@ def check_named(config: Any, where: str, allowed: tuple[str, ...], versions: Any
 def _submodule(module: types.ModuleType, part: str, path: str, spot: str) -> types.ModuleType:
     name = f"{module.__name__}.{part}"
     spec = PathFinder.find_spec(name, getattr(module, "__path__", []))
-    own = spec is not None and spec.loader is not None  # a module's file or a package, and not any folder
+    own = spec is not None and spec.loader is not None  # a module's file or a package, and not just a folder
     try:
         found = importlib.import_module(name) if own else vars(module).get(part)
     except ImportError as error:
@@ -153,7 +153,7 @@ def _annotations(target: type) -> dict[str, Any]:
 def _adapter(annotation: Any) -> TypeAdapter:
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception as error:  # pydantic refuses a config for its own types only
+    except Exception as error:  # pydantic's own types refuse a config
         if "config" not in str(error):
             raise
         return TypeAdapter(annotation)

@@ -124,7 +124,7 @@ class DormandPrince(Solver):
             new, k_7, error = self._step(f, u, y, h, k_1)
             good = going & (error <= 1)
             factor = torch.where(error > 0, 0.9 * error.clamp(min=1e-10) ** -0.2, 5).clamp(0.2, 5)
-            # The last step may be cut short; what it was cut from is the better guess for what comes.
+            # The last step may be shortened to meet the end; the step before shortening is the better guess for the next.
             proposal = torch.where(last & good & (step.abs() > h.abs() * factor), step, h * factor)
             step = torch.where(going, proposal, step)
             evaluations = evaluations + 6 * going

@@ -136,11 +136,11 @@ def _read(module: str, node: ast.ClassDef) -> Declared:
     said = documented(doc)
     doc = doc if summary(doc) else _syntax(module)["__doc__"]
     inherited = {name: each.doc for base in reversed(bases) for name, each in base.arguments.items()}
-    told = {
+    described = {
         name: Argument(name, each.annotation, each.default, each.module, said.get(name) or inherited.get(name, ""))
         for name, each in arguments.items()
     }
-    return Declared(node.name, told, free, doc)
+    return Declared(node.name, described, free, doc)
 
 
 def _base(module: str, node: ast.expr) -> Declared | None:

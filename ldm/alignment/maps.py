@@ -27,8 +27,8 @@ from ldm.random import seed_of
 from ldm.tensors import hash_of, read_tensors
 from ldm.types import Image
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-_CLASSIFIERS = ("classifier", "fc", "head")  # torchvision's names of what comes after the features
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of ImageNet
+_CLASSIFIERS = ("classifier", "fc", "head")  # torchvision's names of classifiers, behind the features
 _RECTIFIERS = nn.ReLU | nn.ReLU6 | nn.LeakyReLU | nn.ELU | nn.SiLU | nn.Hardswish | nn.Hardtanh
 
 

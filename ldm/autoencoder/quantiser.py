@@ -69,7 +69,7 @@ class VectorQuantiser(Bottleneck):
         self.decay, self.restart_below = decay, restart_below
         start = torch.randn(codes, channels)
         self.codebook = nn.Parameter(start, requires_grad=not running_means)
-        self.register_buffer("usage", torch.zeros(codes))  # running count, 1 for even use; all dead at first
+        self.register_buffer("usage", torch.zeros(codes))  # running usage, 1 for an even one; all codes begin as dead
         self.register_buffer("sums", torch.zeros(codes, channels))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self._gathered: _Gathered | None = None
@@ -130,7 +130,7 @@ class VectorQuantiser(Bottleneck):
         usage = torch.where(dead, 1.0, usage)
         means = torch.where(dead[:, None], candidates, means)
         book = torch.where(dead[:, None], candidates, book)
-        sound = sums.isfinite().all()  # a batch that overflowed must not reach the codes
+        sound = sums.isfinite().all()  # a batch with an overflow must not change the codes
         for kept, new in ((self.usage, usage), (self.sums, means), (self.codebook, book)):
             kept.copy_(torch.where(sound, new, kept))
         self.updates += sound

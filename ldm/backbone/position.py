@@ -2,7 +2,7 @@
 
 `SinCos` adds fixed sines and cosines to the tokens, half of the channels for the row and half for the column
 (Dosovitskiy et al. 2020, appendix D.4; the embedding of ldm.nn.embedding in each). `Rotary` turns pairs of each query's
-and key's channels by angles proportional to the row, and others by the column (Su et al. 2021, eq. 34, along each
+and key's channels by angles proportional to the row, and others by the column (Su et al. 2021, equation 34, along each
 axis), so that their product depends on the position of the two tokens relative to each other alone. With `Nowhere` there
 is no position embedding, and a transformer is then equivariant to permutations of its tokens.
 

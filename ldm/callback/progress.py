@@ -43,7 +43,7 @@ class Bar(L.Callback):
         self._progress: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, stage: Stage) -> None:
-        self._begun, self._first, self._told, self._shown = self.clock(), stage.updates, None, stage.latest
+        self._begun, self._first, self._logged_at, self._shown = self.clock(), stage.updates, None, stage.latest
         if not self.console.is_terminal or trainer.global_rank != 0:
             return
         self._progress = Progress(
@@ -75,14 +75,14 @@ class Bar(L.Callback):
         if self._progress is not None:
             self._progress.update(self._task, completed=stage.updates, numbers=numbers(stage.latest))
         elif trainer.global_rank == 0 and stage.latest is not self._shown and (last or self._due()):
-            self._told, self._shown = self.clock(), stage.latest
+            self._logged_at, self._shown = self.clock(), stage.latest
             log.info(self._line(stage))
 
     def _due(self) -> bool:
-        if self._told is None:
+        if self._logged_at is None:
             return True
         now = self.clock()
-        return now - self._told >= max(_APART, _SHARE * (now - self._begun))
+        return now - self._logged_at >= max(_APART, _SHARE * (now - self._begun))
 
     def _line(self, stage: Stage) -> str:
         """A line for a log file. The time left assumes that the remaining updates take as long as those so far."""

@@ -62,7 +62,7 @@ class FrozenText(Conditioner):
         super().__init__()
         self.drop = drop
         encoder, self._tokenizer = _pretrained(source, revision)
-        # In a list, the encoder is no submodule: neither trained, averaged nor saved.
+        # In a list the encoder is no submodule, and so is neither trained nor averaged nor saved.
         self._encoder = [encoder.float().eval().requires_grad_(False)]
         self.length, self.shape = length, ContextShape(tokens=width)
         self.project = nn.Linear(encoder.config.hidden_size, width)

@@ -84,7 +84,7 @@ class Text(Conditioner):
 
     def fit(self, captions: Iterable[str]) -> None:
         """Learn the tokens from the captions; ValueError where there is no caption."""
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else forked data workers complain of its threads
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # otherwise forked data workers warn about its threads
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

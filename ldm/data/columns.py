@@ -47,7 +47,7 @@ class Column:
 def _inside(value: Any, path: tuple[str, ...]) -> Any:
     if not path:
         return value
-    if isinstance(value, str):  # JSON, as it is stored
+    if isinstance(value, str):  # undecoded JSON
         value = json.loads(value)
     if isinstance(value, list):
         return [_inside(each, path) for each in value]

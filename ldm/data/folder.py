@@ -49,15 +49,15 @@ class Folder(Source):
         tree = Tree(self.root)
         self._files = [file for file in tree.files if file.suffix.lower() in _ENDINGS]
         if not self._files:
-            told = f"; there are {tree.told()}" if tree.left_out else ""
-            raise FileNotFoundError(f"{self.root}: no images below it (endings {' '.join(_ENDINGS)}){told}")
+            left_out = f"; there are {tree.summary()}" if tree.left_out else ""
+            raise FileNotFoundError(f"{self.root}: no images below it (endings {' '.join(_ENDINGS)}){left_out}")
         self._labels, self._classes = _labelled(self._files, self.root)
         read, self._captions = _captions(self._files, tree) if captions == "text" else (set(), None)
         for file in tree.files:
             if file.suffix.lower() not in _ENDINGS and file not in read:
                 tree.leave_out("other files", file)
         if tree.left_out:
-            _log.warning("%s: %d images; left out are %s", self.root, len(self._files), tree.told())
+            _log.warning("%s: %d images; left out are %s", self.root, len(self._files), tree.summary())
 
     def __len__(self) -> int:
         return len(self._files)

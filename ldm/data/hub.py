@@ -25,12 +25,12 @@ from pydantic import PositiveInt
 
 from ldm.data import slices
 from ldm.data.columns import Name
-from ldm.data.reading import Data, check_text, matching, read_files, rows, tar_features, told
+from ldm.data.reading import Data, check_text, matching, naming, read_files, rows, tar_features
 from ldm.data.table import Table
 
-_OURS = {Csv: "csv", Json: "json", WebDataset: "webdataset"}  # what is read with more care than `datasets` takes
-_END = 2**16  # bytes at either end of a file by which a stream knows it
-_KNOWN = 1024  # files of a stream whose ends are read
+_OURS = {Csv: "csv", Json: "json", WebDataset: "webdataset"}  # builders in place of which `read_files` reads the files
+_END = 2**16  # bytes at the beginning and the end of a file that identify it
+_KNOWN = 1024  # number of files of a stream of which these are read
 
 
 class Hub(Table):
@@ -135,7 +135,7 @@ def _in_folder(
     for file in files:
         if file.name in ("metadata.csv", "metadata.jsonl"):
             check_text(file)
-    with told(files, "a folder of images" if isinstance(builder, ImageFolder) else "a folder"):
+    with naming(files, "a folder of images" if isinstance(builder, ImageFolder) else "a folder"):
         return rows(builder, split, streaming), files
 
 

@@ -260,7 +260,7 @@ class DataModule:
         positions = [Position(index, -1, 0, index) for index in rows[rank::world]]
         batches = [positions[i : i + size] for i in range(0, len(positions), size)]
         items = Items(source, self._maker("val", self.plain, source), self.on_error)
-        # Reading a latent takes less than starting a process that reads it.
+        # Reading latents is faster than starting processes that read them.
         processes = self._processes(self.workers if self.latents is None else 0)
         return DataLoader(items, batch_sampler=batches, collate_fn=Collate(len(source)), **processes)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from ldm.data.batches import spread
 from ldm.data.source import Source, digest
 
-_HELD_OUT, _TRAINING = 256, 8192  # images that are read, at most
+_HELD_OUT, _TRAINING = 256, 8192  # the greatest numbers of images that are read
 
 
 def overlap(train: Source, val: Source) -> str | None:

@@ -30,7 +30,7 @@ Data = Dataset | IterableDataset
 _BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv", ".tar": "webdataset"}
 _BUILDERS |= {".tgz": "webdataset", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
-_SAMPLES = 64  # files in a tar by which its fields are known
+_SAMPLES = 64  # number of files in a tar that its fields are taken from
 
 
 def matching(root: Path, patterns: Sequence[str]) -> list[Path]:
@@ -93,17 +93,17 @@ def read_files(
         if builder in ("csv", "json"):
             check_text(file)
     options: dict[str, Any] = {}
-    if builder == "csv":  # whose reader would take a caption or class called None, null or NA for an empty cell
+    if builder == "csv":  # by default its reader takes texts like None, null or NA for empty cells
         mark = "\t" if _ending(files[0]) == ".tsv" else ","
         options = {"encoding": "utf-8-sig", "sep": mark, "keep_default_na": False, "na_values": [""]}
     if builder == "webdataset":
-        with told(files, builder):
+        with naming(files, builder):
             fields = _fields(files[0])
-        with told(files):
+        with naming(files):
             options["features"] = tar_features(fields, image, words)
-    with told(files, builder):
+    with naming(files, builder):
         data = _read(files, builder, streaming, **options)
-    with told(files):
+    with naming(files):
         columns = [column.name for column in images(image, data.features) if is_string(column.feature)]
     if not columns:
         return data
@@ -127,7 +127,7 @@ def rows(builder: DatasetBuilder, split: str, streaming: bool) -> Data:
         builder.download_and_prepare()
         return builder.as_dataset(split=split)
     data = builder.as_streaming_dataset(split=split)
-    return data if data.features is not None else data._resolve_features()  # told by the first rows
+    return data if data.features is not None else data._resolve_features()  # inferred from the first rows
 
 
 def _located(folder: str, columns: list[str], batch: Mapping[str, list[str | None]]) -> dict[str, list[str | None]]:
@@ -135,7 +135,7 @@ def _located(folder: str, columns: list[str], batch: Mapping[str, list[str | Non
 
 
 @contextmanager
-def told(files: Sequence[Path], builder: str | None = None) -> Iterator[None]:
+def naming(files: Sequence[Path], builder: str | None = None) -> Iterator[None]:
     """Turn errors inside the block into ValueError with the name of the files and what was to read them."""
     where = f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     what = f"{where}: " + (f"cannot be read as {builder}: " if builder else "")
@@ -194,7 +194,7 @@ def tar_features(fields: Iterable[str], image: Name | None, words: Mapping[str, 
     wanted = [pick(name, known, kind).name for kind, name in words.items()]
     pictures = [column.name for column in images(image, known)]
     if image is None:
-        plain = IMAGES[2:]  # without those that are no endings
+        plain = IMAGES[2:]  # without "image" and "img", which are not endings
         pictures += [*plain, *map(str.upper, plain)]
     elif not isinstance(image, str):
         pictures += image

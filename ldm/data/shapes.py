@@ -45,7 +45,7 @@ _COLOURS = np.float32(
     [(224, 48, 52), (247, 140, 28), (250, 218, 48), (46, 168, 76), (40, 92, 214), (128, 52, 178), (250, 150, 196)]
 )
 _GROUNDS = np.float32([(248, 248, 248), (18, 18, 18), (132, 132, 132)])
-_COLOUR_JITTER = 6  # of 255; far below the distance of any two colours. Grounds vary in lightness alone
+_COLOUR_JITTER = 6  # of 255; far less than the difference of any two colours. Backgrounds vary in lightness only
 
 # Lengths are shares of the image's side; the largest star at an outermost place may lose a pixel of a tip.
 _PLACES = np.float32([(x, y) for y in (0.32, 0.5, 0.68) for x in (0.32, 0.5, 0.68)])

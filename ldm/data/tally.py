@@ -19,7 +19,7 @@ import torch
 
 from ldm.data.caption import PROBLEMS
 
-_SEEN, _BAD, _PROBLEM = 1, 2, 4  # the caption's problem, 0 for none, is stored from the third bit on
+_SEEN, _BAD, _PROBLEM = 1, 2, 4  # the number of the caption's problem, 0 for none, is in the bits from the third on
 _ENOUGH = 500
 
 

@@ -59,7 +59,7 @@ class Tree:
         """Record that a path is left out."""
         self.left_out[reason].append(os.path.relpath(path, self.root))
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """What is left out, in one line; "" where nothing is."""
         return "; ".join(f"{len(paths)} {reason} (as {paths[0]})" for reason, paths in self.left_out.items())
 

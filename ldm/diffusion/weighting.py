@@ -89,7 +89,7 @@ class Prediction(Weighting):
 class SNR(Weighting):
     """The weight SNR^power on the squared error of x.
 
-    Power 1 is the "SNR weighting" of Hang et al. 2023, section 3.4, and equals `uniform`. Power 0 is the plain error of
+    Power 1 is the "SNR weighting" of Hang et al. 2023 and equals `uniform`. Power 0 is the plain error of
     x. A power between them gives less weight to low noise, where details are made, than `uniform` does.
 
     Arguments:
@@ -148,7 +148,7 @@ class Karras(Weighting):
         self.sigma_data = sigma_data
 
     def forward(self, errors: Errors, log_snr: Time, density: Density) -> Time:
-        return errors.eps + errors.x / self.sigma_data**2  # 1 / r^2 on x is 1 on eps
+        return errors.eps + errors.x / self.sigma_data**2  # the weight 1 / r^2 on x is the weight 1 on eps
 
 
 class ELBO(Weighting):

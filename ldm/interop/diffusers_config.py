@@ -68,7 +68,7 @@ UNET: Config = {
     "cross_attention_dim": 1280,
     "transformer_layers_per_block": 1,
     "attention_head_dim": 8,
-    "use_linear_projection": False,  # either is a linear map
+    "use_linear_projection": False,  # both are linear maps
     "upcast_attention": False,  # concerns their precision
     "resnet_time_scale_shift": "default",
     # These have an effect only where one of the keys of `USUAL_UNET` has another value.
@@ -273,7 +273,7 @@ def config_of_unet(unet: UNet) -> Config:
     if len(counts) > 1 or len(depths) != 1 or unet.middle[0].transformer is None:
         raise ForeignModelError("UNet2DConditionModel here has as many blocks at each level, and attends in the middle")
     heads = [1 if t is None else t.heads for t in attended]
-    heads[-1] = unet.middle[0].transformer.heads  # the last level's number is also the middle's
+    heads[-1] = unet.middle[0].transformer.heads  # their number for the last level is also that for the middle
     attends = [t is not None for t in attended]
     return {
         "_class_name": "UNet2DConditionModel",

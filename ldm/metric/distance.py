@@ -75,9 +75,8 @@ def frechet_distance(generated: Float[Tensor, "n d"], reference: Float[Tensor, "
     from torchmetrics.image.fid import FrechetInceptionDistance  # here, because it takes seconds to import
 
     metric = FrechetInceptionDistance(_Given(generated.shape[1]), sync_on_compute=False)
-    centre = reference.double().mean(
-        0
-    )  # a common shift does not change the distance, but costs digits in sums of squares
+    # A common shift does not change the distance, but without it sums of squares lose digits.
+    centre = reference.double().mean(0)
     for features, real in ((generated, False), (reference, True)):
         for block in features.split(_BLOCK):
             metric.update(block.double() - centre, real=real)
@@ -274,7 +273,7 @@ class Distances(Metric):
         paired, *came = gather_rows(torch.tensor([[self._paired, *self._came.values()]]).long()).amax(0).tolist()
         if not any(came):
             return []
-        if self._sets is None:  # all images came to other ranks
+        if self._sets is None:  # this rank was given no images
             self._sets = self._empty(torch.device("cpu"), None)
         everywhere = gather_rows(torch.tensor([[name in self._sets for name in self.networks]]).long()).amin(0).tolist()
         found = []

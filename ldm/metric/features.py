@@ -102,9 +102,8 @@ def standardized(
     return (x - centre) / spread
 
 
-_SMALLEST = (
-    16  # the smallest side for RandomConv; its last layer then has 2 x 2 pixels, enough for a standard deviation
-)
+# The smallest side for RandomConv. Its last layer then has 2 x 2 pixels, enough for a standard deviation.
+_SMALLEST = 16
 
 
 class RandomConv(FeatureNetwork):

@@ -37,9 +37,8 @@ from torch import Tensor
 from ldm.random import Random
 
 NAMES = ("precision", "recall", "density", "coverage")
-SMALLEST = (
-    7  # the fewest images in each set: the centre of a ball, 5 neighbours, and one in place of a left-out partner
-)
+# The fewest images in each set: the centre of a ball, 5 neighbours, and one in place of a left-out partner.
+SMALLEST = 7
 _K, _K_DENSITY = 3, 5
 _BLOCK = 1024
 _SPLITS, _POOL = 16, 2000  # how often halves are drawn for the errors, and from how many images of each set at most

@@ -1,4 +1,4 @@
-"""Attention: softmax(q k^T / sqrt(d)) v over several heads (Vaswani et al. 2017, eq. 1), on tokens and on pixels.
+"""Attention: softmax(q k^T / sqrt(d)) v over several heads (Vaswani et al. 2017, equation 1), on tokens and on pixels.
 
 `TransformerBlock` is the block of latent diffusion (Rombach et al. 2021, section 3.3): x + self-attention, x + cross-
 attention to the context's tokens, x + gated feed-forward (GEGLU, Shazeer 2020), each behind a layer norm. Queries, keys

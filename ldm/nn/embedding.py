@@ -76,7 +76,7 @@ class StepEmbedding(nn.Module):
         table = torch.tensor(log_snr_table, dtype=torch.float64)
         if len(table) < 2 or not (table.diff() < 0).all():
             raise ValueError("log_snr_table must hold at least two strictly decreasing numbers, the first for step 0")
-        # Not persistent: the table is an argument, not something learnt. Ascending, as searchsorted wants it.
+        # Not persistent, because the table is an argument and is not learnt. In ascending order for searchsorted.
         self.register_buffer("ascending", table.flip(0), persistent=False)
 
     def step(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

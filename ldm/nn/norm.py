@@ -1,7 +1,7 @@
 """Normalisation of feature maps. All of it is computed in float32, whatever the precision of the network.
 
-Group normalisation (Wu and He 2018, eq. 1-7): y = (x - mean_g) / sqrt(var_g + eps) * weight + bias, moments over a
-group of channels and all pixels. Root-mean-square normalisation (Zhang and Sennrich 2019, eq. 4) over the channels of
+Group normalisation (Wu and He 2018, equations 1 to 7): y = (x - mean_g) / sqrt(var_g + eps) * weight + bias, moments over a
+group of channels and all pixels. Root-mean-square normalisation (Zhang and Sennrich 2019, equation 4) over the channels of
 each pixel: y = x / sqrt(mean_c x^2 + eps) * weight. The second one does not mix pixels and does not subtract a mean, so it
 keeps the colour of an image of one colour, which group normalisation removes.
 

@@ -19,7 +19,7 @@ from itertools import pairwise
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 220, 50, 10, 10, 26
 _POINTS, _WINDOW, _FEW, _LOG_RATIO = 400, 20, 12, 8.0
-_LARGEST = 1e200  # beyond, sums of values would leave the range of a float
+_LARGEST = 1e200  # sums of greater values could leave the range of a float
 _LETTERS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _SAME = 1e-9  # relative; finer differences are rounding
 _GLYPH, _BESIDE = 7.0, 7.0  # pixels: a digit of a wide font at the size of labels; between a label and the frame
@@ -42,7 +42,7 @@ class Line:
 
 def drawable(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points that can be drawn: those with finite numbers of a reasonable size."""
-    return [(x, y) for x, y in points if math.isfinite(x) and abs(y) <= _LARGEST]  # which NaN is not
+    return [(x, y) for x, y in points if math.isfinite(x) and abs(y) <= _LARGEST]  # NaN is not
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = _POINTS) -> list[tuple[float, float]]:

@@ -37,16 +37,16 @@ class Lock:
     """
 
     def __init__(self, place: Path):
-        self.place, self._lock, self._told = place, FileLock(place), False
+        self.place, self._lock, self._announced = place, FileLock(place), False
 
     def acquire(self, seconds: float) -> bool:
         """Try to take the lock for at most `seconds` seconds, the first time without waiting; whether it was taken."""
         try:
-            self._lock.acquire(timeout=0 if not self._told else seconds)
+            self._lock.acquire(timeout=0 if not self._announced else seconds)
         except Timeout:
-            if not self._told:
+            if not self._announced:
                 log.info("another process is making %s; waiting for it (%s)", self.place.stem, self.place)
-            self._told = True
+            self._announced = True
             return False
         return True
 

@@ -82,7 +82,7 @@ class Pulse:
             return None
         try:
             self._store.set(_death(self.rank), f"{type(error).__name__}: {error}"[:500])
-        except RuntimeError:  # the store went with rank 0
+        except RuntimeError:  # the store has ended with rank 0
             log.debug("nobody is there to be told", exc_info=True)
         return None
 
@@ -109,7 +109,8 @@ class Pulse:
                 return
 
     def _watch(self) -> None:
-        last: dict[int, tuple[bytes, int]] = {}  # rank -> (its last number, looks since it changed)
+        # By rank: its last heartbeat, and how often it was read since it changed.
+        last: dict[int, tuple[bytes, int]] = {}
         while not self._over.wait(self.interval):
             lost = self._look(last)
             if lost is None:

@@ -1,8 +1,8 @@
 """Guidance in an interval of noise levels only (Kynkäänniemi et al. 2024, section 3), low <= sigma / alpha <= high.
 
 At higher noise levels guidance reduces variety, and at lower ones it has hardly an effect. There the plain denoiser is
-evaluated alone, once an image and not twice. Which steps of a sampler lie outside the interval is known on the host, where
-the times of the grid are (`Denoiser.within`), so no step waits for the device. In a step that crosses an end of the
+evaluated alone, once for each image and not twice. Which steps of a sampler lie outside the interval is known on the host,
+where the times of the grid are (`Denoiser.within`), so no step waits for the device. In a step that crosses an end of the
 interval both are evaluated, and one is chosen for each image.
 
 Sources:

@@ -44,7 +44,7 @@ class Agreement(Metric):
     def __init__(self, cache: Path | None = None, seed: int = 0):
         self.cache, self.seed = cache, seed
         self._checker: AttributeChecker | None = None
-        self._size = (0, 0)  # of the samples that came
+        self._size = (0, 0)  # of the samples that were added
         self._right = [torch.zeros(0, len(COLUMNS) + 1)]
 
     def check(self, captions: Iterable[str]) -> None:
@@ -77,7 +77,7 @@ class Agreement(Metric):
             wanted = "square images whose side is a multiple of 4, from 16 on"
             leave_out("agreement with captions", wanted, f"{size[0]} x {size[1]}")
             return []
-        if self._checker is None:  # all samples came to other ranks
+        if self._checker is None:  # this rank was given no samples
             self._checker = self._ready(torch.device("cpu"), size[0])
         name, key = "attribute_checker", hash_of(self._checker.state_dict())[:16]
         share = accuracy(self._checker, self.seed + 1, _CHECKED)["joint"]
