@@ -73,6 +73,11 @@ class LatentModel(nn.Module):
             )
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is; of one without weights, too."""
+        return self.autoencoder.latent_mean.device
+
+    @property
     def weights_hash(self) -> str:
         """Names the weights: a hash of all of them, whitening included."""
         return hash_of(self.state_dict())

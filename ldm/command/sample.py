@@ -174,7 +174,7 @@ def _draw(
     rows: list[int],
     seed: int,
 ) -> Any:
-    device = next(model.parameters()).device
+    device = model.device
     batch: dict[str, Any] = {"index": torch.tensor(rows, device=device), "negative": negative}
     if captions is not None:
         batch["caption"] = [captions[i] for i in rows]

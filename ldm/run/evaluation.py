@@ -79,7 +79,7 @@ class Evaluation:
         facts = {
             **facts,
             "seconds": round(time.monotonic() - start + (0.0 if drawn is None else drawn.seconds), 1),
-            "device": device_name(next(model.parameters()).device),
+            "device": device_name(model.device),
             "code_version": code_version(),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -108,7 +108,7 @@ class Evaluation:
 
     @torch.no_grad()
     def _examples(self, model: LatentModel, data: DataModule, rows: list[int], samples: _Samples | None) -> Examples:
-        device = next(model.parameters()).device
+        device = model.device
         batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in data.items("val", rows).items()}
         return Examples(
             real=batch["image"],
@@ -141,7 +141,7 @@ class _Samples:
 
     def of(self, rows: list[int], batch: dict[str, Any]) -> Image:
         """Those of the held-out rows of a batch."""
-        device = next(self.model.parameters()).device
+        device = self.model.device
         random = Random(self.seed, 0, torch.tensor(rows, device=device))
 
         def draw() -> tuple[Latent | Codes, int]:

@@ -80,3 +80,11 @@ def test_a_mixture_on_a_labelled_set(tmp_path):
     assert found["fd_random_conv"].drawn == {"prior": "mixture"} and found["latent_nats_per_dim"].kind == "exact"
     rows = [json.loads(line) for line in (tmp_path / "runs/run/metrics.jsonl").read_text().splitlines()]
     assert any("val nll per dimension (average)" in row for row in rows)
+
+
+def test_a_model_without_a_single_weight_is_measured(tmp_path):
+    """Pixels under the standard normal: nothing is trained."""
+    words = ["autoencoder=identity", "prior=normal", "condition=none", "metric=[offline,likelihood]"]
+    finished(tiny(tmp_path, *words))
+    found = numbers(tmp_path / "runs/run")
+    assert found["psnr"].value == 100.0 and found["latent_nats_per_dim"].n == 5
