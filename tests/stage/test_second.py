@@ -69,12 +69,12 @@ def test_the_first_update_by_hand(seed, tmp_path):
 
 
 @torch.no_grad()
-def test_out_of_training_nothing_is_dropped():
-    """Whoever asks a prior for its loss: with the condition of every example, the mean over examples."""
+def test_a_prior_drops_nothing_by_itself():
+    """Whoever asks a prior for its loss is answered for the context given: every example's own, or the one that training sees."""
     model, batch = second().model, first_batch()
     random = numbers(0, 0, batch)
-    for training, drop in ((False, 0.0), (True, DROP)):
-        z, c = whitened(model, batch, random), model.train(training).condition(batch)
+    z = whitened(model, batch, random)
+    for c, drop in ((model.condition(batch), 0.0), (model.context(batch, random), DROP)):
         wanted = losses(model, batch, random, drop).mean()
         torch.testing.assert_close(model.prior.loss(z, c, random)["diffusion"], wanted, rtol=1e-4, atol=1e-5)
 
@@ -102,8 +102,8 @@ def test_cached_latents_are_those_of_the_images():
         assert "image" not in latent
         random = numbers(0, image["step"], image)
         wanted = whitened(stage.model, image, random)
-        torch.testing.assert_close(stage.latent(latent, random), wanted, rtol=0, atol=5e-3)
-        torch.testing.assert_close(stage.latent(image, random), wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(stage.model.latent(latent, random), wanted, rtol=0, atol=5e-3)
+        torch.testing.assert_close(stage.model.latent(image, random), wanted, rtol=1e-5, atol=1e-5)
         other = whitened(stage.model, image | {"image": image["image"].flip(-1)}, random)
         assert (other - wanted).abs().flatten(1).amax(1).min() > 0.1, "an encoder does not commute with mirroring"
         plain = data().items("train", image["index"].tolist())["image"]
