@@ -98,20 +98,14 @@ def test_what_was_said_before_there_was_a_directory_is_in_its_log(tmp_path, monk
     assert (tmp_path / "runs" / "run" / "log.txt").read_text().count("seven links lead nowhere") == 1
 
 
-def test_pictures_kept_in_memory_do_not_stand_in_for_latents(tmp_path):
+def test_pictures_kept_in_memory_do_not_stand_in_for_latents(tmp_path, monkeypatch):
     """In the process that trained the first stage, the second one reads what another process would."""
-    from ldm.stage import second
+    seen, latent = [], LatentModel.latent
 
-    seen = []
-    latent = second.Second.latent
-
-    def look(stage, batch, random):
+    def look(model, batch, random):
         seen.append(sorted(batch.keys() & {"image", "mean"}))
-        return latent(stage, batch, random)
+        return latent(model, batch, random)
 
-    second.Second.latent = look
-    try:
-        assert Experiment(tiny(tmp_path, "++data.cache=true")).run() == FINISHED
-    finally:
-        second.Second.latent = latent
+    monkeypatch.setattr(LatentModel, "latent", look)
+    assert Experiment(tiny(tmp_path, "++data.cache=true")).run() == FINISHED
     assert seen and all(each == ["mean"] for each in seen)

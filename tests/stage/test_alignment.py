@@ -50,7 +50,7 @@ def test_it_brings_the_layer_closer(tmp_path):
 
 def test_nothing_is_left_on_the_network():
     stage = fit(second(aligned=0.5))
-    assert not stage._heard and not any(module._forward_hooks for module in stage.model.modules())
+    assert not stage._activations and not any(module._forward_hooks for module in stage.model.modules())
 
 
 def test_it_listens_before_networks_are_compiled(monkeypatch):
