@@ -1,6 +1,7 @@
 """Averages of weights, beside the raw ones: m <- d_n m + (1 - d_n) theta after update n, with d_n from a profile.
 
-The average holds parameters; buffers (codebooks, statistics) are taken as they are.
+The average holds parameters; buffers (codebooks, statistics) are taken as they are. Of a sharded parameter each rank averages
+its part.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.run.snapshots import exponent
+from ldm.stage.sharding import as_sharded, let_go, local, of_parts
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +65,11 @@ class Average:
     """
 
     def __init__(self, module: nn.Module, profile: Profile):
+        self._module = module
         live = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.profile, self.updates = profile, 0
-        self.names, self._live = list(live), list(live.values())
+        self.names, self._like = list(live), list(live.values())
+        self._live = [local(p) for p in self._like]
         self.weights = [p.detach().clone() for p in self._live]
 
     @torch.no_grad()
@@ -76,23 +80,26 @@ class Average:
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """The averaged weights in the module while the block lasts; nothing may be saved inside it."""
-        with torch.no_grad():
-            raw = [p.detach().clone() for p in self._live]
-            torch._foreach_copy_(self._live, self.weights)
+        raw = [p.detach().clone() for p in self._live]
+        self._put(self.weights)
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self._live, raw)
+            self._put(raw)
 
-    @torch.no_grad()
     def keep(self) -> None:
         """Put the averaged weights into the module for good: the training is over."""
-        torch._foreach_copy_(self._live, self.weights)
+        self._put(self.weights)
+
+    @torch.no_grad()
+    def _put(self, weights: list[Tensor]) -> None:
+        torch._foreach_copy_(self._live, weights)
+        let_go(self._module)
 
     def named(self) -> dict[str, Tensor]:
-        """name -> averaged tensor."""
-        return dict(zip(self.names, self.weights, strict=True))
+        """name -> averaged tensor, sharded as its parameter is."""
+        tensors = [of_parts(own, like) for own, like in zip(self.weights, self._like, strict=True)]
+        return dict(zip(self.names, tensors, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "weights": self.named()}
@@ -103,8 +110,8 @@ class Average:
         missing = set(self.names) ^ set(state["weights"])
         if missing:
             raise ValueError(f"the average of another model: {sorted(missing)[:5]} differ; start a new run")
-        for name, own in zip(self.names, self.weights, strict=True):
-            own.copy_(state["weights"][name])
+        for name, own, like in zip(self.names, self.weights, self._like, strict=True):
+            own.copy_(local(as_sharded(state["weights"][name], like)))
 
 
 class Powers:

@@ -84,6 +84,9 @@ class Second(Stage):
         prior = self.model.prior
         return [prior.denoiser.backbone] if isinstance(prior, Diffusion) else [prior]
 
+    def to_shard(self) -> list[nn.Module]:
+        return [self.model.condition, *self.to_compile(), *([] if self.alignment is None else [self.alignment])]
+
     def latent(self, batch: dict[str, Any], random: Random) -> Latent:
         """A whitened latent of each example, drawn from its posterior."""
         autoencoder = self.model.autoencoder
