@@ -30,6 +30,7 @@ from ldm.diffusion.schedule import Cosine, Rectified
 from ldm.diffusion.time import Uniform
 from ldm.diffusion.weighting import Prediction
 from ldm.model import LatentModel
+from ldm.prior.base import Latents
 from ldm.prior.diffusion import Diffusion
 from ldm.prior.normal import Normal
 from ldm.random import Random
@@ -50,7 +51,7 @@ def put_together() -> LatentModel:
     )
     condition = Label(3, width=8)
     prior = Diffusion(
-        autoencoder.latent_shape,
+        Latents(autoencoder.latent_shape),
         condition.shape,
         functools.partial(UNet, width=8, multipliers=(1,), blocks=1, attention=(False,)),
         schedule=Rectified(),
@@ -85,7 +86,7 @@ def test_it_comes_back_and_draws_the_same(tmp_path):
         **{"_target_": "ldm.backbone.unet.UNet", "width": 8, "multipliers": [1], "blocks": 1, "attention": [False]},
         "_partial_": True,
     }
-    assert not {"latent_shape", "context"} & saved["prior"].keys() and saved["plugins"] == {}
+    assert not {"latents", "context"} & saved["prior"].keys() and saved["plugins"] == {}
 
 
 def test_one_of_nodes_and_one_of_constructors_are_one(tmp_path):
@@ -174,7 +175,7 @@ def prior(**changed: Any) -> Diffusion:
         "weighting": Prediction(),
     }
     names = (
-        "latent_shape",
+        "latents",
         "context",
         "schedule",
         "parameterization",
@@ -232,11 +233,11 @@ def test_a_class_of_another_package_is_a_plugin(tmp_path):
 
 def test_nodes_that_are_given_are_written(tmp_path):
     model = LatentModel(
-        autoencoder := put_together().autoencoder, Unconditional(), Normal(autoencoder.latent_shape, ContextShape())
+        autoencoder := put_together().autoencoder,
+        Unconditional(),
+        Normal(Latents(autoencoder.latent_shape), ContextShape()),
     )
-    nodes = {
-        part: node_of(getattr(model, part), part, ("latent_shape", "context")) for part in ("autoencoder", "condition")
-    }
+    nodes = {part: node_of(getattr(model, part), part, ("latents", "context")) for part in ("autoencoder", "condition")}
     model.save(tmp_path, nodes | {"prior": {"_target_": "ldm.prior.normal.Normal"}})
     assert torch.equal(
         LatentModel.load(tmp_path).sample({}, Random(0, 0, torch.arange(2))),

@@ -185,7 +185,9 @@ def test_measured_again_with_other_words(run, data, caplog):
         measure_again(str(run), 4, 3.0, 1, 11, "raw", None, "cpu")
     each = [each for each in record.read(run / "records.jsonl") if each.metric == "psnr"][-1]
     assert each.value == pytest.approx(psnr(LatentModel.load(run, "raw"), data, 4), rel=1e-5)
-    assert (each.n, each.weights, each.seed, each.guidance, each.steps) == (4, "raw", 3, 3.0, 1)
+    assert (each.n, each.weights, each.seed, each.drawn["guidance"], each.drawn["steps"]) == (
+        *(4, "raw", 3, "classifierfree(scale=3)", 1),
+    )
     assert (each.images_seen, each.data, each.run) == (STEPS * 4, data.fingerprint, "run")
     assert f"{each.value:.4g}" in caplog.text and "n = 4" in caplog.text
     assert "weights raw" in (run / "report.html").read_text()
@@ -268,7 +270,13 @@ def test_a_first_stage_of_other_words_is_another(config, key, value):
 @pytest.mark.usefixtures("trains", "run")
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("first.log_every", 7), ("first.picture_every", 0), ("data.workers", 1), ("prior.steps", 3), ("prior.drop", 0.3)],
+    [
+        ("first.log_every", 7),
+        ("first.picture_every", 0),
+        ("data.workers", 1),
+        ("prior.steps", 3),
+        ("condition.drop", 0.3),
+    ],
 )
 def test_words_that_change_nothing_of_it_find_it(config, key, value):
     with pytest.raises(_Trains, match="second"):

@@ -310,5 +310,5 @@ def test_compiled_networks_draw_the_same_images(run, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_compiled_says_so(tmp_path):
-    with pytest.raises(ValueError, match="this run's prior is Normal"):
+    with pytest.raises(ValueError, match="this run's prior,? Normal"):
         job(saved(tmp_path, tiny(tmp_path, "prior=normal")), compile=True)

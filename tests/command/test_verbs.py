@@ -72,9 +72,9 @@ def test_a_reader_that_leaves_hears_no_complaint(words):
 SWEEP = """
 import sys
 from pathlib import Path
-from ldm.command.sweep import sweep
+from ldm.command.sweep import ending, sweep
 command = [sys.executable, "-c", "import sys"]
-sys.exit(sweep([["name=s", "seed=0"], ["name=s", "seed=1"]], Path(sys.argv[1]), command))
+sys.exit(ending(sweep([["seed=0"], ["seed=1"]], "s", Path(sys.argv[1]), command), 2))
 """
 
 

@@ -19,6 +19,7 @@ import os
 import resource
 import signal
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +198,11 @@ def encode(config: dict[str, Any], stall: float) -> int:
     from ldm.data import latent
 
     latent.build = functools.partial(latent.build, shard=16, batch_size=8)
-    inner = latent._write
+    inner = latent.whole_file
 
-    def write(file: Path, content: bytes) -> None:
+    def stalled(file: Path) -> AbstractContextManager[Path]:
         time.sleep(stall)
-        inner(file, content)
+        return inner(file)
 
-    latent._write = write
+    latent.whole_file = stalled
     return train(config)

@@ -144,6 +144,7 @@ def test_densities_are_asked_for_as_the_interface_says(kind):
     assert kind.log_prob is not Likelihood.log_prob
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_densities_are_of_each_example(model):
     if not isinstance(model.prior, Likelihood):
         pytest.skip(f"{type(model.prior).__name__} gives no densities")

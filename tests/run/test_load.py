@@ -146,7 +146,7 @@ def test_single_arguments(one, base):
 
 def test_a_single_argument_is_of_the_schedule_that_samples_already(base):
     own = base.config["prior"] | {"sampling_schedule": node("schedule", "shifted")}
-    found = Changes({"schedule": {"shift": 5.0}})._changed(own)
+    found = Changes({"schedule": {"shift": 5.0}})._words(base.prior, own)
     assert found["sampling_schedule"] == node("schedule", "shifted") | {"shift": 5.0}
 
 
@@ -278,6 +278,6 @@ def test_records_tell_samplers_and_guidance_apart(one):
     assert found[5].drawn == way | {"sampling_schedule": "shifted(schedule=rectified)"}
     assert third.drawn == way | {"sampler": "dpmpp(sde=true)"}
     assert fifth.drawn == way | {"guidance": "interval(guidance=classifierfree(scale=2), low=0.4, high=3)"}
-    assert last.drawn == way | {"guidance": "autoguidance", "guide": f"{one.name}, averaged"}
+    assert last.drawn == way | {"guidance": "autoguidance(scale=2)", "guide": f"{one.name}, averaged"}
     assert (plain.evaluations, last.evaluations) == (4, 4), "two steps, two networks or one twice"
     assert "sampling_schedule shifted" in (one / "report.html").read_text()

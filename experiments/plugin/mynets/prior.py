@@ -8,9 +8,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from ldm.prior.base import Likelihood, Prior
+from ldm.prior.base import Latents, Likelihood, Prior
 from ldm.random import Random
 from ldm.types import Context, ContextShape, Latent
 
@@ -18,21 +19,21 @@ from ldm.types import Context, ContextShape, Latent
 class Diagonal(Prior, Likelihood):
     """
     Arguments:
-        latent_shape, context: what is modelled and what it is given; whoever builds it fills them in.
+        latents, context: what is modelled and what it is given; whoever builds it fills them in.
         deviation: of each channel before training.
     """
 
     kind: Literal["exact"] = "exact"
 
-    def __init__(self, latent_shape: tuple[int, int, int], context: ContextShape, deviation: float = 1.0):
-        super().__init__()
-        self.mean = nn.Parameter(torch.zeros(latent_shape[0], 1, 1))
-        self.log_deviation = nn.Parameter(torch.full((latent_shape[0], 1, 1), math.log(deviation)))
+    def __init__(self, latents: Latents, context: ContextShape, deviation: PositiveFloat = 1.0):
+        super().__init__(latents, context)
+        self.mean = nn.Parameter(torch.zeros(latents.shape[0], 1, 1))
+        self.log_deviation = nn.Parameter(torch.full((latents.shape[0], 1, 1), math.log(deviation)))
 
     def loss(self, z: Latent, c: Context, random: Random | None = None) -> dict[str, Tensor]:
         return {"nll": -self.log_prob(z, c).mean()}
 
-    def sample(self, shape: tuple[int, int, int, int], c: Context, random: Random | None = None) -> Latent:
+    def sample(self, shape: tuple[int, ...], c: Context, random: Random | None = None) -> Latent:
         noise = (random or Random.fresh(shape[0])).normal("prior", tuple(shape[1:]))
         return self.mean + self.log_deviation.exp() * noise
 
