@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver
@@ -101,16 +102,27 @@ def _start_server(preload: Sequence[str]) -> None:
 
 def _rank(run: Callable[[Work], int], work: Work, command: list[str]) -> int:
     sys.orig_argv = command
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+    _by_default()
     try:
         code = run(work)
     except Exception:
         traceback.print_exc()
         code = FAILED
+    _by_default()  # from here on it waits for the agent, and has nothing to save
+    threading.Thread(target=_end_with_agent, args=(code,), daemon=True).start()
     if code not in (FINISHED, PREEMPTED):
         sys.exit(code)  # a failure to the agent, which ends the others
     return code
+
+
+def _end_with_agent(code: int) -> None:
+    multiprocessing.parent_process().join()
+    os._exit(code)
+
+
+def _by_default() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
