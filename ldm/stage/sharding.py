@@ -2,14 +2,16 @@
 remembers of it, and does that part's update.
 
 The whole weights are put together block by block for the forward pass and again for the backward pass, and let go after each;
-gradients are averaged over the ranks by parts (Rajbhandari et al. 2020, "ZeRO: memory optimizations toward training trillion
-parameter models", section 5, stage 3, arXiv 1910.02054; Zhao et al. 2023, "PyTorch FSDP", arXiv 2304.11277; here torch's
-`fully_shard`). The updates are those of DDP but for the order of sums. What is not trained (a first stage, a text encoder of
-others) stays whole on every rank.
+gradients are averaged over the ranks by parts, by torch's `fully_shard`. The updates are those of DDP but for the order of
+sums. What is not trained (a first stage, a text encoder of others) stays whole on every rank.
 
 A checkpoint is the same file as of whole training, so it goes on with any number of ranks, sharded or not. To write it rank 0
 puts the tensors together one after the other and holds them on the host: 4 numbers a weight with Adam and one average, 16 bytes,
 on top of the largest tensor on the device. Nothing is sharded on disk.
+
+Sources:
+    Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion Parameter Models (2019), arXiv 1910.02054, section 5
+    Zhao et al., PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel (2023), arXiv 2304.11277
 """
 
 from __future__ import annotations
