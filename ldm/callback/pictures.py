@@ -45,7 +45,9 @@ class Pictures(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, stage: Stage, outputs: Any, batch: Any, index: int) -> None:
         every, done = stage.recipe.picture_every, stage.updates == stage.steps
         whole = (index + 1) % stage.accumulate == 0
-        if trainer.global_rank != 0 or not every or not whole or (stage.updates % every and not done):
+        if not every or not whole or (stage.updates % every and not done):
+            return
+        if trainer.global_rank != 0 and not stage.sharded:
             return
         stage.tick()
         self._draw(stage)
@@ -61,6 +63,8 @@ class Pictures(L.Callback):
             kind, grid = self._picture(stage, batch)
         for module, training in modes.items():
             module.training = training
+        if stage.global_rank != 0:
+            return
         images = stage.updates * self.data.batch_size
         path = self.folder / f"{stage.name}-{stage.updates:07d}.png"
         save(grid, path, kind=kind, stage=stage.name, step=stage.updates, images=images, title=f"{stage.name} stage")

@@ -10,17 +10,19 @@ from typing import Any
 from ldm.command.terminal import guarded
 from ldm.stage.agent import launch, started_elsewhere
 
+_NEEDED = ["ldm.experiment.experiment"]
+
 
 def start(config: dict[str, Any]) -> int:
     """Train what a config describes, on all of its devices; the exit code of the process. In a rank, do its part."""
     devices = config["trainer"].get("devices")
     if type(devices) is int and devices > 1 and not started_elsewhere():
-        return guarded(lambda: launch(devices, start, config))
+        return guarded(lambda: launch(devices, start, config, _NEEDED))
     from ldm.experiment.experiment import Experiment  # before anything is said, for Lightning sets up its log
     from ldm.stage.launch import to_start
 
     def run() -> int:
         count = to_start(config["trainer"])
-        return Experiment(config).run() if count == 1 else launch(count, start, config)
+        return Experiment(config).run() if count == 1 else launch(count, start, config, _NEEDED)
 
     return guarded(run)

@@ -72,7 +72,17 @@ def checked(config: Config) -> Config:
     for stage in ("first", "second"):
         if config.get(stage):
             _check_optimizer(config[stage], stage)
+    _check_sharding(config["trainer"])
     return config | dataclasses.asdict(settings) | {"plugins": _plugins(config, settings)}
+
+
+def _check_sharding(trainer: Config) -> None:
+    """ConfigError where weights are to be sharded in a precision that scales the loss, which is found out rank by rank."""
+    if trainer.get("strategy") == "fsdp" and str(trainer.get("precision")) in ("16", "16-mixed", "16-true"):
+        raise ConfigError(
+            f"trainer.strategy=fsdp with trainer.precision={trainer['precision']}: a loss scale is not shared by ranks that have "
+            "parts of a gradient; take bf16-mixed"
+        )
 
 
 def check_stages(config: Config, pretrained: bool, autoencoder: nn.Module) -> None:

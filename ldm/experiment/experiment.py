@@ -56,6 +56,7 @@ from ldm.stage.latents import cache_size, cached, pays, statistics, weights_key
 from ldm.stage.launch import agree, placed, rank, ranks, remember, restarted, turn
 from ldm.stage.provenance import History, Plan
 from ldm.stage.second import Second, aligned
+from ldm.stage.sharding import FullyShard, made_whole
 from ldm.stage.stage import Stage
 from ldm.tensors import size_of
 
@@ -418,8 +419,10 @@ class Experiment:
             stage = Second(self.model, build(self.config["second"], "second"), self.seed, self.alignment)
             self._fit(stage, self.second)
             self.model.made_from = self._made_from(stage.history)
-            agree(lambda: self.model.save(self.place.model, self.config, "raw"))
+            raw = made_whole(self.model)
+            agree(lambda: raw.save(self.place.model, self.config, "raw"))
             stage.average.keep()
+            self.model = made_whole(self.model)
         elif rank() == 0:
             self.place.model.joinpath("raw.safetensors").unlink(missing_ok=True)  # of a stage that was trained before
         agree(lambda: self.model.save(self.place.model, self.config))
@@ -454,8 +457,13 @@ class Experiment:
     def _snapshots(self, stage: str) -> Snapshots:
         return Snapshots(self.place.snapshots / stage)
 
-    def _trainer(self, *callbacks: L.Callback, players: int = 1, given: Config | None = None) -> L.Trainer:
-        node = placed(dict(self.config["trainer"]))
+    def _trainer(
+        self, *callbacks: L.Callback, players: int = 1, shards: bool = False, given: Config | None = None
+    ) -> L.Trainer:
+        node, strategy = placed(dict(self.config["trainer"])), {}
+        if node.get("strategy") == "fsdp":  # FSDP2, where Lightning means its first version
+            del node["strategy"]
+            strategy = {"strategy": FullyShard()} if shards and dist.is_initialized() else {}
         if dist.is_initialized() and players > 1:
             # In a game each backward pass leaves the other side's parameters without a gradient.
             node.setdefault("strategy", "ddp_find_unused_parameters_true")
@@ -469,6 +477,7 @@ class Experiment:
             num_sanity_val_steps=0,
             limit_val_batches=0,
             default_root_dir=None if self.place is None else str(self.place.path),
+            **strategy,
             **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, **(given or {})},
         )
 
@@ -481,7 +490,10 @@ class Experiment:
         own, given = watchers.watching(
             self.config["callback"], stage, self.data.batch_size, self.place.path / "lightning"
         )
-        trainer = self._trainer(Bar(self.console), pictures, *own, players=len(stage.players()), given=given)
+        shards = bool(stage.to_shard())
+        trainer = self._trainer(
+            Bar(self.console), pictures, *own, players=len(stage.players()), shards=shards, given=given
+        )
         try:
             trainer.fit(stage, datamodule=Feed(self.data))
         finally:

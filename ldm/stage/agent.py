@@ -18,8 +18,10 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
 from typing import TypeVar
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -42,20 +44,26 @@ def started_elsewhere() -> bool:
     return any(name.startswith(_ELSEWHERE) for name in os.environ)
 
 
-def launch(count: int, run: Callable[[Work], int], work: Work) -> int:
+def launch(count: int, run: Callable[[Work], int], work: Work, preload: Sequence[str] = ()) -> int:
     """`run(work)` in so many processes, each a rank as `torchrun` makes it; the exit code of the first that failed, else of
     rank 0.
 
     Arguments:
         run: a function of a module; gives an exit code, having said what was wrong where it is an error's.
         work: what it is given; has to be picklable.
+        preload: modules that a rank will need. They are imported once, by a process that the ranks are forked from and that
+            touches no device.
 
     Raises:
         RanksEnded: a rank ended without a word.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault(
+        "PYTORCH_NVML_BASED_CUDA_CHECK", "1"
+    )  # to ask for GPUs starts none, which a fork would not survive
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # what they say of a failure is said here
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    _start_server(preload)
     with _signals_passed_on(), tempfile.TemporaryDirectory(prefix="ldm-ranks-") as folder:
         chosen = LaunchConfig(
             min_nodes=1,
@@ -67,6 +75,7 @@ def launch(count: int, run: Callable[[Work], int], work: Work) -> int:
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
             max_restarts=0,
+            start_method="forkserver",
             signals_to_handle="SIGQUIT",
         )
         try:
@@ -82,16 +91,38 @@ def launch(count: int, run: Callable[[Work], int], work: Work) -> int:
     return codes[0]
 
 
+def _start_server(preload: Sequence[str]) -> None:
+    """The process that ranks are forked from. It is not to end by signals to the whole job, for it tells how they ended."""
+    multiprocessing.set_forkserver_preload(["__main__", *preload])
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    forkserver.ensure_running()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def _rank(run: Callable[[Work], int], work: Work, command: list[str]) -> int:
     sys.orig_argv = command
+    _by_default()
     try:
         code = run(work)
     except Exception:
         traceback.print_exc()
         code = FAILED
+    _by_default()  # from here on it waits for the agent, and has nothing to save
+    threading.Thread(target=_end_with_agent, args=(code,), daemon=True).start()
     if code not in (FINISHED, PREEMPTED):
         sys.exit(code)  # a failure to the agent, which ends the others
     return code
+
+
+def _end_with_agent(code: int) -> None:
+    multiprocessing.parent_process().join()
+    os._exit(code)
+
+
+def _by_default() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

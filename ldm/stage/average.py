@@ -1,7 +1,7 @@
 """Averages of weights, kept beside the weights theta that are trained: m <- d_n m + (1 - d_n) theta after update n, where the
 decays d_n are those of a profile.
 
-Parameters are averaged; buffers (codebooks, statistics) are used as they are.
+Parameters are averaged; buffers (codebooks, statistics) are used as they are. Of a sharded parameter each rank averages its part.
 
 Sources:
     Karras et al., Analyzing and Improving the Training Dynamics of Diffusion Models (2023), arXiv 2312.02696
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.run.snapshots import exponent
+from ldm.stage.sharding import as_sharded, let_go, local, of_parts
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +71,11 @@ class Average:
     """
 
     def __init__(self, module: nn.Module, profile: Profile):
+        self._module = module
         live = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.profile, self.updates = profile, 0
-        self.names, self._live = list(live), list(live.values())
+        self.names, self._like = list(live), list(live.values())
+        self._live = [local(p) for p in self._like]
         self.weights = [p.detach().clone() for p in self._live]
 
     @torch.no_grad()
@@ -84,23 +87,26 @@ class Average:
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Inside the block the module has the averaged weights. Nothing may be saved there."""
-        with torch.no_grad():
-            raw = [p.detach().clone() for p in self._live]
-            torch._foreach_copy_(self._live, self.weights)
+        raw = [p.detach().clone() for p in self._live]
+        self._put(self.weights)
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self._live, raw)
+            self._put(raw)
 
-    @torch.no_grad()
     def keep(self) -> None:
         """Replace the weights of the module by the averaged ones, at the end of training."""
-        torch._foreach_copy_(self._live, self.weights)
+        self._put(self.weights)
+
+    @torch.no_grad()
+    def _put(self, weights: list[Tensor]) -> None:
+        torch._foreach_copy_(self._live, weights)
+        let_go(self._module)
 
     def named(self) -> dict[str, Tensor]:
-        """The averaged tensors by name."""
-        return dict(zip(self.names, self.weights, strict=True))
+        """The averaged tensors by name, sharded as their parameters are."""
+        tensors = [of_parts(own, like) for own, like in zip(self.weights, self._like, strict=True)]
+        return dict(zip(self.names, tensors, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint: the number of updates and the averaged weights."""
@@ -113,8 +119,8 @@ class Average:
         missing = set(self.names) ^ set(state["weights"])
         if missing:
             raise ValueError(f"the average of another model: {sorted(missing)[:5]} differ; start a new run")
-        for name, own in zip(self.names, self.weights, strict=True):
-            own.copy_(state["weights"][name])
+        for name, own, like in zip(self.names, self.weights, self._like, strict=True):
+            own.copy_(local(as_sharded(state["weights"][name], like)))
 
 
 class Powers:

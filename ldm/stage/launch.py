@@ -42,7 +42,8 @@ def to_start(node: Config) -> int:
     Raises:
         ConfigError: they are of several nodes.
     """
-    trainer: L.Trainer = build(placed(node), "trainer", logger=False, enable_checkpointing=False)
+    plain = {key: value for key, value in placed(node).items() if key != "strategy"}  # which matters later
+    trainer: L.Trainer = build(plain, "trainer", logger=False, enable_checkpointing=False)
     if trainer.world_size == 1 or trainer.strategy.cluster_environment.creates_processes_externally:
         return 1
     if trainer.num_nodes > 1:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.random import Random
+from ldm.stage.sharding import as_sharded, put_together
 
 Terms = dict[str, Tensor]
 
@@ -44,6 +45,15 @@ class Player:
         for group, rate in zip(self.built.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The optimiser's state, with whole tensors, on any number of ranks."""
+        parameters = [p for group in self.built.param_groups for p in group["params"]]
+        remembered = {
+            i: {name: as_sharded(value, parameters[i]) for name, value in values.items()}
+            for i, values in state["state"].items()
+        }
+        self.built.load_state_dict(state | {"state": remembered})
+
     def step(self, clip: float, scaler: torch.amp.GradScaler | None) -> Tensor:
         """Clip and step; the gradient's norm before clipping (a device scalar). A non-finite one moves nothing.
 
@@ -51,7 +61,8 @@ class Player:
         """
         if scaler is not None:
             scaler.unscale_(self.built)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip)
+        norm = put_together(torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, clip, norm)
         if scaler is not None:
             scaler.step(self.built)
         elif all(group.get("fused") for group in self.built.param_groups):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
 from ldm.alignment.alignment import Alignment
@@ -105,11 +106,16 @@ class Second(Stage):
     def to_compile(self) -> list[nn.Module]:
         return self.model.prior.networks()
 
+    def to_shard(self) -> list[nn.Module]:
+        if len(self.model.prior.sides()) > 1:  # a game's backward passes leave parameters without a gradient
+            return []
+        return [self.model.condition, *self.to_compile(), *([] if self.alignment is None else [self.alignment])]
+
     def begin(self) -> None:
         self.model.prior.begin(self._whole_batches())
         if dist.is_initialized():
             for tensor in self.model.prior.state_dict().values():
-                if isinstance(tensor, Tensor):
+                if isinstance(tensor, Tensor) and not isinstance(tensor, DTensor):
                     dist.broadcast(tensor, 0)  # the same data, to the last bit of any device's arithmetic
 
     @torch.no_grad()

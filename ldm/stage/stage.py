@@ -4,8 +4,8 @@ A stage does `steps` updates. Update k is a function of the weights before it an
 from a position-addressed sampler, its noise from `ldm.random`, its learning rate from `rate`. The number of updates done is
 therefore the only position, and a stage that goes on from a checkpoint computes what an uninterrupted one would have.
 
-Lightning carries devices, precision and DDP. Its own counters, checkpoints and logs are not used: with two optimisers its
-global step counts twice, and its resume loses the position within an epoch.
+Lightning carries devices, precision, DDP and sharding. Its own counters, checkpoints and logs are not used: with two
+optimisers its global step counts twice, and its resume loses the position within an epoch.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from ldm.stage.means import ExampleMeans, Means
 from ldm.stage.player import Player, alone
 from ldm.stage.provenance import History, Settings, fresh, going_on
 from ldm.stage.recipe import Recipe
+from ldm.stage.sharding import FullyShard, as_sharded, blocks, gathered, most, shard
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,10 @@ class Stage(L.LightningModule, ABC):
     def validation_terms(self, batch: dict[str, Any], random: Random) -> dict[str, Tensor]:
         """name -> (b,) values of one held-out batch at fixed noise; averaged over the set."""
 
+    def to_shard(self) -> list[nn.Module]:
+        """The networks that learn and are large, each called by its forward pass; none where ranks keep this stage whole."""
+        return []
+
     # Where it stands
 
     def attach(
@@ -112,6 +117,15 @@ class Stage(L.LightningModule, ABC):
     sinks: Sequence[Sink] = ()
 
     # Setting up, in Lightning's order
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank keeps a part of every weight, so that all have to be there for each forward pass."""
+        return isinstance(self.trainer.strategy, FullyShard)
+
+    def configure_model(self) -> None:
+        if self.sharded:
+            shard(self.to_shard(), self.trained(), self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         self._players = self.players()
@@ -136,8 +150,9 @@ class Stage(L.LightningModule, ABC):
         if self.stop is not None:
             self.stop.install()  # again, where a library has taken a signal since
         if self.recipe.compile:
-            for module in self.to_compile():
-                module.compile()
+            for network in self.to_compile():
+                for module in blocks(network) if self.sharded else [network]:
+                    module.compile()
         self.trained().train()
         self._flushed = self.seconds
         self._mark = time.monotonic()
@@ -150,7 +165,8 @@ class Stage(L.LightningModule, ABC):
         step = 0 if found is None else found[0]
         if found is not None:
             self._saved = step
-            self.load_state(to_device(found[1], self.device))
+            # Where it is sharded the whole of it may not fit on a device.
+            self.load_state(found[1] if self.sharded else to_device(found[1], self.device))
             self.history = going_on(found[1]["history"], step, self.history[-1]["settings"], self.name)
             self._count()
             log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
@@ -184,16 +200,18 @@ class Stage(L.LightningModule, ABC):
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` gave; ValueError where its weights are of another network."""
         self.updates, self.seconds = state["updates"], state["seconds"]
-        put_weights(self.trained(), state["weights"], f"the checkpoint of update {state['updates']}")
+        own = self.trained().state_dict()
+        weights = {name: as_sharded(value, own.get(name, value)) for name, value in state["weights"].items()}
+        put_weights(self.trained(), weights, f"the checkpoint of update {state['updates']}")
         self.average.load_state_dict(state["average"])
         self.powers.load_state_dict(state.get("powers", {}))
         for player in self._players:
-            player.built.load_state_dict(state["optimizers"][player.name])
+            player.load_state_dict(state["optimizers"][player.name])
         scaler = self._scaler()
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
-        self._skipped = state["skipped"]
-        self._means.load_state_dict(state["means"])
+        self._skipped = state["skipped"].to(self.device)
+        self._means.load_state_dict(to_device(state["means"], self.device))
 
     @abstractmethod
     def trained(self) -> nn.Module:
@@ -283,8 +301,8 @@ class Stage(L.LightningModule, ABC):
     def save(self) -> None:
         """A checkpoint of this update; Diverged, and none, where a weight is not finite."""
         self.tick()
+        state = gathered(self.state(), keep=self.global_rank == 0)
         if self.checkpoints is not None and self.global_rank == 0:
-            state = self.state()
             if not _finite([state["weights"], state["average"]["weights"]]):
                 raise Diverged(f"{self.name} stage: update {self.updates} has weights that are not finite; {_KEPT}")
             self.checkpoints.save(self.updates, state)
@@ -293,16 +311,18 @@ class Stage(L.LightningModule, ABC):
 
     def rescue(self) -> None:
         """Save what was done since the last checkpoint: at the end of a fit, nothing, unless something else than an update
-        has failed (a data worker was killed, the disk of the data is gone). Half an update is not saved."""
-        if self._whole and self._saved < self.updates:
+        has failed (a data worker was killed, the disk of the data is gone). Half an update is not saved, nor is what is
+        sharded: the other ranks would have to be there."""
+        if self._whole and self._saved < self.updates and not self.sharded:
             log.info("%s stage: saving update %d before ending", self.name, self.updates)
             self.save()
 
     def _snapshot(self) -> None:
         self.tick()
-        if self.snapshots is not None and self.global_rank == 0:
-            for width, average in self.powers.averages.items():
-                self.snapshots.save(self.updates, width, average.named(), last=self.updates == self.steps)
+        for width, average in self.powers.averages.items():
+            weights = gathered(average.named(), keep=self.global_rank == 0)
+            if self.snapshots is not None and self.global_rank == 0:
+                self.snapshots.save(self.updates, width, weights, last=self.updates == self.steps)
         self.pause()
 
     # Logging
@@ -359,13 +379,16 @@ class Stage(L.LightningModule, ABC):
         module = self.averaged()
         module.eval()
         raw, averaged = ExampleMeans(), ExampleMeans()
-        for batch in self.trainer.datamodule.data.val_loader(
+        loader = self.trainer.datamodule.data.val_loader(
             self.trainer.global_rank, self.trainer.world_size, self.accumulate, images
-        ):
+        )
+        lacking = most(len(loader), self.device) - len(loader) if self.sharded else 0
+        for batch in loader:
             batch = self.trainer.strategy.batch_to_device(batch)
-            raw.add(self._held_out(batch))
-            with self.average.applied():
-                averaged.add(self._held_out(batch))
+            for means, terms in zip((raw, averaged), self._held_out(batch), strict=True):
+                means.add(terms)
+        for _ in range(lacking):  # the others need this rank for each of their batches
+            self._held_out(batch)
         module.train()
         results = {f"val {name}": value for name, value in raw.take().items()}
         results |= {f"val {name} (average)": value for name, value in averaged.take().items()}
@@ -376,7 +399,10 @@ class Stage(L.LightningModule, ABC):
         self.pause()
         return results
 
-    def _held_out(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def _held_out(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What validation says of a batch, with raw and with averaged weights."""
         random = Random(self._key(), -1, batch["index"], batch["total"])
         with self.trainer.precision_plugin.forward_context():
-            return self.validation_terms(batch, random)
+            raw = self.validation_terms(batch, random)
+            with self.average.applied():
+                return raw, self.validation_terms(batch, random)

@@ -107,7 +107,7 @@ FAULTS = [
         ('batch["step"], batch["row"], batch["total"])', 'batch["step"], batch["row"])'),
         ('batch["step"], batch["row"], batch["total"])', '0, batch["index"], batch["total"])'),
         ("self.recipe.rate(self.updates, self.steps)", "self.recipe.rate(self.updates + 1, self.steps)"),
-        ("with self.average.applied():\n                averaged.add", "if True:\n                averaged.add"),
+        ("with self.average.applied():\n                return", "if True:\n                return"),
         ("None if done else self.recipe.validate_images", "self.recipe.validate_images"),
         (
             'Random(self._key(), -1, batch["index"], batch["total"])',
@@ -124,8 +124,8 @@ FAULTS = [
         "ldm/stage/stage.py",
         _RESUME,
         ('self.average.load_state_dict(state["average"])', "pass"),
-        ('player.built.load_state_dict(state["optimizers"][player.name])', "pass"),
-        ('self._means.load_state_dict(state["means"])', "pass"),
+        ('player.load_state_dict(state["optimizers"][player.name])', "pass"),
+        ('self._means.load_state_dict(to_device(state["means"], self.device))', "pass"),
         (
             'self.updates, self.seconds = state["updates"], state["seconds"]',
             'self.updates, self.seconds = state["updates"] + 1, state["seconds"]',
@@ -148,8 +148,8 @@ FAULTS = [
         ("self.journal.rewind(self.name, step)", "pass"),
         ("self.snapshots.rewind(step)", "pass"),
         (
-            "for width, average in self.powers.averages.items():\n                self.snapshots.save(self.updates, width",
-            "for width, average in self.powers.averages.items():\n                self.snapshots.save(self.updates, 0.05",
+            "self.snapshots.save(self.updates, width, weights",
+            "self.snapshots.save(self.updates, 0.05, weights",
         ),
         ("self.powers.update()", "pass"),
     ),
@@ -168,7 +168,7 @@ FAULTS = [
             f"{_STAGE}::test_what_fails_between_updates_is_saved_first",
         ),
         ('_finite([state["weights"], state["average"]["weights"]])', '_finite([state["weights"]])'),
-        ("if self._whole and self._saved < self.updates:", "if self._saved < self.updates:"),
+        ("if self._whole and self._saved < self.updates and", "if self._saved < self.updates and"),
         ("self._whole = False\n        last", "last"),
     ),
     *of(
@@ -198,12 +198,9 @@ FAULTS = [
         ("min(self.bound, (1 + n) / (10 + n))", "self.bound"),
         ("max(0.0, 1 - 10 / max(steps, 1))", "max(0.0, 1 - 1 / max(steps, 1))"),
         ("(1 - 1 / (n + 1)) ** (self.exponent + 1)", "(1 - 1 / (n + 1)) ** self.exponent"),
-        ("torch._foreach_copy_(self._live, raw)", "pass"),
+        ("self._put(raw)", "pass"),
         ("> (updates - 1) * self.count // self.steps", ">= (updates - 1) * self.count // self.steps"),
-        (
-            'at the end of training."""\n        torch._foreach_copy_(self._live, self.weights)',
-            'at the end of training."""',
-        ),
+        ('at the end of training."""\n        self._put(self.weights)', 'at the end of training."""'),
     ),
     *of(
         "ldm/stage/rate.py",
@@ -246,7 +243,7 @@ FAULTS = [
         ('"first": self.first.history,', '"first": second,'),
         ("autoencoder.set_statistics(*(kept or statistics(autoencoder, self.data, self.stop)))", "pass"),
         ("if not self._trains_second():\n            return False", "if False:\n            return False"),
-        ('self.model.save(self.place.model, self.config, "raw")', "self.model.save(self.place.model, self.config)"),
+        ('raw.save(self.place.model, self.config, "raw")', "raw.save(self.place.model, self.config)"),
         ('images_seen("second")', 'images_seen("first") // 2'),
         ('"weights": "averaged",', '"weights": "raw",'),
         ('build(self.config["second"], "second"), self.seed,', 'build(self.config["second"], "second"), 0,'),
@@ -389,6 +386,14 @@ FAULTS = [
         ('"num_nodes": world // local', '"num_nodes": 1'),
         ('return node | {"devices": local', 'return node | {"devices": world'),
         ("if trainer.num_nodes > 1:", "if False:"),
+    ),
+    *of(
+        "ldm/stage/sharding.py",
+        "tests/stage/test_sharding.py",
+        ("each.reshard()", "pass"),
+        ("whole.cpu() if keep else None", "state.to_local()"),
+        ("(module, is_block=module is not network)", "(module, is_block=True)"),
+        ("isinstance(network, nn.ModuleList) and _is_called(child)", "isinstance(network, nn.ModuleList)"),
     ),
     *of(
         "ldm/stage/pulse.py",
