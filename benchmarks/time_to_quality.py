@@ -25,6 +25,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -127,8 +128,8 @@ def ours(root: Path, out: Path, clock: Clock) -> None:
         return torch.cat(images)
 
     class Marked(Experiment):
-        def _trainer(self, *callbacks: L.Callback, players: int = 1) -> L.Trainer:
-            return super()._trainer(*callbacks, Marks(), players=players)
+        def _trainer(self, *callbacks: L.Callback, **named: Any) -> L.Trainer:
+            return super()._trainer(*callbacks, Marks(), **named)
 
     words = ["trainer=cpu", "logger=none", "metric=none", f"seed={clock.seed}"]
     words += [f"runs={out / 'runs'}", f"store={out / f'store-{clock.seed}'}", f"name=ours-{clock.seed}"]

@@ -10,6 +10,7 @@ from ldm.build import ConfigError
 from ldm.experiment.experiment import Experiment
 from ldm.files import in_units
 from ldm.model import LatentModel
+from ldm.prior.mixture import Mixture
 from ldm.run import footprint
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.footprint import Footprint, size_below
@@ -51,6 +52,19 @@ def test_the_size_that_is_said_is_what_lies_there(words, tmp_path, caplog):
     assert said == pytest.approx({name: count for name, count in there.items() if name in said}, rel=0.05)
     assert sum(count for name, count in there.items() if name not in said) < 0.01 * sum(there.values())
     assert _bytes(total) == pytest.approx(sum(there.values()), rel=0.05)
+
+
+def test_what_is_trained_beside_a_prior_is_in_the_size(tmp_path, caplog, monkeypatch):
+    """Here a table that nothing moves: its numbers are in each checkpoint, and in no model."""
+    table = torch.nn.Linear(400, 400).requires_grad_(False)
+    monkeypatch.setattr(Mixture, "beside", lambda prior: table)
+    caplog.set_level("INFO")
+    words = ("metric=none", "prior=mixture", "prior.components=2", "second.snapshots=0")
+    assert Experiment(tiny(tmp_path, *words, steps=3)).run() == FINISHED
+    (line,) = [line for line in caplog.messages if line.startswith("on disk this run takes")]
+    said = next(part for part in line.split(": ")[1].split(", ") if part.startswith("checkpoints"))
+    there = size_below(tmp_path / "runs/run/checkpoints")
+    assert there > 2 * 4 * 400 * 400 and _bytes(NUMBER.search(said).group()) == pytest.approx(there, rel=0.05)
 
 
 def test_what_is_there_already_is_not_said_again(tmp_path, caplog):

@@ -44,37 +44,39 @@ def program() -> list[str]:
 
 def sample(words: Sequence[str]) -> int:
     """Images of a finished run."""
-    begin(words, "sample")
 
-    def work(config: DictConfig) -> None:
-        given = checked(config)
+    def function() -> Callable[..., None]:
         from ldm.command.sample import sample
 
-        _called(sample, given)
+        return sample
 
-    by_hydra("sample", work)
-    return 0
+    return _of_a_run("sample", words, function)
 
 
 def evaluate(words: Sequence[str]) -> int:
     """Measure a finished run again."""
-    begin(words, "evaluate")
 
-    def work(config: DictConfig) -> None:
-        given = checked(config)
+    def function() -> Callable[..., None]:
         from ldm.command.evaluate import measure_again
 
-        _called(measure_again, given)
+        return measure_again
 
-    by_hydra("evaluate", work)
+    return _of_a_run("evaluate", words, function)
+
+
+def _of_a_run(entry: str, words: Sequence[str], function: Callable[[], Callable[..., None]]) -> int:
+    """Call a function with the words of an entry point, each of the kind that its annotation says; ends the process where it
+    fails. The function is imported once the words are known to be right."""
+    begin(words, entry)
+
+    def work(config: DictConfig) -> None:
+        given, act = checked(config), function()
+        from ldm.build import typed
+        from ldm.command.terminal import guarded
+
+        code = guarded(lambda: act(**typed(act, given)))
+        if code:
+            sys.exit(code)
+
+    by_hydra(entry, work)
     return 0
-
-
-def _called(function: Callable[..., None], words: dict[str, Any]) -> None:
-    """Call a function with its words, each of the kind that its annotation says; ends the process where it fails."""
-    from ldm.build import typed
-    from ldm.command.terminal import guarded
-
-    code = guarded(lambda: function(**typed(function, words)))
-    if code:
-        sys.exit(code)

@@ -2,9 +2,9 @@
 
 LPIPS (Zhang et al. 2018, equation 1) takes the features of several layers, scales those of each pixel to unit length over
 channels, and sums the squared differences with one learnt weight for each channel, averaged over pixels and summed over
-layers. `FeatureDistance` does the same without the learnt weights, over any torchvision network, where the networks of LPIPS
-cannot be downloaded. `RandomFeatures` does it over a network that was never trained: it needs nothing, and is weaker, but
-still better than a distance of pixels (the same paper, section 4).
+layers. `FeatureDistance` does the same without the learnt weights, over any network: one of torchvision's, where those of LPIPS
+cannot be downloaded, or one that was never trained, which needs nothing and is weaker, but still better than a distance
+of pixels (the same paper, section 4).
 
 Sources:
     Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric (2018), arXiv 1801.03924
@@ -17,10 +17,9 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from ldm.alignment.maps import FrozenNetwork, Maps, RandomMaps, TorchvisionMaps
+from ldm.alignment.maps import FrozenNetwork, Maps
 from ldm.loss.perceptual import Perceptual
 from ldm.tensors import read_tensors
 from ldm.types import Image
@@ -52,8 +51,13 @@ class LPIPS(Perceptual):
         return self.frozen.network(x, y).flatten()
 
 
-class _Compared(Perceptual):
-    """Squared differences of features of unit length, averaged over pixels and summed over layers."""
+class FeatureDistance(Perceptual):
+    """Squared differences of features of unit length, averaged over pixels and summed over layers.
+
+    Arguments:
+        maps: gives the features: of a torchvision network with local weights (`TorchvisionMaps`), or of one that was never
+            trained (`RandomMaps`).
+    """
 
     def __init__(self, maps: Maps):
         super().__init__()
@@ -73,35 +77,6 @@ class _Compared(Perceptual):
 def _unit(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     # The small number keeps the gradient finite where all channels are 0.
     return x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8)
-
-
-class FeatureDistance(_Compared):
-    """A distance in the features of several layers of a torchvision network with local weights (see `TorchvisionMaps`).
-
-    Arguments:
-        architecture: torchvision's name of the network, as `squeezenet1_1`.
-        weights: a file of safetensors or with a state dict; the classifier may be missing in it.
-        layers: names as `torchvision.models.feature_extraction.get_graph_node_names` lists them.
-        flip180: turn images by 180 degrees first, which weights converted from TensorFlow can need.
-        smallest: smaller images are enlarged to this side.
-    """
-
-    def __init__(
-        self,
-        architecture: str,
-        weights: Path,
-        layers: tuple[str, ...],
-        flip180: bool = False,
-        smallest: PositiveInt = 32,
-    ):
-        super().__init__(TorchvisionMaps(architecture, weights, layers, flip180, smallest))
-
-
-class RandomFeatures(_Compared):
-    """A distance in the features of a network that was never trained (see `RandomMaps`)."""
-
-    def __init__(self, width: PositiveInt = 32, layers: PositiveInt = 3, seed: NonNegativeInt = 0):
-        super().__init__(RandomMaps(width, layers, seed))
 
 
 def _published(network: str) -> dict[str, Tensor]:

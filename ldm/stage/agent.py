@@ -105,8 +105,13 @@ def _rank(run: Callable[[Work], int], work: Work, command: list[str]) -> int:
     _by_default()
     try:
         code = run(work)
-    except Exception:
+    except Exception:  # what `run` did not say itself, as a module that cannot be imported; the agent would keep it
         traceback.print_exc()
+        print(
+            "a rank ended before it could begin, for the reason above; trainer.devices=1 shows it without other ranks",
+            file=sys.stderr,
+            flush=True,
+        )
         code = FAILED
     _by_default()  # from here on it waits for the agent, and has nothing to save
     threading.Thread(target=_end_with_agent, args=(code,), daemon=True).start()

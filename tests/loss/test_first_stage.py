@@ -168,7 +168,7 @@ def test_every_config_composes_and_builds(tmp_path):
     from tests.pieces import CONF
 
     save_file(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "w.safetensors")
-    offline = {"kl_features": [f"loss.perceptual.weights={tmp_path / 'w.safetensors'}"]}
+    offline = {"kl_features": [f"loss.perceptual.maps.weights={tmp_path / 'w.safetensors'}"]}
     for file in sorted((CONF / "loss").glob("*.yaml")):
         with initialize_config_dir(str(CONF), version_base=None):
             config = compose("config", [f"loss={file.stem}", "data=shapes", *offline.get(file.stem, [])])

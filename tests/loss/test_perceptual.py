@@ -8,7 +8,8 @@ import torchvision
 from safetensors.torch import save_file
 from torchvision.models import vgg
 
-from ldm.loss.features import LPIPS, FeatureDistance, RandomFeatures
+from ldm.alignment.maps import RandomMaps, TorchvisionMaps
+from ldm.loss.features import LPIPS, FeatureDistance
 from ldm.loss.perceptual import LaplacianPyramid
 
 TAPS = {"squeezenet1_1": ("features.1", "features.4.cat", "features.7.cat")}
@@ -27,8 +28,8 @@ def squeezenet(tmp_path_factory) -> Path:
 def distance(request, squeezenet):
     return {
         "pyramid": lambda: LaplacianPyramid(),
-        "random": lambda: RandomFeatures(width=8),
-        "features": lambda: FeatureDistance("squeezenet1_1", squeezenet, TAPS["squeezenet1_1"]),
+        "random": lambda: FeatureDistance(RandomMaps(width=8)),
+        "features": lambda: FeatureDistance(TorchvisionMaps("squeezenet1_1", squeezenet, TAPS["squeezenet1_1"])),
         "lpips": lambda: LPIPS("squeeze", squeezenet),
     }[request.param]()
 
@@ -88,7 +89,7 @@ def test_it_is_no_part_of_a_checkpoint_and_never_leaves_evaluation(distance):
 
 def test_other_channels_are_refused_with_the_reason():
     with pytest.raises(ValueError, match="1, 3 or 4 channels; got 2"):
-        RandomFeatures(width=4)(*pair(2))
+        FeatureDistance(RandomMaps(width=4))(*pair(2))
 
 
 def test_the_pyramid_sees_colour_and_edges_and_takes_any_channels():
@@ -161,27 +162,29 @@ def test_a_malicious_pickle_is_not_executed(tmp_path):
 
 def test_a_layer_is_not_overwritten_by_an_in_place_rectifier_behind_it(squeezenet):
     x, y = pair()
-    both = FeatureDistance("squeezenet1_1", squeezenet, ("features.0", "features.1"))(x, y)
-    apart = sum(FeatureDistance("squeezenet1_1", squeezenet, (f"features.{i}",))(x, y) for i in range(2))
+    both = FeatureDistance(TorchvisionMaps("squeezenet1_1", squeezenet, ("features.0", "features.1")))(x, y)
+    apart = sum(
+        FeatureDistance(TorchvisionMaps("squeezenet1_1", squeezenet, (f"features.{i}",)))(x, y) for i in range(2)
+    )
     torch.testing.assert_close(both, apart)
 
 
 def test_turned_images_give_what_a_turned_network_would(squeezenet):
     x, y = pair()
-    turned = FeatureDistance("squeezenet1_1", squeezenet, ("features.1",), flip180=True)
-    upright = FeatureDistance("squeezenet1_1", squeezenet, ("features.1",))
+    turned = FeatureDistance(TorchvisionMaps("squeezenet1_1", squeezenet, ("features.1",), flip180=True))
+    upright = FeatureDistance(TorchvisionMaps("squeezenet1_1", squeezenet, ("features.1",)))
     torch.testing.assert_close(turned(x, y), upright(x.flip(2, 3), y.flip(2, 3)))
 
 
 def test_wrong_names_and_files_are_refused(squeezenet, tmp_path):
     with pytest.raises(ValueError, match="torchvision has no 'squeezenet9'"):
-        FeatureDistance("squeezenet9", squeezenet, ("features.1",))
+        FeatureDistance(TorchvisionMaps("squeezenet9", squeezenet, ("features.1",)))
     with pytest.raises(ValueError, match=r"is not mobilenet_v2: .* tensors differ"):
-        FeatureDistance("mobilenet_v2", squeezenet, ("features.1",))
+        FeatureDistance(TorchvisionMaps("mobilenet_v2", squeezenet, ("features.1",)))
     with pytest.raises(FileNotFoundError, match="no weights at"):
-        FeatureDistance("squeezenet1_1", tmp_path / "none.pth", ("features.1",))
+        FeatureDistance(TorchvisionMaps("squeezenet1_1", tmp_path / "none.pth", ("features.1",)))
     with pytest.raises(ValueError, match="layers is empty"):
-        FeatureDistance("squeezenet1_1", squeezenet, ())
+        FeatureDistance(TorchvisionMaps("squeezenet1_1", squeezenet, ()))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +203,7 @@ def test_real_networks_find_a_blurred_photograph_worse_than_one_a_little_brighte
     blurred = gaussian_blur(x, 9, 3.0)
     brighter = x + (x - blurred).square().mean().sqrt()  # just as far in pixels
     layers = ("features.1", "features.4", "features.7")
-    distance = FeatureDistance(architecture, shared / "data/weights" / file, layers, flip180=flip)
+    distance = FeatureDistance(TorchvisionMaps(architecture, shared / "data/weights" / file, layers, flip180=flip))
     assert distance(x, blurred) > 2 * distance(x, brighter)
 
 
@@ -214,14 +217,14 @@ def test_a_pyramid_by_hand():
 
 
 def test_a_distance_of_features_is_of_vectors_of_length_one():
-    distance, (x, y) = RandomFeatures(width=4, layers=2), pair(side=16)
+    distance, (x, y) = FeatureDistance(RandomMaps(width=4, layers=2)), pair(side=16)
     maps = [[F.normalize(layer, dim=1) for layer in distance.maps(image)] for image in (x, y)]
     wanted = sum((a - b).square().sum(1).mean((1, 2)) for a, b in zip(*maps, strict=True))
     torch.testing.assert_close(distance(x, y), wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_what_is_transparent_is_white():
-    maps, x = RandomFeatures(width=4, layers=1).maps, torch.rand(1, 4, 16, 16)
+    maps, x = FeatureDistance(RandomMaps(width=4, layers=1)).maps, torch.rand(1, 4, 16, 16)
     x[:, 3] = -1.0
     torch.testing.assert_close(maps(x), maps(torch.ones(1, 3, 16, 16)))
     x[:, 3] = 1.0

@@ -16,6 +16,75 @@ def _cell(words: str, moment: str) -> str:
 
 FAULTS = [
     *of(
+        "ldm/experiment/experiment.py",
+        ("tests/test_products.py",),
+        ("self.planning.second(self.first.history, weights)", "self.planning.second(self.first.history, None)"),
+    ),
+    *of(
+        "ldm/experiment/planning.py",
+        ("tests/test_products.py",),
+        ('if not self.trains["second"]:\n            return False', "if False:\n            return False"),
+    ),
+    *of(
+        "ldm/experiment/given.py",
+        (
+            "tests/test_experiments.py::test_a_finished_run_is_a_first_stage_for_others",
+            "tests/test_experiments.py::test_a_first_stage_is_trained_once",
+            "tests/interop/test_checkpoint.py",
+        ),
+        ("self._pretrained.load_into(model.autoencoder)", "pass"),
+    ),
+    *of(
+        "ldm/experiment/planning.py",
+        (
+            "tests/faults/test_matrix.py::test_words_that_change_on_the_way[second.steps=6 second.again=true (cosine), finished]",
+        ),
+        ("return plan.again()", "return plan"),
+        ("self.checkpoints(stage).clear()", "pass"),
+    ),
+    *of(
+        "ldm/experiment/planning.py",
+        ("tests/faults/test_matrix.py::test_words_that_change_on_the_way[condition.width=4, finished]",),
+        ("if plan.refused:", "if False:"),
+    ),
+    *of(
+        "ldm/experiment/planning.py",
+        ("tests/faults/test_matrix.py::test_words_that_change_on_the_way[second.steps=6, in the second stage]",),
+        ("self.second(first.history, None if", "self.second(provenance.fresh({}), None if"),
+    ),
+    *of(
+        "ldm/experiment/planning.py",
+        ("tests/faults/test_matrix.py::test_words_that_change_on_the_way[first.clip=0.1, in the first stage]",),
+        ("if plan.told:", "if False:"),
+        ('provenance.begun(self.checkpoints("first"))', "None"),
+    ),
+    *of(
+        "ldm/experiment/experiment.py",
+        ("tests/test_finetuning.py",),
+        ("(self.given.prior is None or not self.given.prior.tokens)", "True"),
+        ("kept = None if self.given.prior is None else self.given.prior.whitening(weights)", "kept = None"),
+    ),
+    *of(
+        "ldm/experiment/planning.py",
+        ("tests/test_finetuning.py",),
+        (
+            "provenance.of_first(self.config, self.data, self.given.first)",
+            "provenance.of_first(self.config, self.data)",
+        ),
+        ("first, weights, begun_from)", "first, weights)"),
+    ),
+    *of(
+        "ldm/experiment/given.py",
+        ("tests/test_finetuning.py",),
+        ('{"train": True} if self.trains_on else {}', "{}"),
+        ('f"autoencoder {self.first}"', '"autoencoder"'),
+    ),
+    *of(
+        "ldm/experiment/size.py",
+        "tests/test_keep.py",
+        ('"beside": model.prior.beside()', '"beside": None'),
+    ),
+    *of(
         "ldm/stage/second.py",
         ("tests/stage/test_second.py", "tests/stage/test_sides.py", "tests/stage/test_alignment.py"),
         ("(terms | self._aligned(batch) if first else terms)", "terms"),
@@ -237,12 +306,10 @@ FAULTS = [
             '"weights": ""}\n        return self.store',
         ),
         ("key = key_of(self.first.history)", "key = key_of([])"),
-        ("self._second_plan(self.first.history, weights)", "self._second_plan(self.first.history, None)"),
         ("self.model.made_from = self._made_from(stage.history)", "pass"),
         ("config_hash(self.first.history, second)", "config_hash(second)"),
         ('"first": self.first.history,', '"first": second,'),
         ("autoencoder.set_statistics(*(kept or statistics(autoencoder, self.data, self.stop)))", "pass"),
-        ("if not self._trains_second():\n            return False", "if False:\n            return False"),
         ('raw.save(self.place.model, self.config, "raw")', "raw.save(self.place.model, self.config)"),
         ('images_seen("second")', 'images_seen("first") // 2'),
         ('"weights": "averaged",', '"weights": "raw",'),
@@ -267,7 +334,6 @@ FAULTS = [
             "tests/test_experiments.py::test_a_first_stage_is_trained_once",
             "tests/interop/test_checkpoint.py",
         ),
-        ("self.pretrained.load_into(self.model.autoencoder)", "pass"),
         ("if found is not None:\n                log.info", "if False:\n                log.info"),
     ),
     *of(
@@ -279,25 +345,19 @@ FAULTS = [
     *of(
         "ldm/experiment/experiment.py",
         _cell("second.steps=6 second.again=true (cosine)", "finished"),
-        ("return plan.again()", "return plan"),
-        ("self._checkpoints(stage).clear()", "pass"),
         ("(each.model, each.asked) == (weights, what)", "each.asked == what"),
     ),
     *of(
         "ldm/experiment/experiment.py",
         _cell("condition.width=4", "finished"),
-        ("if plan.refused:", "if False:"),
     ),
     *of(
         "ldm/experiment/experiment.py",
         _cell("second.steps=6", "in the second stage"),
-        ("self._second_plan(first.history, weights))", "self._second_plan(provenance.fresh({}), weights))"),
     ),
     *of(
         "ldm/experiment/experiment.py",
         _cell("first.clip=0.1", "in the first stage"),
-        ("if plan.told:", "if False:"),
-        ('provenance.begun(self._checkpoints("first"))', "None"),
     ),
     *of(
         "ldm/experiment/experiment.py",
@@ -365,12 +425,6 @@ FAULTS = [
     *of(
         "ldm/experiment/experiment.py",
         "tests/test_finetuning.py",
-        ("(self.origin is None or not self.origin.tokens)", "True"),
-        ("kept = None if self.origin is None else self.origin.whitening(weights)", "kept = None"),
-        ("provenance.of_first(self.config, self.data, self.given)", "provenance.of_first(self.config, self.data)"),
-        ("first, weights, begun_from)", "first, weights)"),
-        ('{"train": True} if self.trains_on else {}', "{}"),
-        ('f"autoencoder {self.given}"', 'f"autoencoder"'),
     ),
     *of(
         "ldm/stage/agent.py",
