@@ -31,17 +31,11 @@ from ldm.build import Config, build
 from ldm.diffusion.denoiser import NetworkDenoiser
 from ldm.diffusion.schedule import ScaledLinear, Table, ZeroTerminalSNR
 from ldm.files import whole_directory, write_json
-from ldm.interop.diffusers_config import (
-    ForeignModelError,
-    autoencoder_node,
-    config_of_autoencoder,
-    config_of_unet,
-    latent_statistics,
-    unet_node,
-    whole_unet,
-)
+from ldm.interop.diffusers_autoencoder import autoencoder_node, config_of_autoencoder, latent_statistics
+from ldm.interop.diffusers_config import ForeignModelError
 from ldm.interop.diffusers_names import autoencoder_names, unet_names
 from ldm.interop.diffusers_scheduler import Scheduler, read_scheduler
+from ldm.interop.diffusers_unet import config_of_unet, unet_node, whole_unet
 from ldm.tensors import read_tensors
 from ldm.types import ContextShape
 

@@ -20,16 +20,10 @@ from ldm.interop.diffusers import (
     unet_from_diffusers,
     unet_to_diffusers,
 )
-from ldm.interop.diffusers_config import (
-    AUTOENCODER,
-    UNET,
-    USUAL_UNET,
-    ForeignModelError,
-    autoencoder_node,
-    latent_statistics,
-    unet_node,
-)
+from ldm.interop.diffusers_autoencoder import AUTOENCODER, autoencoder_node, latent_statistics
+from ldm.interop.diffusers_config import ForeignModelError
 from ldm.interop.diffusers_names import autoencoder_names, unet_names
+from ldm.interop.diffusers_unet import UNET, USUAL_UNET, unet_node
 from ldm.interop.pretrained import pretrained
 from ldm.model import write_weights
 from ldm.nn.embedding import LogSnrEmbedding, StepEmbedding

@@ -1,0 +1,182 @@
+"""A UNet2DConditionModel's config of diffusers as a node of ours, and back (see `diffusers_config`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ldm.backbone.unet import UNet
+from ldm.build import Config
+from ldm.diffusion.denoiser import FARTHEST
+from ldm.diffusion.schedule import Table, ZeroTerminalSNR
+from ldm.interop.diffusers_config import (
+    ForeignModelError,
+    group_node,
+    groups_of,
+    multipliers_of,
+    refuse,
+    refuse_blocks,
+    whole_config,
+)
+from ldm.nn.attention import SpatialTransformer
+from ldm.nn.embedding import StepEmbedding
+from ldm.nn.resnet import ResBlock
+
+UNET: Config = {
+    "sample_size": None,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "dropout": 0.0,
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+    "cross_attention_dim": 1280,
+    "transformer_layers_per_block": 1,
+    "attention_head_dim": 8,
+    "use_linear_projection": False,  # both are linear maps
+    "upcast_attention": False,  # concerns their precision
+    "resnet_time_scale_shift": "default",
+    # These have an effect only where one of the keys of `USUAL_UNET` has another value.
+    "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": None,
+    "class_embeddings_concat": False,
+    "mid_block_only_cross_attention": None,
+    "projection_class_embeddings_input_dim": None,
+}
+"""The defaults of `UNet2DConditionModel`, for the keys that our U-Net has something for."""
+
+
+USUAL_UNET: Config = {
+    "act_fn": "silu",
+    "addition_embed_type": None,
+    "attention_type": "default",
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "cross_attention_norm": None,
+    "downsample_padding": 1,
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "num_attention_heads": None,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
+    "reverse_transformer_layers_per_block": None,
+    "time_cond_proj_dim": None,
+    "time_embedding_act_fn": None,
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+    "timestep_post_act": None,
+}
+"""The other keys of `UNet2DConditionModel`, which have to have these values, the defaults."""
+
+
+def whole_unet(theirs: Mapping[str, Any]) -> Config:
+    """The config of a `UNet2DConditionModel` with all defaults filled in."""
+    return whole_config("UNet2DConditionModel", theirs, UNET | USUAL_UNET)
+
+
+def unet_node(theirs: Mapping[str, Any], schedule: Table | ZeroTerminalSNR) -> Config:
+    """The config (a partial) of our U-Net that equals a `UNet2DConditionModel` of the given config, trained on `schedule`."""
+    theirs = whole_unet(theirs)
+    refuse(theirs, USUAL_UNET | {"in_channels": theirs["out_channels"]})
+    down, up = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+    refuse_blocks(theirs, {"down_block_types": set(down), "up_block_types": set(up)})
+    attention = [kind == down[1] for kind in theirs["down_block_types"]]
+    if attention != [kind == up[1] for kind in reversed(theirs["up_block_types"])]:
+        raise ForeignModelError("this U-Net attends at other levels on its way down than on its way up; ours does not")
+    single = ("layers_per_block", "transformer_layers_per_block", "norm_num_groups", "cross_attention_dim")
+    if several := [f"{key} is {theirs[key]}" for key in single if not isinstance(theirs[key], int)]:
+        raise ForeignModelError(f"one number for all levels is wanted; {'; '.join(several)}")
+    widths = theirs["block_out_channels"]
+    return {
+        "_target_": "ldm.backbone.unet.UNet",
+        "_partial_": True,
+        "width": widths[0],
+        "multipliers": multipliers_of(widths),
+        "blocks": theirs["layers_per_block"],
+        "attention": attention,
+        "depth": theirs["transformer_layers_per_block"],
+        **_heads(theirs, widths),
+        "norm": group_node(theirs["norm_num_groups"], theirs["norm_eps"]),
+        "attention_norm": group_node(theirs["norm_num_groups"], 1e-6),
+        "scale_shift": theirs["resnet_time_scale_shift"] == "scale_shift",
+        "dropout": theirs["dropout"],
+        "time": {
+            "_target_": "ldm.nn.embedding.StepEmbedding",
+            "_partial_": True,
+            "log_snr_table": _log_snr_of_steps(schedule),
+        },
+    }
+
+
+def _log_snr_of_steps(schedule: Table | ZeroTerminalSNR) -> list[float]:
+    """Log SNR at their steps 0, 1, ..., clamped as our denoiser clamps it; the last step may be pure noise."""
+    table = schedule.schedule if isinstance(schedule, ZeroTerminalSNR) else schedule
+    log_snr = schedule.log_snr(torch.arange(1, table.steps + 1, dtype=torch.float64) / table.steps)
+    if log_snr[-2] <= -FARTHEST:
+        raise ForeignModelError(
+            f"step {len(log_snr) - 2} of this schedule has log-SNR {log_snr[-2].item():.1f}, and our denoisers give a network "
+            f"nothing below {-FARTHEST:g}"
+        )
+    return log_snr.clamp(min=-FARTHEST).tolist()
+
+
+def config_of_unet(unet: UNet) -> Config:
+    """The config of a `UNet2DConditionModel` that equals our U-Net; ForeignModelError where there is none."""
+    if not isinstance(unet.time, StepEmbedding):
+        raise ForeignModelError("UNet2DConditionModel takes an integer step; this U-Net takes the log-SNR")
+    other = unet.embed_context is not None or unet.drawing is not None or unet.context.spatial
+    if unet.patch > 1 or other or unet.context.tokens is None:
+        raise ForeignModelError(
+            "UNet2DConditionModel reads its context by attention to tokens only (none pooled, drawn or spatial), and no patches"
+        )
+    first = [level.layers[0] for level in unet.downs]
+    counts, attended = {len(level.layers) for level in unet.downs}, [layer.transformer for layer in first]
+    transformers = [module for module in unet.modules() if isinstance(module, SpatialTransformer)]
+    depths = {len(transformer.blocks) for transformer in transformers}
+    if len(counts) > 1 or len(depths) != 1 or unet.middle[0].transformer is None:
+        raise ForeignModelError("UNet2DConditionModel here has as many blocks at each level, and attends in the middle")
+    heads = [1 if t is None else t.heads for t in attended]
+    heads[-1] = unet.middle[0].transformer.heads  # their number for the last level is also that for the middle
+    attends = [t is not None for t in attended]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": unet.channels,
+        "out_channels": unet.channels,
+        "block_out_channels": [layer.block.outputs for layer in first],
+        "layers_per_block": counts.pop(),
+        "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
+        "cross_attention_dim": unet.context.tokens,
+        "transformer_layers_per_block": depths.pop(),
+        "attention_head_dim": heads,
+        "norm_num_groups": groups_of(nn.ModuleList(m for m in unet.modules() if isinstance(m, ResBlock)), None),
+        "norm_eps": unet.norm.eps,
+        "resnet_time_scale_shift": "scale_shift" if first[0].block.scale_shift else "default",
+        "use_linear_projection": True,
+    }
+
+
+def _heads(theirs: Mapping[str, Any], widths: list[int]) -> Config:
+    """Our heads for their 'attention_head_dim', which despite its name is a number of heads, for all levels or for each."""
+    heads = theirs["attention_head_dim"]
+    if isinstance(heads, int):
+        return {"heads": heads}
+    sizes = {width / count for width, count in zip(widths, heads, strict=True)}
+    if len(sizes) != 1:
+        raise ForeignModelError(f"heads {heads} over {widths} channels are of different widths; ours are of one")
+    return {"head_width": int(sizes.pop())}
