@@ -63,23 +63,15 @@ def measure_again(
     config = settings_of(place.path)
     check_named(config, run, PACKAGES)
     changes = Changes(diffusion, guidance, steps, prior, guide, guide_ema)
-    own = {"samples": samples, "seed": seed}
-    own_evaluation = merged(config["evaluation"], evaluation or {}) | {
-        key: n for key, n in own.items() if n is not None
-    }
+    own = {key: n for key, n in {"samples": samples, "seed": seed}.items() if n is not None}
+    own_evaluation = merged(config["evaluation"], evaluation or {}) | own
     measure: Evaluation = build(own_evaluation, "evaluation", PACKAGES)
     measured: DataModule = build(_moved(config["data"], data or {}), "data", PACKAGES)
     own_metrics = _metrics(config["metric"] or {}, metric or {}, store or config["store"])
     metrics = build(own_metrics, "metric", PACKAGES)
     model = changes.load(run, weights, ema, device_of(device))
     _check_classes(model, measured)
-    before = {each.data for each in record.read(place.records)} - {None}
-    if before and measured.fingerprint not in before:
-        log.warning(
-            "this is not the data that %s was measured on (fingerprint %s, before %s): its numbers are not compared with those "
-            "of before",
-            *(run, measured.fingerprint[:8], ", ".join(sorted(each[:8] for each in before))),
-        )
+    _tell_of_other_data(place, measured)
     facts = {
         "run": place.path.name,
         "experiment": config["experiment"],
@@ -94,6 +86,17 @@ def measure_again(
     record.write(place.records, *records)
     report.write(place.path)
     record.say(records)
+
+
+def _tell_of_other_data(place: RunDirectory, data: DataModule) -> None:
+    """Warn where a run was measured on other data before."""
+    before = {each.data for each in record.read(place.records)} - {None}
+    if before and data.fingerprint not in before:
+        log.warning(
+            "this is not the data that %s was measured on (fingerprint %s, before %s): its numbers are not compared with those "
+            "of before",
+            *(place.path, data.fingerprint[:8], ", ".join(sorted(each[:8] for each in before))),
+        )
 
 
 def _moved(own: Config, given: Config) -> Config:
