@@ -8,7 +8,6 @@ priors trains one autoencoder. What has been done counts only as far as it was m
 
 from __future__ import annotations
 
-import functools
 import logging
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -172,7 +171,7 @@ class Experiment:
         self.account.begin(self.flops)
         self.store.needs.begin()
         if self.planning.is_left("first", self.first) or self.planning.is_left("second", self.second):
-            size = footprint(self.planning, self.first, self.second, self.alignment, lambda: self._new_first)
+            size = footprint(self.planning, self.first, self.second, self.alignment, self._new_first)
             log.info("%s", size.said(self.config["keep"]))
             size.check_room(self.place.path, self.store.root)
 
@@ -205,15 +204,14 @@ class Experiment:
             if found is not None:
                 log.info("first stage found in the store: %s", found)
                 return found
-            stage = self._new_first
+            stage = self._new_first()
             self._fit(stage, self.first)
 
             self.first = Plan(stage.updates, stage.history)  # as planned, unless a damaged checkpoint was passed over
             return agree(lambda: self._publish(stage))
 
-    @functools.cached_property
     def _new_first(self) -> First:
-        """The first stage, not trained yet."""
+        """The first stage, not trained yet; not kept, for averages and optimiser would stay in memory with it."""
         torch.manual_seed(seed_of(self.seed, "loss"))  # a critic's first weights
         loss = build(self.config["loss"], "loss")
         return First(self.model.autoencoder, loss, build(self.config["first"], "first"), self.seed)
