@@ -1,6 +1,8 @@
 """Fixtures that all tests share; jaxtyping's shape annotations are checked at run time here and only here."""
 
+import logging
 import os
+import signal
 from pathlib import Path
 
 import jaxtyping
@@ -38,6 +40,21 @@ def seeded() -> None:
     """Every test draws the same numbers each time, whichever tests ran before it; LDM_TEST_SEED=N others, for a test has to
     hold for any."""
     torch.manual_seed(int(os.environ.get("LDM_TEST_SEED", 0)))
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """What a command sets up for its whole process is undone: signals, and who hears how much of the log."""
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    root = logging.getLogger()
+    handlers, level, raises = list(root.handlers), root.level, logging.raiseExceptions
+    yield
+    for number, handler in signals.items():
+        signal.signal(number, handler)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.raiseExceptions = raises
+    logging.captureWarnings(False)
 
 
 @pytest.fixture

@@ -41,20 +41,6 @@ LINEAR = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def as_before():
-    """Signals, handlers of the log and warnings as they were."""
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    for number, handler in signals.items():
-        signal.signal(number, handler)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-
-
 def words(folder: Path, name: str, *more: str) -> list[str]:
     return [*NARROW, f"name={name}", f"runs={folder}/runs", f"store={folder}/store-{name}", *more]
 
