@@ -242,19 +242,38 @@ def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: Allowed) -
     for key in arguments:
         if key not in named and not free:
             raise ConfigError(no_such_argument(f"{where}.{key}", target.__name__, named))
-    for name, parameter in named.items():
-        missing = parameter.default is parameter.empty and name not in arguments and name not in given
-        if missing and not partial:
+    for name in _missing(named.values(), {*arguments, *given}):
+        if not partial:
             raise ConfigError(f"{where}.{name}: {target.__name__} needs this argument and it is not given")
     for key, value in arguments.items():
         spot, annotation = f"{where}.{key}", hints.get(key, Any)
         if not holds_node(value):
             arguments[key] = plain(value, annotation, spot)
             continue
+        if is_node(value) and typing.get_origin(annotation) is Callable:
+            _check_waits(value, spot, target, allowed)
         check(value, spot, allowed=allowed)
         if is_node(value):
             _fits(value, annotation, spot, target, allowed)
     return target, arguments
+
+
+def _missing(parameters: Iterable[inspect.Parameter], given: Set[str]) -> list[str]:
+    """The names of those that have no default and are not given."""
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = (each for each in parameters if each.default is each.empty and each.kind not in variable)
+    return [each.name for each in needed if each.name not in given]
+
+
+def _check_waits(node: Mapping, spot: str, target: type, allowed: Allowed) -> None:
+    """ConfigError where a node whose last arguments `target` gives, as a prior those of its network, forgot `_partial_`."""
+    kind = resolve(node["_target_"], spot, allowed)
+    missing = _missing(inspect.signature(kind).parameters.values(), set(node))
+    if missing and not node.get("_partial_"):
+        raise ConfigError(
+            f"{spot}: {kind.__name__} waits for {', '.join(missing)}, which {target.__name__} gives; "
+            "add _partial_: true beside its _target_"
+        )
 
 
 def _fits(node: Mapping, annotation: Any, spot: str, target: type, allowed: Allowed) -> None:

@@ -16,11 +16,11 @@ from ldm import plugins
 from ldm.build import PACKAGES, ConfigError, build, resolve
 from ldm.command.compose import Words, composed
 from ldm.command.evaluate import measure_again
-from ldm.command.help import told
+from ldm.command.help import help_text
 from ldm.command.words import heard, misspelt
 from ldm.experiment.check import checked
 from ldm.experiment.experiment import Experiment
-from ldm.interop.pretrained import pretrained
+from ldm.interop.first_stage import pretrained
 from ldm.model import PARTS, LatentModel
 from ldm.run.signals import FINISHED
 from ldm.signature import check, declared
@@ -181,8 +181,8 @@ def test_words_of_a_plugin_are_known_helped_with_composed_and_checked(installed,
     assert misspelt(["backbone=tinny"], CONF).startswith("backbone=tinny: no such backbone; did you mean tiny?")
     compose = functools.partial(composed, CONF, "config")
     Words.register()
-    assert "tiny" in told(["--help"], CONF, "config", compose)
-    said = told(["--help", "backbone=tiny"], CONF, "config", compose)
+    assert "tiny" in help_text(["--help"], CONF, "config", compose)
+    said = help_text(["--help", "backbone=tiny"], CONF, "config", compose)
     assert "Of one layer." in said and "backbone.width: int = 1" in said
     assert compose(["backbone=tiny"])["prior"]["backbone"] == net()
     with pytest.raises(ConfigError, match="backbone.widht: Net has no such argument; did you mean width"):

@@ -16,7 +16,7 @@ from ldm.build import ConfigError
 from ldm.command.evaluate import measure_again
 from ldm.data.hub import Hub
 from ldm.experiment.experiment import Experiment
-from ldm.interop.pretrained import pretrained
+from ldm.interop.first_stage import pretrained
 from ldm.model import LatentModel
 from ldm.run import record
 from ldm.run.checkpoint import Checkpoints, DamagedCheckpoint, read

@@ -54,11 +54,11 @@ def begin(words: Sequence[str], entry: str = "config") -> None:
     sys.argv[1:] = heard(words, CONF, entry)
     Words.register()
     if HELP & set(sys.argv):
-        from ldm.command.help import told
+        from ldm.command.help import help_text
 
         Words.register(given_folders(sys.argv))
         try:
-            print(told(sys.argv[1:], CONF, entry, lambda words: composed(CONF, entry, words)))
+            print(help_text(sys.argv[1:], CONF, entry, lambda words: composed(CONF, entry, words)))
         except KeyError as error:
             sys.exit(error.args[0])
         sys.exit(0)

@@ -22,7 +22,7 @@ from ldm.plugins import name as name_plugins
 from ldm.run import record, report
 from ldm.run.directory import RunDirectory
 from ldm.run.evaluation import Evaluation, asked_hash
-from ldm.run.load import Changes, named, settings_of
+from ldm.run.load import Drawing, named, settings_of
 from ldm.run.machine import device_of
 
 log = logging.getLogger(__name__)
@@ -62,14 +62,14 @@ def measure_again(
         raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
     config = settings_of(place.path)
     check_named(config, run, PACKAGES)
-    changes = Changes(diffusion, guidance, steps, prior, guide, guide_ema)
+    drawing = Drawing(diffusion, guidance, steps, prior, guide, guide_ema)
     own = {key: n for key, n in {"samples": samples, "seed": seed}.items() if n is not None}
     own_evaluation = merged(config["evaluation"], evaluation or {}) | own
     measure: Evaluation = build(own_evaluation, "evaluation", PACKAGES)
     measured: DataModule = build(_moved(config["data"], data or {}), "data", PACKAGES)
     own_metrics = _metrics(config["metric"] or {}, metric or {}, store or config["store"])
     metrics = build(own_metrics, "metric", PACKAGES)
-    model = changes.load(run, weights, ema, device_of(device))
+    model = drawing.load(run, weights, ema, device_of(device))
     _check_classes(model, measured)
     _tell_of_other_data(place, measured)
     facts = {
@@ -80,7 +80,7 @@ def measure_again(
         "asked": asked_hash(own_evaluation, own_metrics, model.config["prior"], measured),
         "weights": named(weights, ema),
     }
-    guide = changes.guide_named(run)
+    guide = drawing.guide_named(run)
     facts |= {} if guide is None else {"drawn": {"guide": guide}}
     records = measure(model, measured, list(metrics.values()), facts, generate=bool(config.get("second")))
     record.write(place.records, *records)

@@ -30,7 +30,7 @@ from ldm.signature import Argument, Declared, declared, documented, summary
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]
 
 
-def told(words: Sequence[str], conf: Path, entry: str, compose: Compose) -> str:
+def help_text(words: Sequence[str], conf: Path, entry: str, compose: Compose) -> str:
     """What there is to say of the words of a command line, at the width of the terminal.
 
     Arguments:

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from ldm.build import nearest
-from ldm.command.label import label_of
+from ldm.command.job_name import job_name
 from ldm.run.directory import asked_for, finished_as
 
 COMMON = "hydra.job.config.override_dirname.exclude_keys"
@@ -66,7 +66,7 @@ def _named(check: Callable[[Sequence[str]], dict[str, Any]]) -> dict[str, Any]:
         config = check(HydraConfig.get().overrides.task)
     except SystemExit as error:
         raise JobFailed(str(error)) from None
-    own = label_of(HydraConfig.get().overrides.task, OmegaConf.select(HydraConfig.instance().cfg, COMMON))
+    own = job_name(HydraConfig.get().overrides.task, OmegaConf.select(HydraConfig.instance().cfg, COMMON))
     return config | {"name": f"{config['name']}/{own}"}
 
 

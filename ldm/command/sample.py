@@ -24,7 +24,7 @@ from ldm.files import read_text, whole_file, write_json
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
 from ldm.random import Random, seed_of
-from ldm.run.load import Changes, named, settings_of
+from ldm.run.load import Drawing, named, settings_of
 from ldm.run.machine import device_of
 from ldm.tensors import hash_of
 
@@ -59,8 +59,8 @@ def sample(
     name_plugins(plugins)
     if n < 1 or batch < 1:
         raise ValueError(f"n={n}, batch={batch}: both are at least 1")
-    changes = Changes(diffusion, guidance, steps, prior, guide, guide_ema)
-    model = changes.load(run, weights, ema, device_of(device))
+    drawing = Drawing(diffusion, guidance, steps, prior, guide, guide_ema)
+    model = drawing.load(run, weights, ema, device_of(device))
     _check_trained(model, run)
     if compile:
         _compile(model)
@@ -70,7 +70,7 @@ def sample(
     count = len(captions or labels or range(n))
     made_from = {"captions": captions, "labels": labels, "guidance": guidance, "steps": steps, "seed": seed}
     made_from |= {} if negative is None else {"negative": negative}
-    made_from |= changes.facts() | {"weights": named(weights, ema), "weights_hash": _weights_hash(model)}
+    made_from |= drawing.facts() | {"weights": named(weights, ema), "weights_hash": _weights_hash(model)}
     name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run)) % 16**6:06x}"
     folder = Path(out) if out else Path(run) / "samples" / name
     missing = _begin(folder, made_from | {"run": str(run)}, count)

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ldm.command.label import key_of, label_of
+from ldm.command.job_name import job_name, key_of
 from ldm.command.words import quoted
 from ldm.files import write_json
 from ldm.run import record
@@ -76,7 +76,7 @@ def sweep(
     processes = _Processes(command, n_jobs)
 
     def one(number: int, words: list[str]) -> None:
-        run = f"{name}/{label_of(words, common)}"
+        run = f"{name}/{job_name(words, common)}"
         row = {"asked": ""} | done.get(run, {})
         stands = row.get("code") == FINISHED and row.get("words") == words and finished_as(runs / run) == row["asked"]
         if not stands:

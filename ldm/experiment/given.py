@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ldm.build import Config
 from ldm.experiment.check import check_train
-from ldm.interop.pretrained import pretrained
+from ldm.interop.first_stage import pretrained
 from ldm.model import LatentModel
 from ldm.stage import finetune
 from ldm.stage.latents import weights_key

@@ -57,11 +57,11 @@ class Planning:
                 self.snapshots(stage).clear()
                 Journal(self.place.metrics).rewind(stage, 0)
                 drop_pictures(self.place.samples, stage, after=0)
-            if plan.told:
+            if plan.changed:
                 log.warning(
                     "the %s stage goes on after update %d with other settings: %s. That is not what they make from the "
                     "start, which %s.again=true makes",
-                    *(stage, plan.updates, provenance.shown(plan.told), stage),
+                    *(stage, plan.updates, provenance.shown(plan.changed), stage),
                 )
         return first, second
 

@@ -9,8 +9,8 @@ from ldm.build import build
 from ldm.experiment.planning import Planning
 from ldm.run.footprint import Footprint
 from ldm.run.store import key_of
+from ldm.stage.file_sizes import of_stage
 from ldm.stage.first import First
-from ldm.stage.footprint import of_stage
 from ldm.stage.latents import cache_size, weights_key
 from ldm.stage.provenance import Plan
 from ldm.tensors import size_of

@@ -3,7 +3,7 @@
 `LaplacianPyramid` needs no network. It sums the mean absolute differences of band-pass images of one octave each (Burt and
 Adelson, The Laplacian Pyramid as a Compact Image Code (1983), doi 10.1109/TCOM.1983.1095851). As means over pixels, coarse
 bands, which have fewer pixels, count as much as fine ones (Bojanowski et al. 2017, section 3, as a loss for generators).
-Distances in the features of a frozen network are in ldm.loss.features.
+Distances in the features of a frozen network are in ldm.loss.feature_distance.
 
 A distance d(x, y) has gradients for y, the reconstruction. A network that it uses is frozen and in evaluation mode. It is
 kept outside of the module tree, so that it is not part of checkpoints, averages, parameter counts or DDP's broadcasts: it

@@ -1,7 +1,7 @@
 """Diffusion as a prior: eight independent pieces put together, and no formula of its own.
 
-The loss is the weighted |F - (a x + b eps)|^2 at stratified times; a sample follows a grid by a sampler, through a
-guided denoiser.
+The loss is the weighted |F - (a x + b eps)|^2 at stratified times, the equation at the head of ldm.diffusion.weighting; a
+sample follows a grid by a sampler, through a guided denoiser.
 
 A sample begins at the grid's first time t with x_t ~ N(0, alpha^2 + sigma^2): the mean and variance of whitened latents
 under noise. At t = 1 that is pure noise or almost; a grid that begins below (`leading`) has some signal there, and

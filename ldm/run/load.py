@@ -67,7 +67,7 @@ def named(weights: Weights, ema: float | None) -> str:
 
 
 @dataclass(frozen=True)
-class Changes:
+class Drawing:
     """How samples are drawn, as a command line says it; None is as in the run.
 
     Fields:

@@ -176,14 +176,14 @@ class Plan:
     Fields:
         updates: number of updates that it continues from; 0 where it begins.
         history: the history of the stage when it is finished.
-        told: settings that differ from those of the existing updates, for a message.
+        changed: settings that differ from those of the existing updates, for a message.
         refused: the reasons for which it may not be continued; empty where it may.
         anew: whether what is there has to be removed.
     """
 
     updates: int
     history: History
-    told: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     anew: bool = False
 
@@ -206,13 +206,13 @@ def plan(stage: str, there: Begun | None, settings: Settings) -> Plan:
         return Plan(there.updates, history, refused=(f"{stage}.steps={steps} ({there.updates} updates are done)",))
     own = [] if len(history) == len(there.history) else list(_changed(before, settings))
     refused = said([each for each in own if not _may_change(each[0], stage)])
-    told = said([each for each in own if _may_change(each[0], stage)])
-    if told and there.updates == steps:
-        refused, told = refused + told, ()
+    changed = said([each for each in own if _may_change(each[0], stage)])
+    if changed and there.updates == steps:
+        refused, changed = refused + changed, ()
     if there.pruned and there.updates < steps:
         kept = f"{stage}.steps={steps} (finished with {there.updates} and keep=model, which left no checkpoint to go on from)"
-        refused, told = (kept, *refused), ()
-    return Plan(there.updates, history, told, refused + said(list(_changed_first(before, settings))))
+        refused, changed = (kept, *refused), ()
+    return Plan(there.updates, history, changed, refused + said(list(_changed_first(before, settings))))
 
 
 def _given_instead(stage: str, before: Settings, settings: Settings) -> tuple[str, ...]:

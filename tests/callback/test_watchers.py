@@ -149,5 +149,5 @@ def test_a_callback_that_may_change_updates_is_one_of_their_settings(tmp_path):
     assert watched == plain
     changed = settings(swa={"_target_": f"{LIGHTNING}.StochasticWeightAveraging", "swa_lrs": 0.1})
     going = plan("second", Begun(1, fresh(plain)), changed)
-    assert not going.refused and len(going.told) == 1 and going.told[0].startswith("callback={'swa': ")
+    assert not going.refused and len(going.changed) == 1 and going.changed[0].startswith("callback={'swa': ")
     assert plan("second", Begun(2, fresh(plain)), changed).refused

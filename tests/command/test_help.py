@@ -5,7 +5,7 @@ import re
 import pytest
 
 from ldm.command.compose import composed
-from ldm.command.help import told, wrapped
+from ldm.command.help import help_text, wrapped
 from ldm.command.words import misspelt
 from ldm.signature import declared
 from tests.pieces import CONF
@@ -16,7 +16,7 @@ GROUPS = sorted(folder.as_posix() for folder in FOLDERS if folder.parts[0] != "h
 
 
 def help_of(*words: str, entry: str = "config") -> str:
-    return told(list(words), CONF, entry, lambda given: composed(CONF, entry, given))
+    return help_text(list(words), CONF, entry, lambda given: composed(CONF, entry, given))
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])

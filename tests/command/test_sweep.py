@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ldm.command import sweep as sweeping
-from ldm.command.label import label_of
+from ldm.command.job_name import job_name
 from ldm.command.sweep import _error, ending
 from ldm.run.record import Record, write
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED
@@ -212,7 +212,7 @@ NAMES = [
 
 
 def test_every_job_has_a_name_of_its_own_that_needs_no_quotes():
-    labels = [label_of(["name=s", *words], {"name"}) for words in NAMES]
+    labels = [job_name(["name=s", *words], {"name"}) for words in NAMES]
     assert len(set(labels)) == len(NAMES)
     assert labels[:3] == ["seed-0_diffusion-ddpm", "seed-1_diffusion-ddpm", "seed-1_diffusion-flow"]
     assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,140}", each) for each in labels)
@@ -220,8 +220,8 @@ def test_every_job_has_a_name_of_its_own_that_needs_no_quotes():
 
 def test_what_all_jobs_share_is_in_no_name():
     words = ["name=s", "++first.steps=3", "seed=1", "~callback", "stage@second=none", "stage@first=first"]
-    assert label_of(words, {"name", "first.steps", "callback", "stage@first"}) == "seed-1_stage.second-none"
-    assert label_of(words[:2], {"name", "first.steps"}) == "only"
+    assert job_name(words, {"name", "first.steps", "callback", "stage@first"}) == "seed-1_stage.second-none"
+    assert job_name(words[:2], {"name", "first.steps"}) == "only"
 
 
 def test_two_folders_of_like_names_are_two_runs(tmp_path, script):
@@ -254,7 +254,7 @@ def test_the_table_at_80_columns_cuts_nothing_away(tmp_path, script, capsys, mon
     monkeypatch.setenv("COLUMNS", "80")
     roots = ["D/" + "deep/" * 12 + end for end in ("a", "b")]
     jobs = [["name=s", "do=well", f"++data.root={root}"] for root in roots]
-    labels = [label_of(words, {"name", "do"}) for words in jobs]
+    labels = [job_name(words, {"name", "do"}) for words in jobs]
     for label in labels:
         numbers = [Record(metric=f"a_metric_of_a_long_name_{i}", value=i + 0.125) for i in range(4)]
         write(tmp_path / "runs" / "s" / label / "records.jsonl", *numbers)

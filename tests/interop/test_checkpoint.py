@@ -5,7 +5,7 @@ import torch
 
 from ldm.build import build
 from ldm.experiment.experiment import Experiment
-from ldm.interop.pretrained import pretrained
+from ldm.interop.first_stage import pretrained
 from ldm.model import LatentModel
 from ldm.run.signals import FINISHED
 from tests.runs import refuse_training, saved, tiny

@@ -24,7 +24,7 @@ from ldm.interop.diffusers_autoencoder import AUTOENCODER, autoencoder_node, lat
 from ldm.interop.diffusers_config import ForeignModelError
 from ldm.interop.diffusers_names import autoencoder_names, unet_names
 from ldm.interop.diffusers_unet import UNET, USUAL_UNET, unet_node
-from ldm.interop.pretrained import pretrained
+from ldm.interop.first_stage import pretrained
 from ldm.model import write_weights
 from ldm.nn.embedding import LogSnrEmbedding, StepEmbedding
 from ldm.types import Context, ContextShape

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torchvision.models import vgg
 
 from ldm.alignment.maps import RandomMaps, TorchvisionMaps
-from ldm.loss.features import LPIPS, FeatureDistance
+from ldm.loss.feature_distance import LPIPS, FeatureDistance
 from ldm.loss.perceptual import LaplacianPyramid
 
 TAPS = {"squeezenet1_1": ("features.1", "features.4.cat", "features.7.cat")}

@@ -138,7 +138,7 @@ FAULTS = [
         ("there = [rows[each] for each in sorted(rows)]", "there = list(rows.values())"),
     ),
     *of(
-        "ldm/command/label.py",
+        "ldm/command/job_name.py",
         "tests/command/test_sweep.py",
         ("if key_of(word) not in common]", "]"),
         ("not ambiguous and", ""),

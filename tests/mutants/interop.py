@@ -67,7 +67,7 @@ FAULTS = [
         ("level, count = level + 1, 0", "level, count = level + 1, count"),
     ),
     *of(
-        "ldm/interop/pretrained.py",
+        "ldm/interop/first_stage.py",
         "tests/interop/test_checkpoint.py",
         ("autoencoder.load_state_dict(theirs.state_dict())", "pass"),
         ('load_weights(autoencoder, self.folder / "model.safetensors", prefix="autoencoder.")', "pass"),

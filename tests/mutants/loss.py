@@ -50,7 +50,7 @@ FAULTS = [
         ("self._size(rest - smooth, len(x))", "self._size(smooth, len(x))"),
     ),
     *of(
-        "ldm/loss/features.py",
+        "ldm/loss/feature_distance.py",
         "tests/loss/test_perceptual.py",
         (".square().sum(1).mean((1, 2))", ".square().mean(1).mean((1, 2))"),
         ("x.square().sum(1, keepdim=True)", "x.square().mean(1, keepdim=True)"),

@@ -44,7 +44,7 @@ FAULTS = [
         ('{"made_from": self.made_from, "plugins": needed}', '{"made_from": self.made_from, "plugins": {}}'),
     ),
     *of(
-        "ldm/interop/pretrained.py",
+        "ldm/interop/first_stage.py",
         "tests/test_plugins.py",
         ('check_named(node, str(self.folder), MODEL_PACKAGES, config.get("plugins"))', "pass"),
     ),

@@ -55,7 +55,7 @@ FAULTS = [
     *of(
         "ldm/experiment/planning.py",
         ("tests/faults/test_matrix.py::test_words_that_change_on_the_way[first.clip=0.1, in the first stage]",),
-        ("if plan.told:", "if False:"),
+        ("if plan.changed:", "if False:"),
         ('provenance.begun(self.checkpoints("first"))', "None"),
     ),
     *of(
@@ -391,7 +391,7 @@ FAULTS = [
         ("anew=True)", "anew=False)"),
         ("if there is None or there.updates == 0:", "if there is None:"),
         ("if there.updates > steps:", "if there.updates >= steps:"),
-        ("if told and there.updates == steps:", "if False:"),
+        ("if changed and there.updates == steps:", "if False:"),
         ("first, other = old.get(_FIRST), new.get(_FIRST)", "first, other = None, None"),
         ('[*history[:-1], {"after": last["after"], "settings": settings}]', "history"),
         ('("steps", "rate", "decay")}', '("steps", "rate")}'),

@@ -14,7 +14,7 @@ from ldm.diffusion.guidance.interval import Interval
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.run import record
-from ldm.run.load import Changes, load, named
+from ldm.run.load import Drawing, load, named
 from ldm.run.snapshots import Snapshots
 from tests.pieces import CONF
 from tests.runs import compose, saved, tiny, words_of
@@ -82,7 +82,7 @@ def changed(run, *words, entry="sample"):
     """The run's model by a command line of an entry point."""
     asked = compose(f"run={run}", *words, name=entry)
     fields = ("diffusion", "guidance", "steps", "guide", "guide_ema")
-    return Changes(**{name: asked[name] for name in fields}).load(str(run), "average", None, CPU)
+    return Drawing(**{name: asked[name] for name in fields}).load(str(run), "average", None, CPU)
 
 
 def draw(model, n=2):
@@ -93,7 +93,7 @@ def draw(model, n=2):
 @pytest.fixture(scope="module")
 def three(one):
     """What the run draws by itself in three steps."""
-    return draw(Changes(steps=3).load(str(one), "average", None, CPU))
+    return draw(Drawing(steps=3).load(str(one), "average", None, CPU))
 
 
 def node(piece, word):
@@ -107,7 +107,7 @@ def node(piece, word):
 )
 def test_every_word_of_training_samples(base, three, piece, word):
     model = copy.deepcopy(base)
-    Changes({piece: node(piece, word)}, steps=3).put(model)
+    Drawing({piece: node(piece, word)}, steps=3).put(model)
     z = draw(model)
     own = described(base.config["prior"][piece]) == described(node(piece, word))
     assert z.isfinite().all() and torch.equal(z, three) == own
@@ -129,7 +129,7 @@ def test_five_words(one, base, entry):
 def test_the_runs_own_words_change_nothing(one, base):
     own = base.config["prior"]
     pieces = {name: own[name] for name in PIECES}
-    model = Changes(pieces, guidance=2.0, steps=own["steps"]).load(str(one), "average", None, CPU)
+    model = Drawing(pieces, guidance=2.0, steps=own["steps"]).load(str(one), "average", None, CPU)
     assert model.prior.sampling_schedule is None and torch.equal(draw(model), draw(base))
     assert torch.equal(draw(changed(one)), draw(base))
 
@@ -146,7 +146,7 @@ def test_single_arguments(one, base):
 
 def test_a_single_argument_is_of_the_schedule_that_samples_already(base):
     own = base.config["prior"] | {"sampling_schedule": node("schedule", "shifted")}
-    found = Changes({"schedule": {"shift": 5.0}})._words(base.prior, own)
+    found = Drawing({"schedule": {"shift": 5.0}})._words(base.prior, own)
     assert found["sampling_schedule"] == node("schedule", "shifted") | {"shift": 5.0}
 
 
@@ -190,7 +190,7 @@ def test_a_guide_reads_its_own_condition(one, base, tmp_path):
     """Even inside an interval; and on its own schedule, whatever the run's."""
     other = saved(tmp_path, tiny(tmp_path, "diffusion=v", "condition.width=16"), seed=1, model=base)
     away = node("guidance", "autoguidance") | {"scale": 3.0}
-    changes = Changes({"guidance": away}, guide=str(other))
+    changes = Drawing({"guidance": away}, guide=str(other))
     model, guide = changes.load(str(one), "average", None, CPU), load(other, "average", None, CPU)
     guided = model.prior.guided()
     assert isinstance(guided, Autoguidance)
@@ -202,7 +202,7 @@ def test_a_guide_reads_its_own_condition(one, base, tmp_path):
         found = guided(x, t, model.condition(batch))
     torch.testing.assert_close(found, worse + 3 * (plain - worse))
     assert changes.guide_named(str(one)) == f"{tmp_path.name}, averaged"
-    within = Changes({"guidance": {**INTERVAL, "guidance": away}}, guide=str(other)).load(
+    within = Drawing({"guidance": {**INTERVAL, "guidance": away}}, guide=str(other)).load(
         str(one), "average", None, CPU
     )
     assert draw(within).isfinite().all() and not torch.equal(draw(within), draw(base))

@@ -66,12 +66,12 @@ def test_a_plan_goes_on_tells_or_refuses():
     there = Begun(2, fresh(settings()))
     assert plan("second", None, settings()) == plan("second", Begun(0, fresh({})), settings())
     same = plan("second", there, settings())
-    assert (same.updates, same.told, same.refused, same.history) == (2, (), (), fresh(settings()))
+    assert (same.updates, same.changed, same.refused, same.history) == (2, (), (), fresh(settings()))
     other = plan("second", there, settings(lr=1e-4))
-    assert other.told == ("second.optimizer.lr=0.0001 (was 0.001)",) and not other.refused
+    assert other.changed == ("second.optimizer.lr=0.0001 (was 0.001)",) and not other.refused
     assert [entry["after"] for entry in other.history] == [0, 2]
     done = plan("second", Begun(4, fresh(settings())), settings(lr=1e-4))
-    assert done.refused == ("second.optimizer.lr=0.0001 (was 0.001)",) and not done.told
+    assert done.refused == ("second.optimizer.lr=0.0001 (was 0.001)",) and not done.changed
     wide = plan("second", there, settings(prior={"width": 4}))
     assert wide.refused == ("prior.width=4 (was 8)",)
     short = plan("second", there, settings(steps=1))
@@ -165,7 +165,7 @@ def test_only_the_updates_of_the_last_settings_have_to_agree():
 def test_what_may_change_is_told_and_what_may_not_is_named():
     there = Begun(2, fresh(settings(cache_latents=True, data={"train": "a"})))
     plain = plan("second", there, settings(cache_latents=False, data={"train": "a"}))
-    assert plain.told == ("cache_latents=False (was True)",) and not plain.refused
+    assert plain.changed == ("cache_latents=False (was True)",) and not plain.refused
     other = plan("second", there, settings(cache_latents=True, data={"train": "b"}))
     assert other.refused == ("data.train: other images, labels or captions",)
 

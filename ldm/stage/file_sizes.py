@@ -22,7 +22,7 @@ from ldm.tensors import size_of
 
 
 @dataclass(frozen=True)
-class Files:
+class FileSizes:
     """Bytes: of one checkpoint, of those that stay, and of all snapshots."""
 
     checkpoint: int
@@ -32,7 +32,7 @@ class Files:
 
 def of_stage(
     trained: Mapping[str, nn.Module], averaged: Mapping[str, nn.Module], recipe: Recipe, history: History
-) -> Files:
+) -> FileSizes:
     """The files of a stage that is trained to its end.
 
     Arguments:
@@ -54,7 +54,7 @@ def of_stage(
     count = min(recipe.snapshots, recipe.steps)
     exact, half = size_of(learnt), size_of({name: halved(value) for name, value in learnt.items()})
     snapshots = len(Powers.WIDTHS) * (exact + (count - 1) * half) if count else 0
-    return Files(checkpoint, min(2, saves) * checkpoint, snapshots)
+    return FileSizes(checkpoint, min(2, saves) * checkpoint, snapshots)
 
 
 def _meta(value: Any) -> Any:

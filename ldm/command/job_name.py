@@ -13,7 +13,7 @@ _END = 40  # letters of a word in a run's name: of a long path its end
 _LONGEST = 120  # letters of a run's name; a file system takes 255 bytes
 
 
-def label_of(words: Sequence[str], common: Collection[str]) -> str:
+def job_name(words: Sequence[str], common: Collection[str]) -> str:
     """What a job has of its own, its words but for those of the keys in `common`, as the name of a directory.
 
     It depends on nothing but these words, so that a job has the same name whatever other jobs there are and whichever
