@@ -1,14 +1,16 @@
 """Quality against CPU time on Fashion-MNIST at 32 px, beside the training loops that a researcher would take instead.
 
     python benchmarks/time_to_quality.py run ours --root DIR --out OUT --seed 0
+    python benchmarks/time_to_quality.py run ours_without_labels --root DIR --out OUT --seed 0
     python benchmarks/time_to_quality.py run diffusers --root DIR --out OUT --seed 0
     python benchmarks/time_to_quality.py run lucidrains --root DIR --out OUT --seed 0
     python benchmarks/time_to_quality.py report --root DIR --out OUT
 
 Each contestant trains in one process on one thread. Its clock is the process's CPU time, of everything from the first import:
 for ours `train.py experiment=fashion_mnist` as it is shipped (both stages, validation, encoding), for the others their
-networks, losses, optimisers and averages, fed with images that are decoded beforehand. At each mark (CPU minutes) the clock
-stands still while samples are drawn with the averaged weights. What is there already is not done again.
+networks, losses, optimisers and averages, fed with images that are decoded beforehand; `--rate` sets their learning rate, and the
+default is the best of those that were tried at a quarter of the time (experiments/time_to_quality). At each mark (CPU
+minutes) the clock stands still while samples are drawn with the averaged weights. What is there already is not done again.
 
     OUT/NAME-SEED-MINUTES.npz    8-bit samples, CPU seconds at which they were drawn, updates of the prior
     OUT/table.md, OUT/NAME.png   the table, and 100 samples of the first seed at the last mark
@@ -38,8 +40,7 @@ from ldm.build import Config, build
 from ldm.metric.distance import frechet_distance
 from tests.runs import compose
 
-SHAPE, BATCH, RATE = (1, 32, 32), 16, 1e-3
-CLASSES = 10
+SHAPE, BATCH, CLASSES = (1, 32, 32), 16, 10
 
 
 class Clock:
@@ -108,7 +109,7 @@ def _float(images: Tensor) -> Tensor:
 # The contestants
 
 
-def ours(root: Path, out: Path, clock: Clock) -> None:
+def ours(root: Path, out: Path, clock: Clock, *more: str) -> None:
     from ldm.experiment.experiment import Experiment
     from ldm.random import Random
 
@@ -132,8 +133,16 @@ def ours(root: Path, out: Path, clock: Clock) -> None:
             return super()._trainer(*callbacks, Marks(), **named)
 
     words = ["trainer=cpu", "logger=none", "metric=none", f"seed={clock.seed}"]
-    words += [f"runs={out / 'runs'}", f"store={out / f'store-{clock.seed}'}", f"name=ours-{clock.seed}"]
-    Marked(config(root, *words)).run()
+    words += [
+        f"runs={out / 'runs'}",
+        f"store={out / f'store-{clock.name}-{clock.seed}'}",
+        f"name={clock.name}-{clock.seed}",
+    ]
+    Marked(config(root, *words, *more)).run()
+
+
+def ours_without_labels(root: Path, out: Path, clock: Clock) -> None:
+    ours(root, out, clock, "condition=none")
 
 
 def _feed(images: Tensor, seed: int) -> Callable[[], Tensor]:
@@ -141,7 +150,7 @@ def _feed(images: Tensor, seed: int) -> Callable[[], Tensor]:
     return lambda: _float(images[torch.randint(len(images), (BATCH,), generator=generator)])
 
 
-def diffusers(root: Path, out: Path, clock: Clock) -> None:
+def diffusers(root: Path, out: Path, clock: Clock, rate: float = 1e-3) -> None:
     """Its example `train_unconditional.py`: epsilon, DDPM's linear schedule, AdamW under a cosine, EMA with warm-up."""
     from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
     from diffusers.training_utils import EMAModel
@@ -161,7 +170,7 @@ def diffusers(root: Path, out: Path, clock: Clock) -> None:
     print(f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters", flush=True)
     schedule, solver = DDPMScheduler(1000), DDIMScheduler(1000)
     average = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, betas=(0.95, 0.999), weight_decay=1e-6)
+    optimizer = torch.optim.AdamW(network.parameters(), rate, betas=(0.95, 0.999), weight_decay=1e-6)
 
     @torch.no_grad()
     def draw(count: int) -> Tensor:
@@ -180,7 +189,7 @@ def diffusers(root: Path, out: Path, clock: Clock) -> None:
     while clock.look(updates, draw):
         x, eps, t = feed(), torch.randn(BATCH, *SHAPE), torch.randint(1000, (BATCH,))
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (updates + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(clock.done, 1)))
+            group["lr"] = rate * min(1, (updates + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(clock.done, 1)))
         loss = F.mse_loss(network(schedule.add_noise(x, eps, t), t).sample, eps)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -190,7 +199,7 @@ def diffusers(root: Path, out: Path, clock: Clock) -> None:
         updates += 1
 
 
-def lucidrains(root: Path, out: Path, clock: Clock) -> None:
+def lucidrains(root: Path, out: Path, clock: Clock, rate: float = 1e-3) -> None:
     """The loop of denoising-diffusion-pytorch's `Trainer`: v-prediction, sigmoid schedule, Adam, its EMA."""
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from ema_pytorch import EMA
@@ -201,7 +210,7 @@ def lucidrains(root: Path, out: Path, clock: Clock) -> None:
     print(f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters", flush=True)
     diffusion = GaussianDiffusion(network, image_size=32, timesteps=1000, sampling_timesteps=15, objective="pred_v")
     average = EMA(diffusion, beta=0.995, update_every=10)
-    optimizer = torch.optim.Adam(diffusion.parameters(), RATE, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(diffusion.parameters(), rate, betas=(0.9, 0.99))
 
     @torch.no_grad()
     def draw(count: int) -> Tensor:
@@ -222,7 +231,8 @@ def lucidrains(root: Path, out: Path, clock: Clock) -> None:
         updates += 1
 
 
-CONTESTANTS = {"ours": ours, "diffusers": diffusers, "lucidrains": lucidrains}
+OURS = {"ours": ours, "ours_without_labels": ours_without_labels}
+OTHERS = {"diffusers": diffusers, "lucidrains": lucidrains}
 
 
 # The evaluator
@@ -305,8 +315,9 @@ def main() -> None:
     for each in (running, reporting):
         each.add_argument("--root", type=Path, required=True, help="of {train,test}.parquet")
         each.add_argument("--out", type=Path, required=True)
-    running.add_argument("name", choices=list(CONTESTANTS))
+    running.add_argument("name", choices=[*OURS, *OTHERS])
     running.add_argument("--seed", type=int, default=0)
+    running.add_argument("--rate", type=float, help="learning rate of the others")
     running.add_argument("--samples", type=int, default=2000)
     running.add_argument("--marks", type=float, nargs="+", default=[3, 6, 9, 12], help="CPU minutes")
     asked = parser.parse_args()
@@ -316,7 +327,11 @@ def main() -> None:
         report(asked.root, asked.out)
         return
     clock = Clock(asked.name, asked.seed, asked.out.resolve(), asked.marks, asked.samples)
-    CONTESTANTS[asked.name](asked.root.resolve(), asked.out.resolve(), clock)
+    where = (asked.root.resolve(), asked.out.resolve(), clock)
+    if asked.name in OURS:
+        OURS[asked.name](*where)
+    else:
+        OTHERS[asked.name](*where, *([] if asked.rate is None else [asked.rate]))
 
 
 if __name__ == "__main__":
