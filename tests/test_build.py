@@ -91,7 +91,10 @@ def test_a_config_is_not_altered():
         ({"optimizer": {**ADAMW, "lrr": 1.0}}, ["first.optimizer.lrr", "did you mean lr?"]),
         ({"optimizer": {**ADAMW, "betas": [0.9]}}, ["first.optimizer.betas"]),
         ({"optimizer": {**ADAMW, "_partial_": "si"}}, ["first.optimizer._partial_"]),
-        ({"optimizer": {k: v for k, v in ADAMW.items() if k != "_partial_"}}, ["first.optimizer: AdamW waits for params, which Recipe gives", "_partial_: true"]),
+        (
+            {"optimizer": {k: v for k, v in ADAMW.items() if k != "_partial_"}},
+            ["first.optimizer: AdamW waits for params, which Recipe gives", "_partial_: true"],
+        ),
         ({"optimizer": 3}, ["first.optimizer", "callable"]),
         ({"rate": {**COSINE, "final": 2}}, ["first.rate.final"]),
         ({"rate": {**COSINE, "_partial_": True}}, ["first.rate", "Rate", "_partial_"]),

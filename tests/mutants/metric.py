@@ -252,4 +252,15 @@ FAULTS = [
         ("standardized(pixels, 32)", "pixels.float() / 255"),
         ("self._settle(name or architecture, width, size, flip180)", "self._settle(name or architecture, width)"),
     ),
+    *of(
+        "ldm/metric/pixel_bound.py",
+        "tests/metric/test_pixel_bound.py",
+        ("math.log(self.draws) - (log_p + ratios).logsumexp(1)", "-(log_p + ratios).logsumexp(1)"),
+        (".square().flatten(1).sum(1), log_p - log_q", ".square().flatten(1).sum(1), log_p"),
+        (" + posterior.std.log()).flatten", ").flatten"),
+        ("- math.log2(_LEVEL)", "+ math.log2(_LEVEL)"),
+        ("variance = errors.mean() / self._numbers", "variance = errors.mean() / self._numbers * 1.1"),
+        ("tuple(real.shape[1:])) - 0.5) * _LEVEL", "tuple(real.shape[1:]))) * _LEVEL"),
+        ("Random(self.seed, j, examples.index)", "Random(self.seed, 0, examples.index)"),
+    ),
 ]
