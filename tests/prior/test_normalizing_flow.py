@@ -170,18 +170,35 @@ def gap(prior: NormalizingFlow) -> float:
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_density_that_is_learnt_integrates_to_1(family):
-    """After few updates it is no longer a Gaussian, and all of its modes are near."""
-    options = {"couplings": 4} if family == "realnvp" else {"steps": 2 if family == "spline" else 4}
-    prior = trained(made(family, PLANE, tokens=None, **options), 100)
-    assert ring.integral(lambda z: prior.log_prob(z, Context())) == pytest.approx(1, abs=0.01)
-    assert gap(prior) < {"realnvp": 0.8, "glow": 0.8, "spline": 0.4}[family]
+    """After a few updates, when it is no longer a Gaussian: one of the ring's moments takes 1.72 nats more than its entropy."""
+    options = {"couplings": 4} if family == "realnvp" else {"steps": 2}
+    prior = trained(made(family, PLANE, tokens=None, **options), 60, lr=0.02)
+    assert ring.integral(lambda z: prior.log_prob(z, Context()), limit=3.5, side=121) == pytest.approx(1, abs=0.01)
+    assert gap(prior) < 1.5
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_labels_choose_the_modes():
-    prior = trained(made("glow", PLANE, tokens=ring.MODES), 100, label=True)
+    prior = trained(made("glow", PLANE, tokens=ring.MODES), 150, label=True, lr=0.03)
     label = torch.arange(ring.MODES).repeat(40)
     c = Context(tokens=torch.eye(ring.MODES)[label][:, None])
     with torch.no_grad():
         z = prior.sample((len(label), *PLANE), c, Random(0, 0, torch.arange(len(label))))
-    assert (ring.modes(z) == label).float().mean() > 0.9
+    assert (ring.modes(z) == label).float().mean() > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("family", "updates", "nats", "options"),
+    [
+        ("realnvp", 2500, 0.1, {"couplings": 12}),
+        ("glow", 2000, 0.1, {"steps": 12}),
+        ("spline", 1200, 0.05, {"steps": 4}),
+    ],
+)
+def test_the_ring_is_learnt_to_its_entropy(family, updates, nats, options):
+    """A minute or two of one core each. A spline bends one number to several modes at once and takes the fewest layers."""
+    prior = trained(made(family, PLANE, tokens=None, network=partial(ConvNet, width=32, depth=1), **options), updates)
+    assert ring.integral(lambda z: prior.log_prob(z, Context())) == pytest.approx(1, abs=0.01)
+    assert -0.02 < gap(prior) < nats
