@@ -1,7 +1,7 @@
 """Dequantisation: pixels of 8 bits as numbers that have a density.
 
-A density fitted to numbers that lie on 256 values has no maximum: peaks on the values, ever narrower, have any likelihood. So each
-pixel is drawn from the width of its level (Uria et al. 2013, section 5.1),
+A density fitted to numbers that lie on 256 values has no maximum: peaks on the values, ever narrower, have any likelihood. So
+each pixel is drawn from the width of its level (Uria et al. 2013, section 5.1),
 
     z = x + w (u - 1/2),   u ~ U(0, 1),   w = 2 / (levels - 1),
 

@@ -1,13 +1,13 @@
 """Bits per dimension of pixels: how many bits a prior takes, per number of an image, for held-out images of 8 bits.
 
-Of a prior whose latents are pixels (autoencoder=identity). With the noise u of dequantisation, the width w of a level and the whitening
-by m and s of each channel (ldm.autoencoder), for images of d numbers of which h w are in a channel,
+Of a prior whose latents are pixels (autoencoder=identity). With the noise u of dequantisation, the width w of a level and the
+whitening by m and s of each channel (ldm.autoencoder), for images of d numbers of which h w are in a channel,
 
     -log2 P(x) / d  <=  -[log p(z | c) - h w sum_c log s_c + d log w] / (d log 2),     z = (x + w (u - 1/2) - m) / s,
 
-in expectation over u (Theis et al. 2015, equation 3). With K draws of u in the place of one, log p(z) is the logarithm of their mean
-density: unbiased for P(x), so a bound that is tighter the more there are (Burda et al. 2015, theorem 1). All of this is a bound
-even where the density is exact; where the density is an estimate, so is the number.
+in expectation over u (Theis et al. 2015, equation 3). With K draws of u in the place of one, log p(z) is the logarithm of their
+mean density: unbiased for P(x), so a bound that is tighter the more there are (Burda et al. 2015, theorem 1). All of this is a
+bound even where the density is exact; where the density is an estimate, so is the number.
 
 Published numbers are of other sizes and cuts of the data: compare them only where image size, levels and set are the same.
 

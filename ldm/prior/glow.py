@@ -1,8 +1,8 @@
 """Glow: steps of actnorm, an invertible 1x1 convolution and an affine coupling of channels, over several levels.
 
 A level squeezes 2x2 pixels into channels, takes K steps, and sends one half of the channels through the next level (Kingma and
-Dhariwal 2018, figure 2). The convolution takes the place of a fixed order in which channels are moved. Latents of one pixel, or of
-odd sides, are not squeezed.
+Dhariwal 2018, figure 2). The convolution takes the place of a fixed order in which channels are moved. Latents of one pixel,
+or of odd sides, are not squeezed.
 
 What makes it fail: a log-scale without a bound (ldm.bijection.transform), a 1x1 convolution that becomes singular
 (ldm.bijection.conv1x1) and an inverse that draws the halves that left anew (ldm.bijection.multiscale). Its images are known to

@@ -1,4 +1,4 @@
-"""Flows of couplings: RealNVP, Glow and splines invert, have the density that their Jacobian says, and learn a law that is known."""
+"""Flows of couplings invert, have the density that their Jacobian says, and learn a law that is known."""
 
 import inspect
 import math
