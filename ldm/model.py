@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ldm import plugins
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.autoencoder.bottleneck import Posterior
 from ldm.build import Config, ConfigError, build, check, check_named, resolve
 from ldm.condition.conditioner import Conditioner
 from ldm.constructed import node_of
@@ -114,7 +113,7 @@ class LatentModel(nn.Module):
         if self.prior.reads == "codes":
             return batch["code"].long() if "code" in batch else self.autoencoder.eval().codes(batch["image"])
         if "mean" in batch:
-            posterior = self.autoencoder.whiten(Posterior(batch["mean"].float(), batch["std"].float()))
+            posterior = self.autoencoder.kept(batch["mean"].float(), batch["std"].float())
         else:
             posterior = self.autoencoder.eval().encode(batch["image"])
         return posterior.sample(random.normal("posterior", tuple(posterior.mean.shape[1:])))

@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
+    if item.get_closest_marker("slow") and not os.environ.get("LDM_SLOW"):
+        pytest.skip("takes minutes: LDM_SLOW=1 runs it")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -97,7 +97,11 @@ class Autoencoder(Constructed, nn.Module):
     def whiten(self, raw: Posterior) -> Posterior:
         """The posterior of the whitened latent, given that of the raw latent. Latent caches keep raw ones."""
         mean, std = self._whitening()
-        return Posterior((raw.mean - mean) / std, raw.std / std)
+        return replace(raw, mean=(raw.mean - mean) / std, std=raw.std / std)
+
+    def kept(self, mean: Latent, std: Latent) -> Posterior:
+        """q(z|x) of the whitened latent, of the mean and std of the raw one that a latent cache kept."""
+        return self.whiten(self.bottleneck.kept(mean, std))
 
     def decode(self, z: Latent) -> Image:
         """The image of a whitened latent."""

@@ -5,7 +5,8 @@ q(z|x) = N(mean, std^2), and the divergence from the standard normal distributio
 
     KL(q || N(0, 1)) = 1/2 sum(mean^2 + std^2 - 1 - log std^2),
 
-summed over all numbers of the latent. The vector quantiser is in ldm.autoencoder.quantiser.
+summed over all numbers of the latent. The vector quantiser is in ldm.autoencoder.quantiser, pixels with a density in
+ldm.autoencoder.dequantised.
 
 Sources:
     Kingma and Welling, Auto-Encoding Variational Bayes (2013), arXiv 1312.6114
@@ -76,6 +77,10 @@ class Bottleneck(Constructed, nn.Module, ABC):
     @abstractmethod
     def posterior(self, h: Float[Tensor, "b m lh lw"]) -> Posterior:
         """q(z|x), given the encoder's output (b, moments * channels, h, w)."""
+
+    def kept(self, mean: Latent, std: Latent) -> Posterior:
+        """q(z|x) again, of the mean and std that a latent cache kept of it."""
+        return Posterior(mean, std)
 
     @abstractmethod
     def forward(self, h: Float[Tensor, "b m lh lw"], noise: Latent) -> Coded:

@@ -6,7 +6,11 @@ be compared, of two first stages never, and bits per dimension of pixels these a
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ldm.eight_bits import eight_bits
 from ldm.metric.gather import gather_rows, image_hashes, set_hash
@@ -29,6 +33,7 @@ class LatentLikelihood(Metric):
         self._hashes = [torch.zeros(0, dtype=torch.int64)]
         self._kind, self._family = None, "no prior"
 
+    @torch.no_grad()
     def add(self, examples: Examples) -> None:
         model, batch = examples.model, examples.batch
         self._hashes.append(image_hashes(eight_bits(examples.real)))
@@ -46,15 +51,18 @@ class LatentLikelihood(Metric):
         if len(values) == 0:
             leave_out("latent_nats_per_dim", "a prior that gives densities", self._family)
             return []
-        n = len(values)
-        error = float(values.std() / n**0.5) if n > 1 else None
-        return [
-            Measurement(
-                metric="latent_nats_per_dim",
-                value=float(values.mean()),
-                standard_error=error,
-                n=n,
-                reference_hash=reference,
-                kind=self._kind,
-            )
-        ]
+        return [mean_of("latent_nats_per_dim", values, reference, self._kind)]
+
+
+def mean_of(
+    metric: str,
+    values: Float[Tensor, " n"],
+    reference: str,
+    kind: Literal["exact", "bound", "estimate"] | None,
+) -> Measurement:
+    """The mean of values of n images with its standard error; `reference` is the hash of their set."""
+    n = len(values)
+    error = float(values.std() / n**0.5) if n > 1 else None
+    return Measurement(
+        metric=metric, value=float(values.mean()), standard_error=error, n=n, reference_hash=reference, kind=kind
+    )

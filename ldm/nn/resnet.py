@@ -42,6 +42,7 @@ class ResBlock(nn.Module):
         norm: makes a normalisation, given the number of channels.
         scale_shift: whether the embedding gives scale and shift of the second normalisation, or is added before it.
         dropout: share of the activations that are left out in training.
+        kernel: side of the two convolutions, odd; 1 for maps of one pixel.
     """
 
     def __init__(
@@ -53,12 +54,13 @@ class ResBlock(nn.Module):
         norm: Norm = Group,
         scale_shift: bool = False,
         dropout: Probability = 0.0,
+        kernel: PositiveInt = 3,
     ):
         super().__init__()
         self.outputs, self.scale_shift = outputs, scale_shift
-        self.norm1, self.conv1 = norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = norm(inputs), nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
         self.embed = None if embedding is None else nn.Linear(embedding, (1 + scale_shift) * outputs)
-        self.norm2, self.conv2 = norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = norm(outputs), nn.Conv2d(outputs, outputs, kernel, padding=kernel // 2)
         self.dropout = nn.Dropout(dropout)
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 

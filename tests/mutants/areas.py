@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants import (
     autoencoder,
     backbone,
+    bijection,
     callback,
     condition,
     data,
@@ -27,6 +28,7 @@ AREAS: dict[str, list[Fault]] = {
     "autoencoder": autoencoder.FAULTS,
     "diffusion": diffusion.FAULTS,
     "backbone": backbone.FAULTS,
+    "bijection": bijection.FAULTS,
     "condition": condition.FAULTS,
     "data": data.FAULTS,
     "metric": metric.FAULTS,

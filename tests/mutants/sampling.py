@@ -35,8 +35,8 @@ FAULTS = [
         ("self.condition.drop == 0 and", "True and"),
         ("if self.condition.needs and", "if"),
         (
-            'self.autoencoder.whiten(Posterior(batch["mean"].float(), batch["std"].float()))',
-            'Posterior(batch["mean"].float(), batch["std"].float())',
+            'self.autoencoder.kept(batch["mean"].float(), batch["std"].float())',
+            'self.autoencoder.bottleneck.kept(batch["mean"].float(), batch["std"].float())',
         ),
         ('self.autoencoder.eval().encode(batch["image"])', 'self.autoencoder.eval().posterior(batch["image"])'),
         ('posterior.sample(random.normal("posterior", tuple(posterior.mean.shape[1:])))', "posterior.mean"),

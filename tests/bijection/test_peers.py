@@ -1,0 +1,109 @@
+"""The same weights give the same numbers as zuko's and nflows' layers, where these have them."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from ldm.bijection.actnorm import ActNorm
+from ldm.bijection.conv1x1 import Conv1x1
+from ldm.bijection.coupling import Coupling
+from ldm.bijection.mask import Checkerboard, Halves
+from ldm.bijection.network import ConvNet
+from ldm.bijection.spline import RationalQuadratic
+from ldm.bijection.squeeze import Squeeze
+from ldm.bijection.transform import Additive, Affine
+from ldm.types import Context, ContextShape
+from tests.bijection.laws import stirred
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def close(ours, theirs) -> None:
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, **CLOSE)
+
+
+def both_ways(ours, theirs, x: torch.Tensor) -> None:
+    """Against nflows: outputs and log-determinants, there and back."""
+    with torch.no_grad():
+        y = ours(x, Context())
+        close(y, theirs(x))
+        close(ours.inverse(y[0], Context()), theirs.inverse(y[0]))
+
+
+def test_actnorm_is_nflows():
+    normalization = pytest.importorskip("nflows.transforms.normalization", reason="the extra `peers`")
+    ours, theirs = stirred(ActNorm(3), 0.5), normalization.ActNorm(3).eval()
+    with torch.no_grad():
+        theirs.log_scale.copy_(ours.log_scale.flatten())
+        theirs.shift.copy_((ours.bias * ours.log_scale.exp()).flatten())
+    both_ways(ours, theirs, torch.randn(4, 3, 2, 5))
+
+
+def test_squeeze_is_nflows_but_for_the_order_of_channels():
+    """Theirs has the four pixels of a channel one after the other, ours the channels of a pixel."""
+    reshape = pytest.importorskip("nflows.transforms.reshape", reason="the extra `peers`")
+    x = torch.randn(2, 3, 4, 6)
+    theirs = reshape.SqueezeTransform()(x)[0].unflatten(1, (3, 4)).transpose(1, 2).flatten(1, 2)
+    assert torch.equal(Squeeze()(x, Context())[0], theirs)
+
+
+def test_the_convolution_is_nflows():
+    """Without a permutation, which theirs has before the matrix and ours behind it, and with positive diagonals, as theirs are."""
+    lu = pytest.importorskip("nflows.transforms.lu", reason="the extra `peers`")
+    ours, theirs = stirred(Conv1x1(4), 0.3), lu.LULinear(4)
+    with torch.no_grad():
+        ours.permutation.copy_(torch.eye(4))
+        ours.signs.fill_(1)
+        theirs.lower_entries.copy_(ours.lower[theirs.lower_indices])
+        theirs.upper_entries.copy_(ours.upper[theirs.upper_indices])
+        theirs.unconstrained_upper_diag.copy_((ours.log_diagonal.exp() - theirs.eps).expm1().log())
+        x = torch.randn(5, 4, 2, 3)
+        y, log_det = ours(x, Context())
+        rows, of_each = theirs(x.permute(0, 2, 3, 1).reshape(-1, 4))
+    torch.testing.assert_close(y.permute(0, 2, 3, 1).reshape(-1, 4), rows, **CLOSE)
+    torch.testing.assert_close(log_det, of_each.view(5, -1).sum(1), **CLOSE)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("transform", ["affine", "additive", "spline"])
+@pytest.mark.parametrize("mask", ["halves", "checkerboard"])
+def test_couplings_are_zukos(mask, transform, flip):
+    """On maps of any shape, which zuko takes as one vector: its coupling is given a mask of all numbers and our network."""
+    transforms = pytest.importorskip("zuko.transforms", reason="the extra `peers`")
+    own = {"affine": Affine(), "additive": Additive(), "spline": RationalQuadratic(5, 2.0)}[transform]
+    shape = (4, 2, 3)
+    division = {"halves": Halves, "checkerboard": Checkerboard}[mask](4, flip)
+    ours = stirred(Coupling(division, own, partial(ConvNet, width=8, depth=1), shape[1:], ContextShape()), 0.5)
+    x = torch.randn(3, *shape)
+    moved = division.put(torch.zeros(1, *shape), torch.ones(1, division.outputs, 2, 3)).flatten().bool()
+
+    def meta(kept: torch.Tensor):
+        """zuko's transform of the moved numbers, with the parameters of our network."""
+        whole = torch.zeros(len(kept), moved.numel())
+        whole[:, ~moved] = kept
+        parameters = ours._asked(whole.view(-1, *shape), Context())
+        blank = torch.zeros(len(kept), *shape)
+        rows = [division.put(blank, each).flatten(1)[:, moved] for each in parameters]
+        if transform != "spline":
+            shift, log = (
+                (rows[1], own.bound * torch.tanh(rows[0] / own.bound))
+                if transform == "affine"
+                else (rows[0], 0 * rows[0])
+            )
+            made = transforms.MonotonicAffineTransform(shift, log)
+            made.log_scale, made.scale = log, log.exp()  # theirs is bounded by another curve
+        else:
+            made = transforms.MonotonicRQSTransform(*torch.zeros(3, 5), bound=2.0)
+            knots = own._knots(torch.stack(rows))
+            made.horizontal, made.vertical, made.derivatives = (each.movedim(0, -1) for each in knots)
+        return transforms.DependentTransform(made, 1)
+
+    peer = transforms.CouplingTransform(meta, ~moved)
+    with torch.no_grad():
+        y, log_det = ours(x, Context())
+        theirs, theirs_log = peer.call_and_ladj(x.flatten(1))
+        torch.testing.assert_close(y.flatten(1), theirs, **CLOSE)
+        torch.testing.assert_close(log_det, theirs_log, **CLOSE)
+        torch.testing.assert_close(peer.inv(y.flatten(1)).view_as(x), ours.inverse(y, Context())[0], rtol=0, atol=1e-4)
