@@ -1,6 +1,5 @@
 """Bits per dimension of pixels, against laws whose bits are known."""
 
-import logging
 import math
 
 import pytest
@@ -8,8 +7,7 @@ import torch
 from torch.distributions import Normal as Gaussian
 
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.autoencoder.bottleneck import DiagonalGaussian
-from ldm.autoencoder.convnet import Decoder, Encoder, Pixels
+from ldm.autoencoder.convnet import Pixels
 from ldm.autoencoder.dequantised import Dequantised
 from ldm.condition.none import Unconditional
 from ldm.metric.bits_per_dim import BitsPerDim
@@ -98,14 +96,3 @@ def test_an_estimate_says_so(monkeypatch):
     one = model([120.0] * 3, [20.0] * 3)
     monkeypatch.setattr(one.prior, "kind", "estimate")
     assert measured(BitsPerDim(), one, images([120.0] * 3, [20.0] * 3))[0].kind == "estimate"
-
-
-def test_latents_and_other_priors_are_left_out(caplog):
-    parts = {"width": 8, "multipliers": (1, 2), "blocks": 1}
-    own = Autoencoder(
-        (3, 16, 16), lambda **k: Encoder(**k, **parts), lambda **k: Decoder(**k, **parts), DiagonalGaussian(4)
-    )
-    latent = LatentModel(own, Unconditional(), Normal(Latents(own.latent_shape), ContextShape())).eval()
-    with caplog.at_level(logging.WARNING):
-        assert measured(BitsPerDim(), latent, torch.zeros(2, 3, 16, 16)) == []
-    assert "autoencoder=identity" in caplog.text and "Normal over latents" in caplog.text
