@@ -50,7 +50,7 @@ def test_squeeze_is_nflows_but_for_the_order_of_channels():
 
 
 def test_the_convolution_is_nflows():
-    """Without a permutation, which theirs has before the matrix and ours behind it, and with positive diagonals, as theirs."""
+    """Without the permutation, which theirs has before the matrix and ours behind it; their diagonal is positive."""
     lu = pytest.importorskip("nflows.transforms.lu", reason="the extra `peers`")
     ours, theirs = stirred(Conv1x1(4), 0.3), lu.LULinear(4)
     with torch.no_grad():
