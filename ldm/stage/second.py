@@ -97,6 +97,9 @@ class Second(Stage):
 
         return Player(side.name, own, loss, self.recipe.optimizer)
 
+    def conclude(self) -> Terms:
+        return self.model.prior.conclude()
+
     def averaged(self) -> nn.Module:
         return self._learnt
 
