@@ -4,9 +4,9 @@ A block is a bottleneck turned inside out,
 
     x <- x + C3(act(C2(act(C1(x) + b1)) + b2)),    C1, C3 of 1x1 pixels, C2 of 3x3 in groups of channels,
 
-on `expansion` times as many channels within. Nothing in it looks at other examples, nor at moments over a map, so the gradient of a
-loss of one example's gradient (R1, R2) is its own and no statistics have to agree between ranks. What normalisation does
-at the beginning of training, the first weights do: C1 and C2 are drawn with deviation L^(-1/4) gain / sqrt(fan-in) for L
+on `expansion` times as many channels within. Nothing in it looks at other examples, nor at moments over a map, so a penalty
+on an example's gradient (R1, R2) is of that example alone, and no statistics have to agree between ranks. What normalisation
+does at the beginning of training, the first weights do: C1 and C2 are drawn with deviation L^(-1/4) gain / sqrt(fan-in) for L
 blocks in the network, and C3 is zero, so that a network of any depth begins as its linear part and its output moves by
 the same amount at the first update (Zhang et al. 2019; the blocks, without resampling filters, are those of Huang et al. 2024,
 section 3.3).

@@ -2,28 +2,29 @@
 
     p(z | c) = exp(-E(z, c)) / Z(c),    E(z, c) = |z|^2 / 2 + s f(z, c),
 
-f a network and s its `scale`. |z|^2 / 2 is the energy of the standard normal, which whitened latents are measured by, so p is a
-density whatever a network of bounded slope says (Xie et al. 2016), and where f = 0 it is `prior=normal`. Z(c) is not known:
-`energy` is minus an unnormalised log-density, good for comparing two latents under one context and for no likelihood.
+f a network and s its `scale`. |z|^2 / 2 is the energy of the standard normal, by which whitened latents are measured: with
+it p is a density whatever a network of bounded slope says (Xie et al. 2016), and where f = 0 it is `prior=normal`. Z(c) is not
+known: `energy` is minus an unnormalised log-density, good for comparing two latents under one context and for no likelihood.
 
-The gradient of -log p(z | c) is s times that of f(z, c) - E[f(x, c)], x ~ p(. | c), so f is trained by contrastive divergence (Hinton 2002):
+The gradient of -log p(z | c) is s times that of f(z, c) - E[f(x, c)], x ~ p(. | c), so f is trained by contrastive
+divergence (Hinton 2002):
 
     loss = mean f(z_i, c_i) - mean f(x_i, c_i) + squares (mean f(z_i, c_i)^2 + mean f(x_i, c_i)^2),
 
-the x_i from a few steps of Langevin dynamics, at whose end no gradient goes back through the steps (the term that this leaves out is
-restored by Du et al. 2020),
+the x_i from a few steps of Langevin dynamics, through which no gradient goes back (the term that this leaves out is what
+Du et al. 2020 put back),
 
     x <- x - (h^2 / 2) grad E(x, c) + h n,    n ~ N(0, 1).
 
-In many dimensions a step has to be so small that a chain takes thousands to come anywhere. So chains are carried on from
+In many dimensions steps have to be small, and a chain takes hundreds of them to come anywhere. So chains are carried on from
 update to update (Tieleman 2008), in a buffer of past samples from which each starts but for a share `restart` that starts at
-noise (Du and Mordatch 2019). A chain is `langevin.steps / restart` steps old on the average, and samples that are
-drawn from noise by as many steps are what training has seen. With a context a chain goes on under one like its own: of
-64 places of the buffer, drawn at random, the one whose context, as it was when it was put there, is nearest.
+noise (Du and Mordatch 2019). A chain lives for `langevin.steps / restart` steps on the average, so samples that are drawn
+from noise by as many steps are what training has seen. With a context a chain goes on under one like its own: of 64 places of
+the buffer, drawn at random, at the one whose context, as it was when it was put there, is nearest.
 
-What makes it fail. *Chains that do not follow*: where f changes faster than samples move, samples have low energy where the model has
-none, f falls there and rises at data without end. Both losses stay finite; what tells is the gap of energies between samples and
-data. An update with a gap beyond `limit` is refused like one whose gradient is not finite, and a run of them ends the
+What makes it fail. *Chains that do not follow*: where f changes faster than samples move, these stay where the energy is
+high by now, and f rises there and falls at data without end. The loss stays finite; what tells is the gap of f between
+samples and data. An update with a gap beyond `limit` is refused like one whose gradient is not finite, and a run of them ends the
 training (`patience` of the stage's recipe). Against it: a low learning rate, more steps, `squares`, noise on the data,
 smooth activations, no normalisation (Grathwohl et al. 2019, and the threads of its code). *Chains that do not mix*: a buffer holds what
 was reached and not what the density says, so shares of modes are those of their basins. *Temperature*: published models have

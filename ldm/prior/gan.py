@@ -12,9 +12,9 @@ the same context, f_i = D(G(n_i, c_i), c_i):
 
 and the critic, at every update, (gamma / 2) |grad_z D|^2 at data (R1) and at samples (R2) on top (Mescheder et al. 2018).
 
-What makes it fail. *Collapse*: with losses of one image at a time a generator may send all noise to where the critic is highest, and the
-critic's landscape has such places. A relativistic critic has to rank each image above each sample, so wherever data is, samples
-have to be, too (Sun et al. 2020). *No convergence*: the gradient flow of the game circles its equilibrium; R1 makes it converge
+What makes it fail. *Collapse*: with losses of one image at a time a generator may send all noise to where the critic is
+highest. A relativistic critic has to rank each image above each sample, so wherever data is, samples have to be, too
+(Sun et al. 2020). *No convergence*: the gradient flow of the game circles its equilibrium; R1 makes it converge
 near it, and where samples are still far from data R2 is needed, without which the critic's gradient explodes there
 (Huang et al. 2024, section 2). With both, no normalisation, no other regulariser and no tricks of the architecture are needed. *A
 wrong gamma*: too low and the critic memorises the data, too high and it sees no detail. It depends on the data and not on the
@@ -153,9 +153,7 @@ class GAN(Prior):
     def loss(self, z: Latent, c: Context, random: Random | None = None) -> Terms:
         return self._fool(z, c, random or Random.fresh(len(z), z.device), 0, {})[0]
 
-    def _fool(
-        self, z: Latent, c: Context, random: Random, update: int, shared: dict[str, Any]
-    ) -> tuple[Terms, Terms]:
+    def _fool(self, z: Latent, c: Context, random: Random, update: int, shared: dict[str, Any]) -> tuple[Terms, Terms]:
         """The generator's loss."""
         made = self._made(c, random)
         shared["made"] = made.detach()
@@ -163,9 +161,7 @@ class GAN(Prior):
             real = self.judged(z, c)
         return {"generator": self.objective.generator(real, self.judged(made, c)).mean()}, {}
 
-    def _judge(
-        self, z: Latent, c: Context, random: Random, update: int, shared: dict[str, Any]
-    ) -> tuple[Terms, Terms]:
+    def _judge(self, z: Latent, c: Context, random: Random, update: int, shared: dict[str, Any]) -> tuple[Terms, Terms]:
         """The critic's loss and its penalties, on the samples of the same update."""
         real, r1 = self._with_penalty(z, c, self.r1)
         fake, r2 = self._with_penalty(shared["made"], c, self.r2)

@@ -1,6 +1,7 @@
 """The game's losses and penalties by hand, whose weights each of them moves, and the modes of a ring found."""
 
 import functools
+import itertools
 import math
 import os
 from typing import Any
@@ -180,7 +181,9 @@ def test_micro_batches_make_the_update_of_the_batch():
 
 # A ring of eight Gaussians
 
-CENTRES = math.sqrt(2) * torch.stack([torch.arange(8).mul(math.pi / 4).cos(), torch.arange(8).mul(math.pi / 4).sin()], 1)
+CENTRES = math.sqrt(2) * torch.stack(
+    [torch.arange(8).mul(math.pi / 4).cos(), torch.arange(8).mul(math.pi / 4).sin()], 1
+)
 
 
 def ring(random: Random) -> Tensor:
@@ -218,7 +221,7 @@ class Perceptron(nn.Module):
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         widths = [inputs, 64, 64, 64]
-        layers = [nn.Sequential(nn.Linear(*pair), nn.LeakyReLU(0.2)) for pair in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Sequential(nn.Linear(*pair), nn.LeakyReLU(0.2)) for pair in itertools.pairwise(widths)]
         self.layers = nn.Sequential(*layers, nn.Linear(64, outputs))
 
     def forward(self, x: Tensor, c: Context) -> Tensor:
