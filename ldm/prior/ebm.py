@@ -24,11 +24,11 @@ the buffer, drawn at random, at the one whose context, as it was when it was put
 
 What makes it fail. *Chains that do not follow*: where f changes faster than samples move, these stay where the energy is
 high by now, and f rises there and falls at data without end. The loss stays finite; what tells is the gap of f between
-samples and data. An update with a gap beyond `limit` is refused like one whose gradient is not finite, and a run of them ends the
-training (`patience` of the stage's recipe). Against it: a low learning rate, more steps, `squares`, noise on the data,
-smooth activations, no normalisation (Grathwohl et al. 2019, and the threads of its code). *Chains that do not mix*: a buffer holds what
-was reached and not what the density says, so shares of modes are those of their basins. *Temperature*: published models have
-steps of 1 and noise of 0.01, that is s = 20 000, under which what is drawn is almost a local minimum of f.
+samples and data. An update with a gap beyond `limit` is refused like one whose gradient is not finite, and a run of them ends
+the training (`patience` of the stage's recipe). Against it: a low learning rate, more steps, `squares`, noise on the data,
+smooth activations, no normalisation (Grathwohl et al. 2019, and the threads of its code). *Chains that do not mix*: a buffer
+holds what was reached and not what the density says, so shares of modes are those of their basins. *Temperature*: published
+models take steps of 1 and noise of 0.01, that is s = 20 000, under which what is drawn is almost a local minimum of f.
 
 Sources:
     Hinton, Training Products of Experts by Minimizing Contrastive Divergence (2002), doi 10.1162/089976602760128018
@@ -155,7 +155,7 @@ class EBM(Prior):
         restart: Probability = 0.05,
         data_noise: NonNegativeFloat = 0.03,
         squares: NonNegativeFloat = 0.1,
-        limit: PositiveFloat = 10.0,
+        limit: PositiveFloat = 100.0,
         steps: PositiveInt = 400,
     ):
         super().__init__(latents, context)
