@@ -57,18 +57,23 @@ def counted(networks: Sequence[nn.Module]) -> Iterator[list[int]]:
             network._compiled_call_impl = compiled
 
 
+def context_on_meta(context: ContextShape, latent_shape: tuple[int, int, int]) -> Context:
+    """A context of these widths for one latent, on the meta device; its tokens, whose number varies, are one."""
+    with torch.device("meta"):
+        tokens = None if context.tokens is None else torch.empty(1, 1, context.tokens)
+        spatial = None if context.spatial is None else torch.empty(1, context.spatial, *latent_shape[1:])
+    return Context(tokens, spatial=spatial)
+
+
 def backbone_flops(backbone: nn.Module, latent_shape: tuple[int, int, int], context: ContextShape) -> int:
-    """Of F(z, log_snr, c) for one z of `latent_shape`; the context's tokens, whose number varies, count as one.
+    """Of F(z, log_snr, c) for one z of `latent_shape`, and one token of context.
 
     Raises:
         ValueError: it gives something of another shape than z's.
         NotImplementedError: it does what needs numbers and not only shapes.
     """
-    with torch.device("meta"):
-        tokens = None if context.tokens is None else torch.empty(1, 1, context.tokens)
-        spatial = None if context.spatial is None else torch.empty(1, context.spatial, *latent_shape[1:])
-        z, log_snr = torch.empty(1, *latent_shape), torch.empty(1)
-    count, output = flops(backbone, z, log_snr, Context(tokens, spatial=spatial))
+    z, log_snr = torch.empty(1, *latent_shape, device="meta"), torch.empty(1, device="meta")
+    count, output = flops(backbone, z, log_snr, context_on_meta(context, latent_shape))
     if not isinstance(output, torch.Tensor) or output.shape != z.shape:
         came = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(

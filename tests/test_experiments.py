@@ -40,6 +40,7 @@ def quick_checker(monkeypatch):
 
 
 ROOTS = {"emoji": "caption", "cifar10": "label", "fashion_mnist": "grey"}
+ROOTS |= {f"fashion_mnist_{word}": "grey" for word in ("gan", "ebm", "equilibrium")}
 
 
 def config_of(name: str, roots: dict[str, Path], folder: Path) -> dict:

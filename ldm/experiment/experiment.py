@@ -280,6 +280,18 @@ class Experiment:
         journal, settings = Journal(self.place.metrics), plan.history[-1]["settings"]
         checkpoints, snapshots = self.planning.checkpoints(stage.name), self.planning.snapshots(stage.name)
         stage.attach(checkpoints, snapshots, journal, self.stop, self.sinks, settings)
+        while not self._fitted(stage):
+            pass
+        if stage.updates < stage.steps:
+            if not self.stop.raised:
+                log.info(
+                    "a callback ended the %s stage after update %d of %d; %s.steps=%d is a stage that ends there",
+                    *(stage.name, stage.updates, stage.steps, stage.name, stage.updates),
+                )
+            raise Stopped
+
+    def _fitted(self, stage: Stage) -> bool:
+        """Train a stage by one trainer; whether that came to an end, and not back to a checkpoint."""
         pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
         own, given = watchers.watching(
             self.config["callback"], stage, self.data.batch_size, self.place.path / "lightning"
@@ -290,15 +302,13 @@ class Experiment:
         )
         try:
             trainer.fit(stage, datamodule=Feed(self.data))
+        except Diverged:
+            if not stage.go_back():
+                raise
+            return False
         finally:
             stage.rescue()
-        if stage.updates < stage.steps:
-            if not self.stop.raised:
-                log.info(
-                    "a callback ended the %s stage after update %d of %d; %s.steps=%d is a stage that ends there",
-                    *(stage.name, stage.updates, stage.steps, stage.name, stage.updates),
-                )
-            raise Stopped
+        return True
 
     # What came of it
 

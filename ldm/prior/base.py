@@ -118,6 +118,11 @@ class Prior(Constructed, nn.Module, ABC):
         """Take from data what has to be there before update 0. `batches` are the first ones of training, each whole, the
         same on every rank; reading none costs nothing."""
 
+    def conclude(self) -> Terms:
+        """What an update does on the whole of its batch, once its sides have moved: gathered over micro-batches and, by a
+        collective call, over ranks. Numbers of it to log."""
+        return {}
+
     def held_out(self, z: Latent | Codes, c: Context, random: Random) -> dict[str, Float[Tensor, " b"]]:
         """name -> (b,) values of held-out examples, averaged over the set; NaN is left out."""
         if isinstance(self, Likelihood):

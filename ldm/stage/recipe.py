@@ -15,7 +15,7 @@ from ldm.types import Probability
 
 WATCHING = (
     *("log_every", "validate_every", "validate_images", "picture_every", "save_every", "snapshots", "patience"),
-    *("accumulate", "compile", "again"),
+    *("accumulate", "compile", "again", "returns"),
 )
 """The fields that do not change what a stage computes, or only its rounding."""
 
@@ -37,6 +37,7 @@ class Recipe:
             can be rebuilt (ldm.run.snapshots); 0 stores none. They take twice the weights in memory, and about snapshots + 1
             times the weights on the disk.
         patience: number of successive updates without a finite gradient after which the run ends.
+        returns: how often the stage, instead of ending so, goes back to its last checkpoint and on with other noise.
         compile: whether to compile the networks (torch.compile).
         again: whether to train the stage anew where the existing one was not made completely with these settings.
     """
@@ -54,6 +55,7 @@ class Recipe:
     save_every: NonNegativeInt = 500
     snapshots: NonNegativeInt = 0
     patience: PositiveInt = 20
+    returns: NonNegativeInt = 0
     compile: bool = False
     again: bool = False
 

@@ -51,19 +51,21 @@ class Second(Stage):
         along = {"alignment": alignment, "beside": model.prior.beside()}
         present = {name: module for name, module in along.items() if module is not None}
         self._trained = nn.ModuleDict({**self._learnt, **present})
+        self._hook: RemovableHandle | None = None
         self._activations: list[Tensor] = []  # what the inner layer gave in the training step under way
         if alignment is not None:
             count = sum(p.numel() for p in alignment.parameters()) / 1e6
             log.info("alignment   %8.3f M parameters, in training alone; %d x %d tokens", count, *alignment.grid)
 
     def on_fit_start(self) -> None:
-        hook = self._hooked()  # before the network is compiled, for a hook that comes later has no effect
+        self.on_fit_end()  # of a fit that diverged
+        self._hook = self._hooked()  # before the network is compiled, for a hook that comes later has no effect
         super().on_fit_start()
-        self._hook = hook
 
     def on_fit_end(self) -> None:
         if self._hook is not None:
             self._hook.remove()
+        self._activations.clear()
 
     def _hooked(self) -> RemovableHandle | None:
         if self.alignment is None:
@@ -96,6 +98,9 @@ class Second(Stage):
             return (terms | self._aligned(batch) if first else terms), logged
 
         return Player(side.name, own, loss, self.recipe.optimizer)
+
+    def conclude(self) -> Terms:
+        return self.model.prior.conclude()
 
     def averaged(self) -> nn.Module:
         return self._learnt

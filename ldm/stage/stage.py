@@ -57,6 +57,7 @@ class Stage(L.LightningModule, ABC):
     Attributes:
         name: `first` or `second`, as words, files and curves call it.
         updates: how many are done.
+        returned: how often it has gone back to a checkpoint, after it had diverged.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Stage(L.LightningModule, ABC):
         self.stopped = False  # by a signal or a callback, before all updates were done
         self.seconds = 0.0
         self._saved, self._whole = 0, False  # the update of the last checkpoint; between two updates
+        self.returned = 0
         self.latest: dict[str, float] = {}
         self.history: History = fresh({})  # the settings under which its updates were made
 
@@ -186,6 +188,7 @@ class Stage(L.LightningModule, ABC):
         scaler = self._scaler()
         return {
             "updates": self.updates,
+            "returned": self.returned,
             "history": self.history,
             "seconds": self.seconds,
             "weights": dict(self.trained().state_dict()),
@@ -200,6 +203,7 @@ class Stage(L.LightningModule, ABC):
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` gave; ValueError where its weights are of another network."""
         self.updates, self.seconds = state["updates"], state["seconds"]
+        self.returned = max(self.returned, state.get("returned", 0))
         own = self.trained().state_dict()
         weights = {name: as_sharded(value, own.get(name, value)) for name, value in state["weights"].items()}
         put_weights(self.trained(), weights, f"the checkpoint of update {state['updates']}")
@@ -255,7 +259,8 @@ class Stage(L.LightningModule, ABC):
         return self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else contextlib.nullcontext()
 
     def _key(self) -> int:
-        return seed_of(self.seed, self.name)
+        again = () if self.returned == 0 else (self.returned,)  # with other noise than that under which it diverged
+        return seed_of(self.seed, self.name, *again)
 
     def _update(self, moved: list[Player]) -> None:
         scaler = self._scaler()
@@ -317,6 +322,17 @@ class Stage(L.LightningModule, ABC):
             log.info("%s stage: saving update %d before ending", self.name, self.updates)
             self.save()
 
+    def go_back(self) -> bool:
+        """After a fit that diverged: whether another one is to go on from the last checkpoint, with other noise."""
+        if self.returned >= self.recipe.returns or self.checkpoints is None or not self.checkpoints.steps():
+            return False
+        self.returned += 1
+        log.warning(
+            "%s stage diverged at update %d and goes back to update %d, with other noise (%d of %d times)",
+            *(self.name, self.updates, self.checkpoints.steps()[-1], self.returned, self.recipe.returns),
+        )
+        return True
+
     def _snapshot(self) -> None:
         self.tick()
         for width, average in self.powers.averages.items():
@@ -350,7 +366,8 @@ class Stage(L.LightningModule, ABC):
         self.latest = means | {"skipped": skipped, "rate": self._players[0].built.param_groups[0]["lr"]}
         pace = {"images_per_second": updates * total / passed, "wait": self._wait / passed}
         self._wait = 0.0
-        self.publish(total, {**self.latest, **pace})
+        returned = {"returned": float(self.returned)} if self.returned else {}
+        self.publish(total, {**self.latest, **pace, **returned})
         self.latest |= pace
         if in_a_row >= self.recipe.patience:
             raise Diverged(
@@ -401,7 +418,7 @@ class Stage(L.LightningModule, ABC):
 
     def _held_out(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What validation says of a batch, with raw and with averaged weights."""
-        random = Random(self._key(), -1, batch["index"], batch["total"])
+        random = Random(seed_of(self.seed, self.name), -1, batch["index"], batch["total"])
         with self.trainer.precision_plugin.forward_context():
             raw = self.validation_terms(batch, random)
             with self.average.applied():

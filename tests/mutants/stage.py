@@ -169,8 +169,8 @@ FAULTS = [
     *of(
         "ldm/stage/stage.py",
         _HAND,
-        ("return seed_of(self.seed, self.name)", "return seed_of(self.name)"),
-        ("return seed_of(self.seed, self.name)", "return seed_of(self.seed)"),
+        ("return seed_of(self.seed, self.name, *again)", "return seed_of(self.name, *again)"),
+        ("return seed_of(self.seed, self.name, *again)", "return seed_of(self.seed, *again)"),
         ("self.manual_backward(total / self.accumulate)", "self.manual_backward(total)"),
         ("{**terms, **values, name: total}, 1 / self.accumulate)", "{**terms, **values, name: total}, 1)"),
         ('batch["step"], batch["row"], batch["total"])', 'batch["step"], batch["row"])'),
@@ -179,8 +179,8 @@ FAULTS = [
         ("with self.average.applied():\n                return", "if True:\n                return"),
         ("None if done else self.recipe.validate_images", "self.recipe.validate_images"),
         (
-            'Random(self._key(), -1, batch["index"], batch["total"])',
-            'Random(self._key(), self.updates, batch["index"], batch["total"])',
+            'Random(seed_of(self.seed, self.name), -1, batch["index"], batch["total"])',
+            'Random(seed_of(self.seed, self.name), self.updates, batch["index"], batch["total"])',
         ),
         ("module.eval()\n", "module.train()\n"),
         ("if self.recipe.validate_every and (", "if ("),

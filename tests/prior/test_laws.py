@@ -31,8 +31,9 @@ def made(word: str, condition: str, folder) -> LatentModel:
     config = tiny(folder, f"prior={word}", f"autoencoder={first}", "data.image_shape=[3,16,16]", *CONDITIONS[condition])
     config["autoencoder"].pop("checkpoint", None)
     model = LatentModel.build({part: config[part] for part in ("autoencoder", "condition", "prior")})
+    beside = model.prior.beside()
     with torch.no_grad():
-        for p in model.parameters():
+        for p in (*model.parameters(), *(() if beside is None else beside.parameters())):
             p.add_(0.05 * torch.randn_like(p))
     return model.eval()
 
@@ -53,17 +54,19 @@ def examples(model: LatentModel, rows: int = ROWS) -> tuple:
 def test_losses_are_finite_and_move_every_weight_of_every_side(model):
     batch, z, random = examples(model, 32)
     model.train()
-    moved = []
+    beside = model.prior.beside()
+    moved, shared = [], {}
     for side in model.prior.sides():
         own = [p for module in side.modules for p in module.parameters() if p.requires_grad]
-        terms, values = side.loss(z, model.context(batch, random), random, 0, {})
+        terms, values = side.loss(z, model.context(batch, random), random, 0, shared)
         assert all(value.isfinite() and value.ndim == 0 for value in (*terms.values(), *values.values()))
         if own:
             gradients = torch.autograd.grad(sum(terms.values()), own)
             assert all(gradient.isfinite().all() and gradient.abs().max() > 0 for gradient in gradients)
         moved += own
     assert len(set(moved)) == len(moved), "no weight is moved by two sides"
-    assert set(moved) == {p for p in model.prior.parameters() if p.requires_grad}
+    trained = (*model.prior.parameters(), *(() if beside is None else beside.parameters()))
+    assert set(moved) == {p for p in trained if p.requires_grad}
 
 
 def test_samples_are_of_the_shape_and_each_of_its_own_number(model):

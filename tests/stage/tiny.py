@@ -176,10 +176,15 @@ class At(L.Callback):
 
 
 def fit(
-    stage: Stage, folder: Path | None = None, *callbacks: L.Callback, batch_size: int = 4, half: bool = False
+    stage: Stage,
+    folder: Path | None = None,
+    *callbacks: L.Callback,
+    batch_size: int = 4,
+    half: bool = False,
+    **ranks: Any,
 ) -> Stage:
     """Train to the end or to a stop; with a folder, leave checkpoints and a journal in it; `half` in float16, with a loss
-    scale that is too large at first."""
+    scale that is too large at first; `ranks` say how many devices there are, and the strategy."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         stage.attach(
@@ -190,7 +195,6 @@ def fit(
         )
     trainer = L.Trainer(
         accelerator="cpu",
-        devices=1,
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
@@ -201,6 +205,7 @@ def fit(
         limit_val_batches=0,
         callbacks=list(callbacks),
         plugins=[MixedPrecision("16-mixed", "cpu", GradScaler("cpu", 2.0**22, growth_interval=3))] if half else [],
+        **({"devices": 1} | ranks),
     )
     trainer.fit(stage, datamodule=Feed(stage.reads(batch_size)))
     return stage
