@@ -130,7 +130,7 @@ class CausalTransformer(nn.Module):
         context: width of the context's tokens; None where there are none.
         width: of the tokens.
         depth: number of blocks.
-        heads: number of heads; it divides the width.
+        heads: number of heads; the width is a multiple of four times as many.
         expansion: width of the feed-forward, as a multiple of `width`.
         dropout: share of the activations that are left out in training.
     """
@@ -147,8 +147,10 @@ class CausalTransformer(nn.Module):
         dropout: Probability = 0.0,
     ):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"tokens of width {width} cannot have {heads} heads; choose a divisor of {width}")
+        if width % (4 * heads):
+            raise ValueError(
+                f"{heads} heads, turned by two axes in pairs of channels, need a width that is a multiple of {4 * heads}; got {width}"
+            )
         self.width, self.heads = width, heads
         self.stem = nn.Linear(inputs, width)
         self.start = nn.Parameter(0.02 * torch.randn(width))

@@ -63,6 +63,6 @@ def test_places_go_backwards():
     assert torch.equal(at.reversed()[1:3].rotation[0, 1], at.rotation[0, -3])
 
 
-def test_heads_divide_the_width():
-    with pytest.raises(ValueError, match="width 16 cannot have 3 heads; choose a divisor of 16"):
+def test_a_head_has_room_for_two_axes():
+    with pytest.raises(ValueError, match="need a width that is a multiple of 12; got 16"):
         CausalTransformer(2, 4, None, 16, 1, 3)

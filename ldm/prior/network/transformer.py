@@ -26,9 +26,9 @@ class Transformer(Network):
     Arguments:
         inputs, outputs: numbers at a position of the map that comes and of the map that is given; the prior gives them.
         context: the widths of the context's parts; the prior gives them.
-        width: of a token; a multiple of 4 in each head.
+        width: of a token; a multiple of four times the heads.
         depth: number of blocks.
-        heads: number of heads; it divides the width.
+        heads: number of heads.
         expansion: width of the feed-forward, as a multiple of `width`.
         dropout: share of the activations that are left out in training.
     """
