@@ -149,7 +149,7 @@ class CausalTransformer(nn.Module):
         super().__init__()
         if width % (4 * heads):
             raise ValueError(
-                f"{heads} heads, turned by two axes in pairs of channels, need a width that is a multiple of {4 * heads}; got {width}"
+                f"{heads} heads, turned by two axes in pairs of channels, need a multiple of {4 * heads} as width; got {width}"
             )
         self.width, self.heads = width, heads
         self.stem = nn.Linear(inputs, width)

@@ -64,5 +64,5 @@ def test_places_go_backwards():
 
 
 def test_a_head_has_room_for_two_axes():
-    with pytest.raises(ValueError, match="need a width that is a multiple of 12; got 16"):
+    with pytest.raises(ValueError, match="need a multiple of 12 as width; got 16"):
         CausalTransformer(2, 4, None, 16, 1, 3)
