@@ -48,8 +48,8 @@ def config_of(name: str, roots: dict[str, Path], folder: Path) -> dict:
         words += [f"data.root={roots['coco']}", "data.image_shape=[3,64,64]"]
     elif name == "images":
         words += [f"data.root={roots['coco'] / 'train2017'}", "data.hold_out=0.3"]
-    elif name in ROOTS:
-        words += [f"data.root={roots[ROOTS[name]]}"]
+    elif found := [kind for data, kind in ROOTS.items() if name.startswith(data)]:
+        words += [f"data.root={roots[found[0]]}"]
     else:
         words += ["data.train.count=16", "data.val.count=6"]
     config = shrunk(compose(*words), folder, name)

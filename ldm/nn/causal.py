@@ -161,8 +161,9 @@ class CausalTransformer(nn.Module):
     def memory(self, rows: int, length: int, c: Context) -> Memory:
         """An empty memory for `rows` sequences of `length` elements."""
         length += 0 if self.to_prefix is None else c.tokens.shape[1]
-        empty = self.start.new_empty(rows, self.heads, length, self.width // self.heads)
-        return Memory([Kept(empty.clone(), empty.clone()) for _ in self.blocks])
+        shape = (2, rows, self.heads, length, self.width // self.heads)
+        like = {"dtype": self.start.dtype, "device": self.start.device}
+        return Memory([Kept(*torch.empty(shape, **like).unbind()) for _ in self.blocks])
 
     def forward(
         self, x: Float[Tensor, "b n i"], places: Places, c: Context, memory: Memory | None = None

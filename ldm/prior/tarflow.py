@@ -71,6 +71,7 @@ class Layer(nn.Module):
         shift, log_scale = self._affine(self.network(x, places, c))
         return self._ordered((x - shift) * (-log_scale).exp()), -log_scale.sum((1, 2))
 
+    @torch.no_grad()
     def inverse(
         self, y: Float[Tensor, "b n d"], places: Places, c: Context, guidance: float = 1.0
     ) -> Float[Tensor, "b n d"]:

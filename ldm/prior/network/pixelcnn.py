@@ -51,7 +51,7 @@ class Rows:
         above: the row of the input that is being completed, (b, width, 1, w) behind the stem.
         vertical: of each layer, its input in the last k rows, (b, width, k, w).
         horizontal: of each layer, its input in the last k columns of this row, (b, width, 1, k).
-        links: of each layer, what the vertical stack says of this row, (b, 2 width, 1, w).
+        links: of each layer, what the vertical stack and the context say to the horizontal one, of this row, (b, 2 width, 1, w).
         given: positions so far.
     """
 
@@ -82,20 +82,24 @@ class Layer(nn.Module):
         self.by_context = None if context is None else nn.Linear(context, 4 * width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def biases(self, s: Float[Tensor, "b d"] | None) -> tuple[Tensor | float, Tensor | float]:
-        """What the context adds before the gates of the vertical and of the horizontal stack, (b, 2 width, 1, 1) each."""
-        if self.by_context is None:
-            return 0.0, 0.0
-        return self.by_context(s)[:, :, None, None].chunk(2, dim=1)
-
-    def down(self, v: Float[Tensor, "b d r w"], bias: Tensor | float) -> tuple[Tensor, Tensor]:
-        """The vertical stack's next map and what it says to the horizontal one, of k rows more than they have."""
+    def down(self, v: Float[Tensor, "b d r w"], s: Float[Tensor, "b e"] | None) -> tuple[Tensor, Tensor]:
+        """The vertical stack's next map, and what it and the context say to the horizontal one; v has k rows more than they."""
         a = self.vertical(F.pad(v, (self.reach, self.reach, 0, 0)))
-        return _gated(a + bias), self.link(a)
+        link = self.link(a)
+        if self.by_context is not None:
+            above, along = self.by_context(s)[:, :, None, None].chunk(2, dim=1)
+            a, link = a + above, link + along
+        return _gated(a), link
 
-    def along(self, h: Float[Tensor, "b d r w"], link: Tensor, bias: Tensor | float) -> tuple[Tensor, Tensor]:
-        """What is added to the horizontal stack's map, and what is read off this layer, of k columns more than they have."""
-        return self.out(self.dropout(_gated(self.horizontal(h) + link + bias))).chunk(2, dim=1)
+    def along(self, h: Float[Tensor, "b d r w"], link: Float[Tensor, "b e r c"]) -> tuple[Tensor, Tensor]:
+        """What is added to the horizontal stack's map, and what is read off this layer; h has k columns more than they."""
+        return self.out(self.dropout(_gated(self.horizontal(h) + link))).chunk(2, dim=1)
+
+    def at_point(self, h: Float[Tensor, "b d 1 k"], link: Float[Tensor, "b e 1 1"]) -> tuple[Tensor, Tensor]:
+        """`along` at one position, where a convolution is a matrix."""
+        y = F.linear(h.flatten(1), self.horizontal.weight.flatten(1), self.horizontal.bias) + link[:, :, 0, 0]
+        y = F.linear(_gated(y), self.out.weight.flatten(1), self.out.bias)
+        return y[:, :, None, None].chunk(2, dim=1)
 
 
 class PixelCNN(Network):
@@ -128,9 +132,9 @@ class PixelCNN(Network):
 
     def memory(self, shape: tuple[int, int, int], c: Context) -> Rows:
         rows, _, width = shape
-        empty = self.stem.weight.new_zeros(rows, self.width, self.reach, width)
-        vertical = [empty for _ in self.layers]
-        return Rows(empty[:, :, :1].clone(), vertical, [], [])
+        like = {"dtype": self.stem.weight.dtype, "device": self.stem.weight.device}
+        empty = torch.zeros(rows, self.width, self.reach, width, **like)
+        return Rows(empty[:, :, :1].clone(), [empty for _ in self.layers], [], [])
 
     def forward(self, e: Float[Tensor, "b i h w"], c: Context, memory: Rows | None = None) -> Float[Tensor, "b o h w"]:
         s = None if c.tokens is None else masked_mean(c.tokens, c.mask)
@@ -140,9 +144,8 @@ class PixelCNN(Network):
         v, h = F.pad(v, (0, 0, 1, 0))[:, :, :-1], F.pad(h, (1, 0))[..., :-1]
         seen = torch.zeros_like(h)
         for layer in self.layers:
-            bias_v, bias_h = layer.biases(s)
-            v, link = layer.down(F.pad(v, (0, 0, self.reach, 0)), bias_v)
-            more, skip = layer.along(F.pad(h, (self.reach, 0)), link, bias_h)
+            v, link = layer.down(F.pad(v, (0, 0, self.reach, 0)), s)
+            more, skip = layer.along(F.pad(h, (self.reach, 0)), link)
             h, seen = h + more, seen + skip
         return self.head(seen)
 
@@ -158,7 +161,7 @@ class PixelCNN(Network):
         for i, layer in enumerate(self.layers):
             near = torch.cat([memory.horizontal[i], h], dim=3)
             memory.horizontal[i] = near[..., 1:]
-            more, skip = layer.along(near, memory.links[i][..., column : column + 1], layer.biases(s)[1])
+            more, skip = layer.at_point(near, memory.links[i][..., column : column + 1])
             h, seen = h + more, seen + skip
         memory.given += 1
         return seen
@@ -170,11 +173,11 @@ class PixelCNN(Network):
         for i, layer in enumerate(self.layers):
             near = torch.cat([memory.vertical[i], v], dim=2)
             memory.vertical[i] = near[:, :, 1:]
-            v, link = layer.down(near, layer.biases(s)[0])
+            v, link = layer.down(near, s)
             memory.links.append(link)
             memory.horizontal.append(v.new_zeros(len(v), self.width, 1, self.reach))
 
 
-def _gated(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b e h w"]:
+def _gated(x: Float[Tensor, "b d *hw"]) -> Float[Tensor, "b e *hw"]:
     a, b = x.chunk(2, dim=1)
     return a.tanh() * b.sigmoid()
