@@ -94,7 +94,7 @@ class LatentModel(nn.Module):
             raise ConfigError(f"a model is made of {', '.join(PARTS)}; this config has no {', '.join(missing)}")
         autoencoder = build(config["autoencoder"], "autoencoder", allowed)
         condition = build(config["condition"], "condition", allowed)
-        latents = Latents(autoencoder.latent_shape, _codes(config["prior"], autoencoder, allowed))
+        latents = _latents(config["prior"], autoencoder, allowed)
         prior = build(config["prior"], "prior", allowed, latents=latents, context=condition.shape)
         autoencoder.check_size(autoencoder.image_shape, prior.factor)
         return cls(autoencoder, condition, prior, {part: config[part] for part in PARTS})
@@ -216,15 +216,21 @@ class LatentModel(nn.Module):
         return model.to(device).eval()
 
 
-def _codes(prior: Config, autoencoder: Autoencoder, allowed: tuple[str, ...]) -> int | None:
-    """How many codes there are, where the prior models codes; ConfigError where the autoencoder has none."""
-    family = resolve(prior["_target_"], "prior", allowed)
-    if not issubclass(family, Prior) or family.reads != "codes":
-        return None
-    try:
-        return autoencoder.code_count
-    except TypeError as error:
-        raise ConfigError(f"prior={family.__name__.lower()} models codes: {error}") from error
+def _latents(prior: Config, autoencoder: Autoencoder, allowed: tuple[str, ...]) -> Latents:
+    """What the prior models of this autoencoder; ConfigError where that is codes or pixels, and it has none."""
+    family, codes = resolve(prior["_target_"], "prior", allowed), None
+    reads = family.reading(prior, autoencoder.gives, allowed) if issubclass(family, Prior) else "latents"
+    if reads == "codes":
+        try:
+            codes = autoencoder.code_count
+        except TypeError as error:
+            raise ConfigError(f"prior={family.__name__.lower()} models codes: {error}") from error
+    if reads == "pixels" and autoencoder.gives != "pixels":
+        raise ConfigError(
+            f"prior={family.__name__.lower()} models pixels here, and this autoencoder gives {autoencoder.gives}; take "
+            "autoencoder=identity"
+        )
+    return Latents(autoencoder.latent_shape, codes, pixels=reads == "pixels")
 
 
 def _plugins_of(nodes: Config) -> set[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ Image: TypeAlias = Float[Tensor, "b c h w"]
 Latent: TypeAlias = Float[Tensor, "b z lh lw"]
 Codes: TypeAlias = Int[Tensor, "b lh lw"]
 Time: TypeAlias = Float[Tensor, " b"]
+
+Reads: TypeAlias = Literal["latents", "pixels", "codes"]
+"""What a prior models: whitened latents; images as they are, of 8 bits in [-1, 1]; or the codes of a vector quantiser."""
 
 Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 

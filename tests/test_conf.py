@@ -23,7 +23,11 @@ GIVEN = {"prior": ("latents", "context"), "alignment": ("width", "grid")}
 PLACES = {"stage": ("first", "second"), "optimizer": ("first.optimizer", "second.optimizer")}
 
 # A group below a word of another one is there where that word was chosen.
-BELOW = {"backbone/position": ("backbone=dit",), "backbone/routing": ("backbone=dit",)}
+BELOW = {
+    "backbone/position": ("backbone=dit",),
+    "backbone/routing": ("backbone=dit",),
+    "prior/head": ("prior=pixelcnn",),
+}
 
 
 def group(file: Path) -> str:

@@ -24,9 +24,10 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ldm.autoencoder.bottleneck import Bottleneck, Posterior
+from ldm.autoencoder.convnet import Pixels
 from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.constructed import Constructed
-from ldm.types import Image, Latent
+from ldm.types import Image, Latent, Reads
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,13 @@ class Autoencoder(Constructed, nn.Module):
                 f"images of {height}x{width} do not divide by {made_of}; the nearest good side {nearest}: resize or pad "
                 "the data (data.image_shape in a run)"
             )
+
+    @property
+    def gives(self) -> Reads:
+        """What its latents are: the image itself, codes, or neither."""
+        if isinstance(self.encoder, Pixels):
+            return "pixels"
+        return "codes" if isinstance(self.bottleneck, VectorQuantiser) else "latents"
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ldm.build import Config, build, check, described, is_node, merged, nearest
 from ldm.constructed import Constructed
 from ldm.random import Random
-from ldm.types import Codes, Context, ContextShape, Latent
+from ldm.types import Codes, Context, ContextShape, Latent, Reads
 
 Terms = dict[str, Tensor]
 
@@ -35,10 +35,17 @@ class Latents:
     Fields:
         shape: (c, h, w) of one latent.
         codes: how many codes there are, where it models those: integers (h, w) from 0 to codes - 1; None for latents.
+        pixels: whether they are images as they are, of 8 bits in [-1, 1], and not whitened.
     """
 
     shape: tuple[int, int, int]
     codes: int | None = None
+    pixels: bool = False
+
+    @property
+    def kind(self) -> Reads:
+        """Which of the three they are."""
+        return "pixels" if self.pixels else "latents" if self.codes is None else "codes"
 
     @property
     def numbers(self) -> int:
@@ -76,12 +83,12 @@ class Prior(Constructed, nn.Module, ABC):
         latents, context: what is modelled and what it is given; known when the first stage and the condition are.
 
     Attributes:
-        reads: whether it models whitened latents or a vector quantiser's codes.
+        reads: what it models, the same for every prior of a family or (`reading`) by its config.
         DRAWING: arguments of the constructor, and attributes, that say how samples are drawn and nothing of how the model is
             trained: a finished model takes others.
     """
 
-    reads: ClassVar[Literal["latents", "codes"]] = "latents"
+    reads: Reads = "latents"
     DRAWING: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, latents: Latents, context: ContextShape):
@@ -92,6 +99,11 @@ class Prior(Constructed, nn.Module, ABC):
     def factor(self) -> int:
         """Of which the sides of latents must be multiples."""
         return 1
+
+    @classmethod
+    def reading(cls, node: Config, gives: Reads, allowed: tuple[str, ...] | None = None) -> Reads:
+        """What the prior of this node models of a first stage that gives such latents, known before it is built."""
+        return cls.reads
 
     # What a family writes
 

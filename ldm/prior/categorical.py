@@ -34,7 +34,7 @@ class Categorical(Prior, Likelihood):
         temperature: that logits are divided by in sampling: below 1, codes that are rare become rarer.
     """
 
-    reads: ClassVar = "codes"
+    reads = "codes"
     DRAWING: ClassVar = ("temperature",)
     kind: Literal["exact"] = "exact"
 

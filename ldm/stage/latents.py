@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -23,10 +22,9 @@ from ldm.run.signals import StopFlag
 from ldm.run.store import Store
 from ldm.stage.launch import agree, rank, turn
 from ldm.tensors import hash_of
+from ldm.types import Reads
 
 log = logging.getLogger(__name__)
-
-Reads = Literal["latents", "codes"]
 
 ENOUGH = 10_000  # images for the moments
 _AROUND = 800  # bytes of a shard's header and of what the manifest says of it
@@ -70,7 +68,7 @@ def cached(
         return {"code": autoencoder.codes(images.to(device))}
 
     encode = codes if reads == "codes" else posterior
-    train, val = (_stored(reads, encode, data, split, weights, store, stop) for split in ("train", "val"))
+    train, val = (_stored(_kind(reads), encode, data, split, weights, store, stop) for split in ("train", "val"))
     if alignment is None:
         return data.with_latents(train, val, weights)
 
@@ -99,12 +97,17 @@ def cache_size(
     channels, height, width = autoencoder.latent_shape
     numbers, total = 2 * height * width * (1 if reads == "codes" else channels), 0  # a code takes as much as two
     for split in ("train", "val"):
-        if weights is None or store.find(reads, _name(data, split, weights)) is None:
+        if weights is None or store.find(_kind(reads), _name(data, split, weights)) is None:
             total += _encoded_size(data, split, numbers)
     if alignment is not None and store.find("features", _name(data, "train", alignment.key)) is None:
         feature = alignment.features(torch.zeros(1, *data.image_shape))
         total += _encoded_size(data, "train", feature.numel())
     return total
+
+
+def _kind(reads: Reads) -> str:
+    """Of an artifact: images are latents of the identity."""
+    return "codes" if reads == "codes" else "latents"
 
 
 def _can_be_cached(data: DataModule) -> bool:

@@ -82,6 +82,17 @@ def test_a_mixture_on_a_labelled_set(tmp_path):
     assert any("val nll per dimension (average)" in row for row in rows)
 
 
+def test_pixels_are_not_whitened(tmp_path):
+    """A law of 8-bit pixels is of the images as they are, from a cache too."""
+    words = ["autoencoder=identity", "prior=pixelcnn", "condition=none", "data.image_shape=[3,16,16]"]
+    finished(tiny(tmp_path, *words, "metric=[offline,likelihood]"))
+    model = LatentModel.load(tmp_path / "runs/run")
+    assert model.prior.reads == "pixels" and (model.autoencoder.latent_std == 1).all()
+    levels = (model.sample({}, Random(0, 0, torch.arange(2))) + 1) * 127.5
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
+    assert numbers(tmp_path / "runs/run")["latent_nats_per_dim"].kind == "exact"
+
+
 def test_a_model_without_a_single_weight_is_measured(tmp_path):
     """Pixels under the standard normal: nothing is trained."""
     words = ["autoencoder=identity", "prior=normal", "condition=none", "metric=[offline,likelihood]"]

@@ -1,0 +1,96 @@
+"""A free probability for each value: of the codes of a vector quantiser, or of the 256 values of an 8-bit pixel.
+
+    codes      p(k) = softmax(l)_k
+    pixels     p(x_1 ... x_c) = prod_j softmax(l_j + sum_(i<j) T_ij[x_i])_(x_j)
+
+The channels of a pixel follow each other, as in van den Oord et al. 2016, section 3.1; what a channel says to a later one is a
+learnt table T_ij of 256 x 256 logits beside what the network says. Nothing tells this head that 127 lies near 128: it has to
+learn it from data, and does with enough of them.
+
+Sources:
+    van den Oord et al., Pixel Recurrent Neural Networks (2016), arXiv 1601.06759
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from ldm.prior.base import Latents
+from ldm.prior.head.base import Bent, Head, bent_logits, chosen
+from ldm.random import Random
+from ldm.types import Codes, Image, Latent
+
+LEVELS = 256  # of an 8-bit pixel
+
+
+def levels_of(x: Image) -> Int[Tensor, "b c h w"]:
+    """The 8-bit values of images x in [-1, 1], 0 to 255."""
+    return ((x.float() + 1) * ((LEVELS - 1) / 2)).round().long().clamp(0, LEVELS - 1)
+
+
+def pixels_of(levels: Int[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """8-bit values, 0 to 255, in [-1, 1]."""
+    return levels.float() / ((LEVELS - 1) / 2) - 1
+
+
+class Categorical(Head):
+    """Logits of codes, or of the 256 values of each channel of a pixel.
+
+    Arguments:
+        latents: what is modelled; the prior gives it.
+        embedding: width of the vector that the network is told of a code.
+    """
+
+    reads = ("codes", "pixels")
+
+    def __init__(self, latents: Latents, embedding: PositiveInt = 64):
+        super().__init__(latents)
+        self.channels = latents.shape[0] if latents.codes is None else 1
+        self.values = latents.codes or LEVELS
+        self.embedding = None if latents.codes is None else nn.Embedding(latents.codes, embedding)
+        self.inputs = self.channels if latents.codes is None else embedding
+        self.outputs = self.channels * self.values
+        pairs = self.channels * (self.channels - 1) // 2
+        self.tables = nn.ModuleList([nn.Embedding(LEVELS, LEVELS) for _ in range(pairs)])
+        for table in self.tables:
+            nn.init.zeros_(table.weight)
+
+    def embed(self, z: Latent | Codes) -> Float[Tensor, "b i h w"]:
+        if self.embedding is None:
+            return z
+        return rearrange(self.embedding(z), "b h w i -> b i h w")
+
+    def log_prob(self, parameters: Float[Tensor, "b o h w"], z: Latent | Codes) -> Float[Tensor, "b h w"]:
+        logits = rearrange(parameters, "b (c k) h w -> c (b h w) k", k=self.values)
+        values = rearrange(z[:, None] if self.embedding is not None else levels_of(z), "b c h w -> c (b h w)")
+        total = torch.zeros_like(values[0], dtype=torch.float32)
+        for j in range(self.channels):
+            log_p = self._told(logits[j], values[:j], j).log_softmax(-1)
+            total = total + log_p.gather(-1, values[j][:, None])[:, 0]
+        return total.view(len(z), *z.shape[-2:])
+
+    def draw(
+        self,
+        parameters: Float[Tensor, "b o"],
+        null: Float[Tensor, "b o"] | None,
+        bent: Bent,
+        random: Random,
+        stream: str,
+    ) -> Tensor:
+        parts = [None if each is None else each.view(-1, self.channels, self.values) for each in (parameters, null)]
+        u, values = random.uniform(stream, (self.channels,)), []
+        for j in range(self.channels):
+            own, other = (None if each is None else self._told(each[:, j], values, j) for each in parts)
+            values.append(chosen(bent_logits(own, other, bent), u[:, j]))
+        return values[0] if self.embedding is not None else pixels_of(torch.stack(values, dim=1))
+
+    def _told(self, logits: Float[Tensor, "n k"], before: Tensor | list[Tensor], j: int) -> Float[Tensor, "n k"]:
+        """The logits of channel j, told of the values of those before it, j of (n,)."""
+        first = j * (j - 1) // 2
+        for i in range(j):
+            logits = logits + self.tables[first + i](before[i]).float()
+        return logits

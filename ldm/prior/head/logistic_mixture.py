@@ -1,0 +1,122 @@
+"""The discretised mixture of logistics of PixelCNN++, over the 256 values of a pixel's channels (Salimans et al. 2017, section
+2.1).
+
+With F_k the distribution function of a logistic law of mean m_k and scale s_k, values x of 0 ... 255 in [-1, 1], and h = 1 / 255,
+
+    P_k(x) = F_k(x + h) - F_k(x - h),      F_k(x - h) = 0 at x = -1,      F_k(x + h) = 1 at x = 1.
+
+The channels of a pixel follow each other and share the component (section 2.2): the mean of a channel is moved linearly by the
+values of those before it,
+
+    p(x_1 ... x_c) = sum_k w_k prod_j P_kj(x_j),     m_kj = mean_kj + sum_(i<j) a_kij x_i.
+
+So values near each other have probabilities near each other from the beginning, with a few numbers a pixel in the place of
+256. It sums to one over all values by construction. To draw, all 256 probabilities of a channel given those before it are
+computed, so top-k, top-p, temperature and guidance mean what they mean of codes.
+
+With a = (x + h - m) / s and b = (x - h - m) / s the mass is computed as
+
+    log (sigmoid(a) - sigmoid(b)) = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)),
+
+which loses no digits in the tails (the paper's code takes the density at the middle there). Scales have the floor of that code.
+
+Sources:
+    Salimans et al., PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other Modifications
+        (2017), arXiv 1701.05517
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor
+
+from ldm.prior.base import Latents
+from ldm.prior.head.base import Bent, Head, bent_logits, chosen
+from ldm.prior.head.categorical import LEVELS, levels_of, pixels_of
+from ldm.random import Random
+from ldm.types import Latent
+
+_HALF = 1 / (LEVELS - 1)  # half of the distance of two values
+_LEAST = -7.0  # of log s, as in the paper's code
+_AT_FIRST = -2.0  # log s that is added, so that a law begins as wide as the range of values
+
+
+class LogisticMixture(Head):
+    """A mixture of logistic laws over the 8-bit values of a pixel's channels.
+
+    Arguments:
+        latents: what is modelled; the prior gives it.
+        components: K.
+    """
+
+    reads = ("pixels",)
+
+    def __init__(self, latents: Latents, components: PositiveInt = 10):
+        super().__init__(latents)
+        self.components = components
+        self.inputs = latents.shape[0]
+        self.pairs = self.inputs * (self.inputs - 1) // 2
+        self.outputs = components * (1 + 2 * self.inputs + self.pairs)
+
+    def embed(self, z: Latent) -> Float[Tensor, "b i h w"]:
+        return z
+
+    def log_prob(self, parameters: Float[Tensor, "b o h w"], z: Latent) -> Float[Tensor, "b h w"]:
+        x = rearrange(pixels_of(levels_of(z)), "b c h w -> b h w c")
+        log_weights, *law = self._law(rearrange(parameters, "b o h w -> b h w o"))
+        total = log_weights
+        for j in range(self.inputs):
+            total = total + self._channel(law, j, x[..., :j], x[..., j : j + 1])[..., 0]
+        return total.logsumexp(-1)
+
+    def draw(
+        self,
+        parameters: Float[Tensor, "b o"],
+        null: Float[Tensor, "b o"] | None,
+        bent: Bent,
+        random: Random,
+        stream: str,
+    ) -> Float[Tensor, "b c"]:
+        every = pixels_of(torch.arange(LEVELS, device=parameters.device)).expand(len(parameters), -1)
+        laws = [self._law(each) for each in (parameters, null) if each is not None]
+        weights = [log_weights for log_weights, *_ in laws]  # of components, given the channels so far
+        u, x = random.uniform(stream, (self.inputs,)), parameters.new_zeros(len(parameters), 0)
+        for j in range(self.inputs):
+            each = [self._channel(law, j, x, every) for _, *law in laws]  # (b, k, 256)
+            logits = [(w[..., None] + p).logsumexp(1) for w, p in zip(weights, each, strict=True)]
+            level = chosen(bent_logits(logits[0], logits[1] if null is not None else None, bent), u[:, j])
+            index = level[:, None, None].expand(-1, self.components, 1)
+            weights = [w + p.gather(2, index)[..., 0] for w, p in zip(weights, each, strict=True)]
+            x = torch.cat([x, pixels_of(level)[:, None]], dim=1)
+        return x
+
+    def _law(self, parameters: Float[Tensor, "*b o"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log w (..., k), means and log-scales (..., k, c), and a (..., k, pairs) of parameters (..., outputs)."""
+        k, c = self.components, self.inputs
+        logits, means, log_scales, a = parameters.split([k, k * c, k * c, k * self.pairs], dim=-1)
+        means, log_scales = (each.unflatten(-1, (k, c)) for each in (means, log_scales))
+        log_scales = (log_scales + _AT_FIRST).clamp(min=_LEAST)
+        return logits.log_softmax(-1), means, log_scales, a.tanh().unflatten(-1, (k, self.pairs))
+
+    def _channel(
+        self, law: list[Tensor], j: int, before: Float[Tensor, "*b j"], x: Float[Tensor, "*b n"]
+    ) -> Float[Tensor, "*b k n"]:
+        """log P_k of each value x (..., n) of channel j, (..., k, n), given the channels before it (..., j)."""
+        means, log_scales, a = law
+        first = j * (j - 1) // 2
+        mean = means[..., j] + (a[..., first : first + j] * before[..., None, :]).sum(-1)
+        return log_mass(x[..., None, :], mean[..., None], log_scales[..., j, None])
+
+
+def log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """log (F(x + h) - F(x - h)) of a logistic law, with all that lies beyond the ends at the ends; broadcast."""
+    inverse = (-log_scale).exp()
+    above, below = (x + _HALF - mean) * inverse, (x - _HALF - mean) * inverse
+    width = (2 * _HALF * inverse).expand_as(above)
+    inside = F.logsigmoid(above) + F.logsigmoid(-below) + torch.log(-torch.expm1(-width))
+    inside = torch.where(x < -1 + _HALF, F.logsigmoid(above), inside)
+    return torch.where(x > 1 - _HALF, F.logsigmoid(-below), inside)
