@@ -24,6 +24,7 @@ Image: TypeAlias = Float[Tensor, "b c h w"]
 Latent: TypeAlias = Float[Tensor, "b z lh lw"]
 Codes: TypeAlias = Int[Tensor, "b lh lw"]
 Time: TypeAlias = Float[Tensor, " b"]
+Times: TypeAlias = Float[Tensor, "b *times"]
 
 Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
