@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ldm.nn.attention import masked_mean
 from ldm.nn.embedding import TimeEmbedding
-from ldm.types import Context, ContextShape, Latent, Time
+from ldm.types import Context, ContextShape, Latent, Times
 
 Conditioning: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
 """What every block is conditioned on: the embedding (b, e), and the context's tokens (b, n, d) with their mask (b, n)."""
@@ -74,8 +74,8 @@ class Backbone(nn.Module, ABC):
         self.embed_context = nn.Linear(context.tokens, embedding) if pooled_context and context.tokens else None
 
     @abstractmethod
-    def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
-        """F(z, log_snr, c), (b, c, h, w) like z; log_snr is (b,)."""
+    def forward(self, z: Latent, log_snr: Times, c: Context) -> Latent:
+        """F(z, log_snr, c), (b, c, h, w) like z; log_snr is (b,), or (b, k) where `time` reads k noise levels of an example."""
 
     @property
     @abstractmethod
@@ -86,7 +86,7 @@ class Backbone(nn.Module, ABC):
         Raises ValueError where, in training, all tokens pass no such layer.
         """
 
-    def embed(self, log_snr: Time, c: Context) -> Float[Tensor, "b e"]:
+    def embed(self, log_snr: Times, c: Context) -> Float[Tensor, "b e"]:
         """The embedding of the noise level log_snr (b,), plus that of the mean of the context's tokens with
         `pooled_context`."""
         embedding = self.embed_time(self.time(log_snr).to(self.embed_time[0].weight.dtype))

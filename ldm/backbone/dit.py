@@ -34,7 +34,7 @@ from ldm.backbone.position import Position, SinCos
 from ldm.backbone.routing import Routing, put_back, taken
 from ldm.nn.attention import Attention, FeedForward
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
-from ldm.types import Context, ContextShape, Latent, Probability, Time
+from ldm.types import Context, ContextShape, Latent, Probability, Times
 
 
 class Modulated(nn.Module):
@@ -174,7 +174,7 @@ class DiT(Backbone):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
+    def forward(self, z: Latent, log_snr: Times, c: Context) -> Latent:
         """F(z, log_snr, c), (b, c, h, w) like z; log_snr is (b,)."""
         self.check(z, c, self.patch, "patch")
         height, width = (side // self.patch for side in z.shape[2:])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ldm.backbone.base import Backbone, Inner
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
-from ldm.types import Context, ContextShape, Latent, Probability, Time
+from ldm.types import Context, ContextShape, Latent, Probability, Times
 
 
 class _Block(nn.Module):
@@ -66,7 +66,7 @@ class MLP(Backbone):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
+    def forward(self, z: Latent, log_snr: Times, c: Context) -> Latent:
         """F(z, log_snr, c), (b, c, h, w) like z; log_snr is (b,)."""
         if tuple(z.shape[1:]) != (self.channels, *self.sides):
             height, width = z.shape[2:]

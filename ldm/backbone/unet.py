@@ -29,7 +29,7 @@ from ldm.nn.attention import SpatialTransformer, masked_mean
 from ldm.nn.embedding import LogSnrEmbedding, TimeEmbedding
 from ldm.nn.norm import Group, Norm
 from ldm.nn.resnet import Downsample, Resample, ResBlock, Upsample
-from ldm.types import Context, ContextShape, Latent, Probability, Time
+from ldm.types import Context, ContextShape, Latent, Probability, Times
 
 
 class Layer(nn.Module):
@@ -176,7 +176,7 @@ class UNet(Backbone):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, z: Latent, log_snr: Time, c: Context) -> Latent:
+    def forward(self, z: Latent, log_snr: Times, c: Context) -> Latent:
         """F(z, log_snr, c), (b, c, h, w) like z; log_snr is (b,)."""
         self.check(z, c, self.factor, "patch * 2^(levels - 1)")
         conditioning = (self.embed(log_snr, c), c.tokens, c.mask)

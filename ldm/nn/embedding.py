@@ -3,7 +3,8 @@
 A number s becomes (cos(s f_0), ..., cos(s f_k), sin(s f_0), ..., sin(s f_k)) with f_i = 10000^(-i / (k + 1)) (Vaswani
 et al. 2017, section 3.5; cosines come first as in the published checkpoints of latent diffusion). `LogSnrEmbedding`
 computes s from log SNR, so that one network can be used with every schedule. `StepEmbedding` finds the step of the table of
-noise levels that a published checkpoint was trained on, and takes it as s.
+noise levels that a published checkpoint was trained on, and takes it as s. `IntervalEmbedding` changes slowly, for networks
+that are differentiated in time or solved for, and knows the two ends of an interval.
 
 Sources:
     Vaswani et al., Attention Is All You Need (2017), arXiv 1706.03762
@@ -94,3 +95,35 @@ class StepEmbedding(nn.Module):
     def forward(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, "b width"]:
         """(b, width) of log SNR (b,)."""
         return sinusoidal(self.step(log_snr), self.width)
+
+
+class IntervalEmbedding(nn.Module):
+    """The embedding of an interval of noise levels from r to t, with t = sigma / (alpha + sigma) in [0, 1]: cosines and sines of
+    t and of the interval's length t - r at width / 4 frequencies from 1 to `fastest`.
+
+    Its derivative in t is bounded by `fastest`, where that of `LogSnrEmbedding` is hundreds in the middle and infinite at the
+    ends. A derivative of the network in time, as mean flow takes it, would be the noise of the fast frequencies (Lu and Song,
+    Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models, 2024, arXiv 2410.11081, section 4.1), and a solver
+    with a tolerance would follow them.
+
+    Arguments:
+        width: of the embedding; a multiple of 4.
+        fastest: the greatest frequency, in radians over the whole of time.
+    """
+
+    def __init__(self, width: PositiveInt, fastest: PositiveFloat = 16.0):
+        super().__init__()
+        if width % 4:
+            raise ValueError(
+                f"the width of an embedding of intervals is a multiple of 4; got {width}; use {-(-width // 4) * 4}"
+            )
+        self.width, self.fastest = width, fastest
+
+    def forward(self, log_snr: Float[Tensor, "b *times"]) -> Float[Tensor, "b width"]:
+        """(b, width) of the log SNRs at t and r, (b, 2), or at t = r alone, (b,)."""
+        t = torch.sigmoid(-log_snr.float() / 2)
+        t, r = (t, t) if t.ndim == 1 else t.unbind(1)
+        count = self.width // 4
+        powers = torch.arange(count, device=t.device) / max(1, count - 1)
+        angles = torch.stack([t, t - r], 1)[:, :, None] * self.fastest**powers
+        return torch.cat([angles.cos(), angles.sin()], 2).flatten(1)

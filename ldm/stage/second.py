@@ -135,7 +135,8 @@ class Second(Stage):
         if self.alignment is None:
             return {}
         feature = batch["feature"] if "feature" in batch else self.alignment.features(batch["image"])
-        inner = self._activations.pop()
+        inner = self._activations[-1]  # a prior may ask its network more often, and last for what it learns from
+        self._activations.clear()
         return {"alignment": self.alignment(inner, feature)}
 
     def validation_terms(self, batch: dict[str, Any], random: Random) -> dict[str, Tensor]:
