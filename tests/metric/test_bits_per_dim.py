@@ -13,7 +13,7 @@ from ldm.condition.none import Unconditional
 from ldm.metric.bits_per_dim import BitsPerDim
 from ldm.metric.metric import Examples
 from ldm.model import LatentModel
-from ldm.prior.base import Latents
+from ldm.prior.base import Latents, Likelihood, Prior
 from ldm.prior.normal import Normal
 from ldm.types import ContextShape
 
@@ -90,6 +90,30 @@ def test_it_is_the_same_for_any_batches():
     index = torch.arange(len(x))
     metric.add(Examples(x, x, None, [], index, model=one, batch={"image": x, "index": index}))
     assert metric.measure()[0].value == pytest.approx(measured(BitsPerDim(), one, x)[0].value, abs=1e-6)
+
+
+class Even(Prior, Likelihood):
+    """Every level of every number is as probable as any other."""
+
+    reads = "pixels"
+    kind = "exact"
+
+    def loss(self, z, c, random=None):
+        return {"nll": -self.log_prob(z, c).mean()}
+
+    def sample(self, shape, c, random=None):
+        raise NotImplementedError
+
+    def log_prob(self, z, c, random=None):
+        assert ((z + 1) * 127.5 - ((z + 1) * 127.5).round()).abs().max() < 1e-3, "levels, and nothing between them"
+        return torch.full((len(z),), -z[0].numel() * math.log(256))
+
+
+def test_a_probability_of_levels_is_exact():
+    autoencoder = Autoencoder(SHAPE, Pixels, Pixels, Dequantised())
+    even = LatentModel(autoencoder, Unconditional(), Even(Latents(SHAPE, pixels=True), ContextShape())).eval()
+    [found] = measured(BitsPerDim(), even, images([120.0] * 3, [20.0] * 3))
+    assert found.value == pytest.approx(8, abs=1e-6) and found.kind == "exact"
 
 
 def test_an_estimate_says_so(monkeypatch):

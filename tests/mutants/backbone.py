@@ -29,7 +29,7 @@ FAULTS = [
     *of(
         "ldm/nn/embedding.py",
         ("tests/nn/test_embedding.py", "tests/interop/test_diffusers.py"),
-        ("[angles.cos(), angles.sin()]", "[angles.sin(), angles.cos()]"),
+        ("[angles.cos(), angles.sin()], dim=1)", "[angles.sin(), angles.cos()], dim=1)"),
         ("500 * (1 - log_snr", "250 * (1 - log_snr"),
         ("(-math.log(base) / count)", "(-math.log(base) / (count - 1))"),
         ("torch.where((step - nearest).abs() < 1e-3, nearest, step)", "step"),

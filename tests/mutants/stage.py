@@ -119,7 +119,7 @@ FAULTS = [
     *of(
         "ldm/stage/second.py",
         "tests/stage/test_second.py",
-        ("self._activations.pop()", "self._activations.pop() * 0"),
+        ("self._activations[-1]", "self._activations[-1] * 0"),
         ('batch["feature"] if "feature" in batch else', 'batch["feature"].flip(0) if "feature" in batch else'),
         ('"condition": model.condition, "prior": model.prior}', '"prior": model.prior}'),
         ('torch.manual_seed(seed_of(seed, "alignment"))', 'torch.manual_seed(seed_of("alignment"))'),
