@@ -150,7 +150,7 @@ class EBM(Prior):
         context: ContextShape,
         network: Callable[..., nn.Module],
         langevin: Langevin,
-        scale: PositiveFloat = 1000.0,
+        scale: PositiveFloat = 3000.0,
         places: PositiveInt = 4096,
         restart: Probability = 0.05,
         data_noise: NonNegativeFloat = 0.03,

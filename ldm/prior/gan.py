@@ -16,10 +16,12 @@ What makes it fail. *Collapse*: with losses of one image at a time a generator m
 highest. A relativistic critic has to rank each image above each sample, so wherever data is, samples have to be, too
 (Sun et al. 2020). *No convergence*: the gradient flow of the game circles its equilibrium; R1 makes it converge
 near it, and where samples are still far from data R2 is needed, without which the critic's gradient explodes there
-(Huang et al. 2024, section 2). With both, no normalisation, no other regulariser and no tricks of the architecture are needed. *A
-wrong gamma*: too low and the critic memorises the data, too high and it sees no detail. It depends on the data and not on the
-network, and the square of a gradient is a sum over dimensions, so gamma is given here for one dimension: r1 = 1.6e-5 is the
-0.05 with which Huang et al. end on 3072 dimensions. *Small batches*, below 16 or so, whose critic has nothing to compare.
+(Huang et al. 2024, section 2). With both, no normalisation, no other regulariser and no tricks of the architecture are needed.
+*A wrong gamma*: too low and the critic is far ahead of the generator, whose samples of a class become alike; too high and it sees
+no detail. It depends on the data more than on the network and grows with the dimensions (in StyleGAN's rule, by 4 when
+the sides double) and with the noise of small batches, so it is given here for one dimension. On latents of 256 dimensions and
+batches of 32, 1e-4 lost half of the deviation within a class and 2e-3 little of it (experiments/LOG.md); Huang et al. end at
+0.05 for 3072 dimensions and batches of 512, that is 1.6e-5. *Small batches*, below 16 or so, whose critic has little to compare.
 
 Both sides move at once, from the same samples. The condition learns with the generator alone; the critic projects on an
 embedding of its own (ldm.nn.fixup). The critic is computed in float32, whatever the rest is: a gradient's gradient in bfloat16
@@ -125,8 +127,8 @@ class GAN(Prior):
         critic: Callable[..., nn.Module],
         objective: Objective,
         noise: PositiveInt = 64,
-        r1: NonNegativeFloat = 1e-4,
-        r2: NonNegativeFloat = 1e-4,
+        r1: NonNegativeFloat = 2e-3,
+        r2: NonNegativeFloat = 2e-3,
     ):
         super().__init__(latents, context)
         self.noise, self.objective, self.r1, self.r2 = noise, objective, r1, r2

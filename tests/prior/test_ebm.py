@@ -3,12 +3,10 @@
 import functools
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from ldm.nn.fixup import Critic
@@ -16,11 +14,11 @@ from ldm.prior.base import Latents
 from ldm.prior.ebm import EBM, Langevin, Replay
 from ldm.random import Random
 from ldm.run.signals import Diverged
-from ldm.stage.second import Second
 from ldm.types import Context, ContextShape
 from tests.prior.test_gan import ring, shares
 from tests.stage.test_sides import stage
 from tests.stage.tiny import At, fit, result
+from tests.stage.two_ranks import on_two_ranks
 
 
 def rows(count: int, seed: int = 0, step: int = 0) -> Random:
@@ -226,19 +224,8 @@ def test_a_gap_that_stays_too_large_ends_the_training():
     torch.testing.assert_close(dict(before.model.prior.named_parameters()), weights, rtol=0, atol=0)
 
 
-def _rank(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    os.environ["MASTER_PORT"] = "1"  # of the group that is there already
-    made: Second = fit(stage(Tiny, **OPTIONS), devices=2, strategy="ddp")
-    torch.save(dict(made.trained().state_dict()), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
 def test_two_ranks_have_one_buffer(tmp_path):
-    mp.start_processes(_rank, (tmp_path,), nprocs=2, start_method="fork")
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    ranks = on_two_ranks(tmp_path, lambda: stage(Tiny, **OPTIONS))
     torch.testing.assert_close(*ranks, atol=0, rtol=0)
     torch.testing.assert_close(ranks[0], result(fit(stage(Tiny, **OPTIONS)))["weights"], atol=2e-6, rtol=1e-5)
 

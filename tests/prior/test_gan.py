@@ -17,6 +17,7 @@ from ldm.random import Random
 from ldm.types import Context, ContextShape
 from tests.stage.test_sides import stage
 from tests.stage.tiny import fit, result
+from tests.stage.two_ranks import on_two_ranks
 
 
 def softplus(x: float) -> float:
@@ -172,11 +173,16 @@ class Tiny(GAN):
                 p.add_(0.1 * torch.randn_like(p))
 
 
-def test_micro_batches_make_the_update_of_the_batch():
-    options = {"sgd": True, "lr": 0.05, "steps": 4, "validate_every": 0}
-    whole, parts = (fit(stage(Tiny, accumulate=count, **options)) for count in (1, 2))
-    assert any(name.startswith("beside") for name in result(whole)["weights"])
-    torch.testing.assert_close(result(parts)["weights"], result(whole)["weights"], atol=2e-6, rtol=1e-5)
+OPTIONS = {"sgd": True, "lr": 0.05, "steps": 4, "validate_every": 0}
+
+
+def test_micro_batches_and_ranks_make_the_update_of_the_batch(tmp_path):
+    whole, parts = (result(fit(stage(Tiny, accumulate=count, **OPTIONS)))["weights"] for count in (1, 2))
+    assert any(name.startswith("beside") for name in whole)
+    torch.testing.assert_close(parts, whole, atol=2e-6, rtol=1e-5)
+    ranks = on_two_ranks(tmp_path, lambda: stage(Tiny, **OPTIONS), "ddp_find_unused_parameters_true")
+    torch.testing.assert_close(*ranks, atol=0, rtol=0)
+    torch.testing.assert_close(ranks[0], whole, atol=2e-6, rtol=1e-5)
 
 
 # A ring of eight Gaussians
