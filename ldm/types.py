@@ -124,7 +124,11 @@ class Context:
 
     @staticmethod
     def cat(contexts: Sequence[Context]) -> Context:
-        """Several contexts as one batch, so that guidance can evaluate the backbone once instead of twice."""
+        """Several contexts as one batch, so that guidance can evaluate the backbone once instead of twice. Where they have not
+        the same number of tokens, the shorter ones are padded with tokens that do not count."""
+        lengths = {context.tokens.shape[1] for context in contexts if context.tokens is not None}
+        if len(lengths) > 1:
+            contexts = [context._padded(max(lengths)) for context in contexts]
         parts = {}
         for name in ("tokens", "mask", "spatial"):
             own = [getattr(context, name) for context in contexts]

@@ -1,6 +1,7 @@
 """Whole runs of priors other than diffusion: what they read comes through cache, stage, decoding and evaluation."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -94,8 +95,14 @@ def test_pixels_are_not_whitened(tmp_path):
 
 
 def test_a_model_without_a_single_weight_is_measured(tmp_path):
-    """Pixels under the standard normal: nothing is trained."""
-    words = ["autoencoder=identity", "prior=normal", "condition=none", "metric=[offline,likelihood]"]
-    finished(tiny(tmp_path, *words))
+    """Pixels under the standard normal: nothing is trained, and its bits are known but for the noise of dequantisation."""
+    words = ["autoencoder=identity", "prior=normal", "condition=none", "metric=[offline,likelihood,bits_per_dim]"]
+    config = finished(tiny(tmp_path, *words))
     found = numbers(tmp_path / "runs/run")
     assert found["psnr"].value == 100.0 and found["latent_nats_per_dim"].n == 5
+    experiment = Experiment(config)
+    experiment._prepare()
+    x, own = experiment.data.items("val", range(5))["image"], LatentModel.load(tmp_path / "runs/run").autoencoder
+    law = torch.distributions.Normal(own.latent_mean.view(3, 1, 1), own.latent_std.view(3, 1, 1))
+    bits = -(law.log_prob(x).mean().item() - math.log(127.5)) / math.log(2)
+    assert found["bits_per_dim"].value == pytest.approx(bits, abs=0.01) and found["bits_per_dim"].kind == "bound"

@@ -98,6 +98,18 @@ def test_it_begins_from_enough_latents_and_no_more():
     torch.testing.assert_close(u.mean(), torch.tensor(0.0), rtol=0, atol=0.05)
 
 
+def test_it_begins_from_texts_of_any_length():
+    """A batch has as many tokens as its longest text; what is added to a shorter one does not count."""
+    prior, z = stirred(made("glow", (2, 2, 2))), torch.randn(40, 2, 2, 2)
+    short, long = Context(tokens=torch.randn(20, 1, 6)), context(20)
+    prior.begin([(z[:20], short), (z[20:], long)])
+    padded = Context(torch.cat([short.tokens, torch.randn(20, 1, 6)], 1), torch.tensor([[True, False]]).expand(20, 2))
+    with torch.no_grad():
+        torch.testing.assert_close(prior.to_noise(z[:20], short), prior.to_noise(z[:20], padded))
+        first = torch.cat([prior.bijection.parts[0](part, c)[0] for part, c in ((z[:20], short), (z[20:], long))])
+    torch.testing.assert_close(first.mean((0, 2, 3)), torch.zeros(2), rtol=0, atol=1e-5)
+
+
 def test_volumes_are_kept_by_additive_couplings():
     prior = made("glow", PLANE, transform=Additive(), tokens=None)
     with torch.no_grad():
@@ -188,6 +200,7 @@ def test_labels_choose_the_modes():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("family", "updates", "nats", "options"),
