@@ -106,7 +106,7 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     def latent(self, batch: Mapping[str, Any], random: Random) -> Latent | Codes:
-        """What the prior models, of each example: a latent drawn from its posterior and whitened, or its codes.
+        """What the prior models, of each example: a latent drawn from its posterior and whitened, its codes, or the image.
 
         Of a batch's `image`, or of what a cache holds in its place: `mean` and `std` of the raw posterior, or `code`.
         """
@@ -116,6 +116,8 @@ class LatentModel(nn.Module):
             posterior = self.autoencoder.kept(batch["mean"].float(), batch["std"].float())
         else:
             posterior = self.autoencoder.eval().encode(batch["image"])
+        if self.prior.reads == "pixels":
+            return posterior.mean
         return posterior.sample(random.normal("posterior", tuple(posterior.mean.shape[1:])))
 
     @torch.no_grad()
