@@ -3,7 +3,7 @@
 A prior is a generative model p(z | c) of the first stage's latents: whitened ones, (b, c, h, w) of unit variance per channel,
 or the integer codes (b, h, w) of a vector quantiser. Stage, evaluation, records and sampling know this class alone. A
 family writes `loss` and `sample`; the other methods have defaults, which a family with a second player, a beginning from data
-or choices in how it samples replaces. What only some families can do is a class beside it: `Likelihood`.
+or choices in how it samples replaces. What only some families can do is a class beside it: `Likelihood`, `Invertible`.
 """
 
 from __future__ import annotations
@@ -210,3 +210,15 @@ class Likelihood(ABC):
     def log_prob(self, z: Latent | Codes, c: Context, random: Random | None = None) -> Float[Tensor, " b"]:
         """log p(z | c) in nats, (b,). `random` is what an estimate draws; without it, that of seed 0 and the places in
         the batch, so that the same call gives the same number."""
+
+
+class Invertible(ABC):
+    """The capability to say of which noise a latent is made, and which latent noise makes."""
+
+    @abstractmethod
+    def to_noise(self, z: Latent, c: Context) -> Latent:
+        """u (b, c, h, w), standard normal where z is distributed as the prior says."""
+
+    @abstractmethod
+    def from_noise(self, u: Latent, c: Context) -> Latent:
+        """z with to_noise(z, c) = u, (b, c, h, w)."""
