@@ -40,6 +40,7 @@ MODEL_PACKAGES = (
     "ldm.condition",
     "ldm.diffusion",
     "ldm.nn",
+    "ldm.ode",
     "ldm.prior",
     "ldm.bijection",
 )

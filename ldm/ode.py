@@ -3,7 +3,8 @@
 `RungeKutta` is the classical Runge-Kutta method of fourth order with fixed steps. `DormandPrince` is the embedded pair of
 orders 5 and 4 of Dormand and Prince, A Family of Embedded Runge-Kutta Formulae (1980), doi 10.1016/0771-050X(80)90013-3. It
 has a step size of its own for every row, so that no row depends on the others. After each step the host reads the errors,
-and a device has to wait for that.
+and a device has to wait for that. Both can be differentiated, at the steps that they took: no gradient flows through the
+choice of step sizes.
 """
 
 from __future__ import annotations
@@ -141,4 +142,4 @@ class DormandPrince(Solver):
         error = h[:, None] * sum(w * k for w, k in zip(_ERROR, slopes, strict=True) if w)
         scale = self.tolerance * (1 + torch.maximum(y.abs(), new.abs()))
         # A step with a result that is not finite counts as one with an infinite error.
-        return new, slopes[-1], (error / scale).abs().amax(1).nan_to_num(torch.inf)
+        return new, slopes[-1], (error / scale).detach().abs().amax(1).nan_to_num(torch.inf)

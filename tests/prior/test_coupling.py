@@ -1,0 +1,87 @@
+"""Couplings against all permutations, and what they do to the noise of a condition."""
+
+import itertools
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+
+from ldm.prior.coupling import Independent, OptimalTransport, assignment
+from ldm.random import Random
+from ldm.types import Context
+
+SHAPE = (2, 1, 1)
+
+
+def labels(which: torch.Tensor) -> Context:
+    """Tokens that differ by class."""
+    return Context(torch.tensor([[1.0, 0.2], [0.3, 1.0]])[which][:, None])
+
+
+def test_no_permutation_costs_less():
+    random = Random(0, 0, torch.arange(6))
+    z, noise = random.normal("z", (3, 2, 2)), random.normal("noise", (3, 2, 2))
+    for penalty, c in ((0.0, None), (3.0, torch.nn.functional.normalize(random.normal("c", (4,)), dim=1))):
+        cost = OptimalTransport(penalty).cost(z, noise, c)
+        for i, j in ((0, 0), (1, 4)):
+            by_hand = (z[i] - noise[j]).square().mean() + (penalty * (1 - c[i] @ c[j]) if penalty else 0)
+            torch.testing.assert_close(cost[i, j].float(), by_hand)
+        rows = torch.arange(6)
+        best = min(cost[rows, list(order)].sum() for order in itertools.permutations(range(6)))
+        torch.testing.assert_close(cost[rows, assignment(cost)].sum(), best)
+
+
+def test_each_noise_is_taken_once():
+    random, z = Random(0, 0, torch.arange(9)), torch.randn(9, *SHAPE)
+    own = Independent()(z, Context(), random)
+    taken = OptimalTransport()(z, Context(), random)
+    assert torch.equal(own, random.normal("noise", SHAPE))
+    assert not torch.equal(taken, own)
+    assert torch.equal(taken.flatten(1).sort(0)[0], own.flatten(1).sort(0)[0])
+    assert (taken - z).square().sum() < (own - z).square().sum()
+
+
+def noise_of(which: int, penalty: float) -> torch.Tensor:
+    """What latents of a class are paired with where the classes lie at -2 and 2."""
+    found = []
+    for step in range(60):
+        random = Random(0, step, torch.arange(32))
+        label = (random.uniform("label") < 0.5).long()
+        z = random.normal("z", SHAPE) + (4.0 * label - 2)[:, None, None, None]
+        found.append(OptimalTransport(penalty)(z, labels(label), random)[label == which])
+    return torch.cat(found).flatten(1)
+
+
+def test_the_noise_of_a_condition_stays_standard_normal_with_the_penalty_and_does_not_without():
+    for which in (0, 1):
+        noise = noise_of(which, 100.0)
+        error = len(noise) ** -0.5
+        assert (noise.mean(0).abs() < 4 * error).all() and (noise.var(0) - 1).abs().max() < 6 * error
+    assert noise_of(0, 0.0).mean() < -0.3 < 0.3 < noise_of(1, 0.0).mean()
+
+
+def test_with_the_penalty_noise_stays_among_its_condition():
+    random, label = Random(0, 0, torch.arange(16)), torch.arange(16) % 2
+    z = random.normal("z", SHAPE) + (4.0 * label - 2)[:, None, None, None]
+    own, taken = random.normal("noise", SHAPE), OptimalTransport()(z, labels(label), random)
+    for which in (0, 1):
+        both = [x[label == which].flatten(1).sort(0)[0] for x in (own, taken)]
+        torch.testing.assert_close(*both, rtol=0, atol=0)
+    assert not torch.equal(own, taken)
+
+
+def _part(rows: slice) -> torch.Tensor:
+    random, label = Random(0, 0, torch.arange(8)), torch.arange(8) % 2
+    return OptimalTransport()(random.normal("z", SHAPE)[rows], labels(label)[rows], random[rows])
+
+
+def _rank(rank: int, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(_part(slice(4 * rank, 4 * rank + 4)), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_couple_the_batch_of_all(tmp_path):
+    mp.start_processes(_rank, (tmp_path,), nprocs=2, start_method="fork")
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert torch.equal(torch.cat(parts), _part(slice(0, 8)))
