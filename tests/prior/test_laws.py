@@ -26,6 +26,7 @@ FIRST = {  # stages that a prior is asked on, where that is not a KL autoencoder
     "transformer": ["vq_f4", "identity"],
 }
 SHAPE = {"identity": "[3,6,6]"}
+FEW = {"_target_": "ldm.ode.RungeKutta", "steps": 2}  # in place of solvers to a tolerance
 ROWS = 4
 
 
@@ -34,6 +35,10 @@ def made(word: str, first: str, condition: str, folder) -> LatentModel:
     torch.manual_seed(0)
     words = f"prior={word}", f"autoencoder={first}", f"data.image_shape={SHAPE.get(first, '[3,16,16]')}"
     config = tiny(folder, *words, *CONDITIONS[condition])
+    if word in ("cnf", "ot_flow"):
+        config["prior"] |= {"solver": FEW}
+    if word == "cnf":
+        config["prior"]["objective"] |= {"solver": FEW}
     config["autoencoder"].pop("checkpoint", None)
     model = LatentModel.build({part: config[part] for part in ("autoencoder", "condition", "prior")})
     beside = model.prior.beside()
@@ -63,6 +68,9 @@ def test_losses_are_finite_and_move_every_weight_of_every_side(model):
     batch, z, random = examples(model, 32)
     model.train()
     beside = model.prior.beside()
+    # Attention to one token, a label's, gives it all weight, whatever is asked.
+    asking = ("cross_attention.to_q", "cross_norm")
+    queries = {p for name, p in model.prior.named_parameters() if any(word in name for word in asking)}
     moved, shared = [], {}
     for side in model.prior.sides():
         own = [p for module in side.modules for p in module.parameters() if p.requires_grad]
@@ -70,7 +78,9 @@ def test_losses_are_finite_and_move_every_weight_of_every_side(model):
         assert all(value.isfinite() and value.ndim == 0 for value in (*terms.values(), *values.values()))
         if own:
             gradients = torch.autograd.grad(sum(terms.values()), own)
-            assert all(gradient.isfinite().all() and gradient.abs().max() > 0 for gradient in gradients)
+            assert all(gradient.isfinite().all() for gradient in gradients)
+            still = {p for p, gradient in zip(own, gradients, strict=True) if gradient.abs().max() == 0}
+            assert still <= queries
         moved += own
     assert len(set(moved)) == len(moved), "no weight is moved by two sides"
     trained = (*model.prior.parameters(), *(() if beside is None else beside.parameters()))
