@@ -8,6 +8,7 @@ that are differentiated in time or solved for, and knows the two ends of an inte
 
 Sources:
     Vaswani et al., Attention Is All You Need (2017), arXiv 1706.03762
+    Lu and Song, Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models (2024), arXiv 2410.11081
 """
 
 from __future__ import annotations
@@ -102,9 +103,8 @@ class IntervalEmbedding(nn.Module):
     t and of the interval's length t - r at width / 4 frequencies from 1 to `fastest`.
 
     Its derivative in t is bounded by `fastest`, where that of `LogSnrEmbedding` is hundreds in the middle and infinite at the
-    ends. A derivative of the network in time, as mean flow takes it, would be the noise of the fast frequencies (Lu and Song,
-    Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models, 2024, arXiv 2410.11081, section 4.1), and a solver
-    with a tolerance would follow them.
+    ends. A derivative of the network in time, as mean flow takes it, would be the noise of the fast frequencies (Lu and Song
+    2024, section 4.1), and a solver with a tolerance would follow them.
 
     Arguments:
         width: of the embedding; a multiple of 4.
