@@ -246,8 +246,8 @@ class Points(nn.Module):
 
 @pytest.mark.usefixtures("unchecked")
 def test_all_modes_of_a_ring_are_found():
-    """A Gaussian of the ring's moments has 0.24 of its points near modes, 0.03 near each; LDM_LONG=1 trains longer."""
-    updates, rate = (2000 if os.environ.get("LDM_LONG") else 200), 3e-3
+    """A Gaussian of the ring's moments has 0.24 of its points near modes, 0.03 near each; LDM_SLOW=1 trains longer."""
+    updates, rate = (2000 if os.environ.get("LDM_SLOW") else 200), 3e-3
     latents, langevin = Latents((2, 1, 1)), Langevin(20, 0.1)
     prior = EBM(latents, ContextShape(), Points, langevin, 10.0, places=1024, restart=0.1, steps=200)
     optimizer = torch.optim.Adam(prior.parameters())

@@ -110,8 +110,8 @@ def test_guidance_by_hand(guidance):
 
 @pytest.mark.usefixtures("unchecked")
 def test_all_modes_of_a_ring_are_found():
-    """A Gaussian of the ring's moments has 0.24 of its points near modes, 0.03 near each; LDM_LONG=1 trains longer."""
-    updates, rate = (3000 if os.environ.get("LDM_LONG") else 400), 3e-3
+    """A Gaussian of the ring's moments has 0.24 of its points near modes, 0.03 near each; LDM_SLOW=1 trains longer."""
+    updates, rate = (3000 if os.environ.get("LDM_SLOW") else 400), 3e-3
     network = functools.partial(MLP, width=64, depth=2)
     prior = Equilibrium(Latents((2, 1, 1)), ContextShape(), network, Implicit())
     optimizer = torch.optim.Adam(prior.parameters())

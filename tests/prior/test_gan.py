@@ -243,13 +243,13 @@ def maps() -> tuple[Any, Any]:
     return tuple(functools.partial(each, width=32, blocks=3, group=64) for each in (Generator, Critic))
 
 
-LONG = bool(os.environ.get("LDM_LONG"))
+LONG = bool(os.environ.get("LDM_SLOW"))
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("networks", [points, *([maps] if LONG else [])])
 def test_all_modes_of_a_ring_are_found(networks):
-    """A Gaussian of the ring's moments has 0.24 of its points near modes, 0.03 near each; LDM_LONG=1 trains until almost all
+    """A Gaussian of the ring's moments has 0.24 of its points near modes, 0.03 near each; LDM_SLOW=1 trains until almost all
     are, and the networks of images, too."""
     prior = GAN(Latents((2, 1, 1)), ContextShape(), *networks(), Relativistic(), noise=4, r1=0.02, r2=0.02)
     trained(prior, 1500 if LONG else 300, 5e-3 if networks is maps else 2e-3)
