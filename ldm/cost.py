@@ -65,15 +65,18 @@ def context_on_meta(context: ContextShape, latent_shape: tuple[int, int, int]) -
     return Context(tokens, spatial=spatial)
 
 
-def backbone_flops(backbone: nn.Module, latent_shape: tuple[int, int, int], context: ContextShape) -> int:
-    """Of F(z, log_snr, c) for one z of `latent_shape`, and one token of context.
+def backbone_flops(backbone: nn.Module, latent_shape: tuple[int, int, int], context: ContextShape) -> int | None:
+    """Of F(z, log_snr, c) for one z of `latent_shape`, and one token of context; None where it looks at numbers and not only at
+    shapes.
 
     Raises:
         ValueError: it gives something of another shape than z's.
-        NotImplementedError: it does what needs numbers and not only shapes.
     """
     z, log_snr = torch.empty(1, *latent_shape, device="meta"), torch.empty(1, device="meta")
-    count, output = flops(backbone, z, log_snr, context_on_meta(context, latent_shape))
+    try:
+        count, output = flops(backbone, z, log_snr, context_on_meta(context, latent_shape))
+    except NotImplementedError:
+        return None
     if not isinstance(output, torch.Tensor) or output.shape != z.shape:
         came = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(

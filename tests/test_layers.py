@@ -10,7 +10,20 @@ FILES = sorted((ROOT / "ldm").rglob("*.py"))
 ENTRIES = [ROOT / name for name in ("train.py", "sample.py", "evaluate.py")]
 
 ROWS = [
-    ("types", "random", "plugins", "build", "constructed", "files", "tensors", "eight_bits", "ode", "cost", "nn"),
+    (
+        "types",
+        "random",
+        "plugins",
+        "build",
+        "constructed",
+        "files",
+        "tensors",
+        "eight_bits",
+        "ode",
+        "cost",
+        "ranks",
+        "nn",
+    ),
     ("autoencoder", "condition", "bijection", "diffusion", "loss", "alignment", "backbone", "signature"),
     ("prior",),
     ("model",),

@@ -37,6 +37,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from ldm.autoencoder.bottleneck import Bottleneck, Coded, Posterior
+from ldm.ranks import of_all_ranks
 from ldm.types import Latent, Probability
 
 
@@ -160,7 +161,7 @@ class _Gathered:
             both = torch.cat([counts[:, None], sums], dim=1)
             dist.all_reduce(both)
             counts, sums = both[:, 0], both[:, 1:]
-            order, rows = _largest(_from_all_ranks(order), _from_all_ranks(rows), len(counts))
+            order, rows = _largest(of_all_ranks(order), of_all_ranks(rows), len(counts))
         there = order.isfinite().sum()
         return counts, sums, rows[torch.arange(len(rows), device=rows.device) % there]
 
@@ -171,12 +172,6 @@ def _largest(order: Float[Tensor, " n"], rows: Float[Tensor, "n c"], k: int) -> 
     order, rows = F.pad(order, (0, short), value=-torch.inf), F.pad(rows, (0, 0, 0, short))
     order, places = order.topk(k)
     return order, rows[places]
-
-
-def _from_all_ranks(x: Float[Tensor, "n *c"]) -> Float[Tensor, "m *c"]:
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
 
 
 def _rows(x: Latent) -> Float[Tensor, "n c"]:

@@ -199,10 +199,7 @@ class CNF(Prior, Likelihood, Invertible):
         return [self.backbone]
 
     def flops(self) -> int | None:
-        try:
-            return backbone_flops(self.backbone, self.latents.shape, self.context)
-        except NotImplementedError:  # a network that looks at numbers
-            return None
+        return backbone_flops(self.backbone, self.latents.shape, self.context)
 
 
 class MaximumLikelihood(Objective):

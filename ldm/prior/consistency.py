@@ -162,7 +162,4 @@ class Consistency(Prior):
         return [self.denoiser.backbone]
 
     def flops(self) -> int | None:
-        try:
-            return backbone_flops(self.denoiser.backbone, self.latents.shape, self.context)
-        except NotImplementedError:  # a network that looks at numbers
-            return None
+        return backbone_flops(self.denoiser.backbone, self.latents.shape, self.context)

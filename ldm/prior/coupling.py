@@ -37,6 +37,7 @@ from torch import Tensor
 from ldm.constructed import Constructed
 from ldm.nn.attention import masked_mean
 from ldm.random import Random
+from ldm.ranks import of_all_ranks
 from ldm.types import Context, Latent
 
 
@@ -69,11 +70,11 @@ class OptimalTransport(Coupling):
     @torch.no_grad()
     def __call__(self, z: Latent, c: Context, random: Random) -> Latent:
         own = len(z)
-        rows = _of_all_ranks(random.rows.to(z.device))
+        rows = of_all_ranks(random.rows.to(z.device))
         everyone = Random(random.seed, random.step, rows.to(random.rows.device), random.total)
         noise = everyone.normal("noise", tuple(z.shape[1:]))
         conditions = _conditions(c, own)
-        cost = self.cost(_of_all_ranks(z.float()), noise, None if conditions is None else _of_all_ranks(conditions))
+        cost = self.cost(of_all_ranks(z.float()), noise, None if conditions is None else of_all_ranks(conditions))
         first = own * dist.get_rank() if dist.is_initialized() else 0
         return noise[assignment(cost)[first : first + own].to(noise.device)]
 
@@ -99,12 +100,3 @@ def _conditions(c: Context, rows: int) -> Float[Tensor, "b k"] | None:
     parts = [] if c.tokens is None else [masked_mean(c.tokens.float(), c.mask)]
     parts += [] if c.spatial is None else [c.spatial.float().flatten(1)]
     return torch.cat([F.normalize(part, dim=1) for part in parts], 1).expand(rows, -1) if parts else None
-
-
-def _of_all_ranks(x: Tensor) -> Tensor:
-    """The rows of all ranks, which have equally many, in the order of the ranks."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return x
-    found = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(found, x.contiguous())
-    return torch.cat(found)

@@ -147,10 +147,7 @@ class Diffusion(Prior, Likelihood):
         return [module.backbone for module in self.guided().modules() if isinstance(module, NetworkDenoiser)]
 
     def flops(self) -> int | None:
-        try:
-            return backbone_flops(self.denoiser.backbone, self.latents.shape, self.context)
-        except NotImplementedError:  # a network that looks at numbers
-            return None
+        return backbone_flops(self.denoiser.backbone, self.latents.shape, self.context)
 
     def asks_null(self) -> bool:
         return any(isinstance(module, Guidance) and module.unconditional for module in self._around())

@@ -43,10 +43,9 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -56,6 +55,7 @@ from ldm.cost import context_on_meta, flops
 from ldm.nn.attention import masked_mean
 from ldm.prior.base import Latents, Prior, Side, Terms
 from ldm.random import Random
+from ldm.ranks import of_all_ranks
 from ldm.types import Context, ContextShape, Latent, Probability
 
 _CANDIDATES = 64  # places of the buffer among which a chain looks for a context like its own
@@ -224,7 +224,7 @@ class EBM(Prior):
         """Put the samples of the update's batch, of all micro-batches and ranks, into the buffer."""
         if not self._passed:
             return {}
-        passed = [_from_all_ranks(torch.cat(parts)) for parts in zip(*self._passed, strict=True)]
+        passed = [of_all_ranks(torch.cat(parts)) for parts in zip(*self._passed, strict=True)]
         self._passed.clear()
         order = passed[0].argsort()
         self.replay.put(*(each[order] for each in passed[1:]))
@@ -247,11 +247,3 @@ class EBM(Prior):
     def flops(self) -> int:
         z = torch.empty(1, *self.latents.shape, device="meta")
         return flops(self.network, z, context_on_meta(self.context, self.latents.shape))[0]
-
-
-def _from_all_ranks(x: Float[Tensor, "n *c"] | Int[Tensor, "n *c"]) -> Tensor:
-    if not (dist.is_available() and dist.is_initialized()):
-        return x
-    parts: list[Any] = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)

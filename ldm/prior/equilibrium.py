@@ -172,10 +172,7 @@ class Equilibrium(Prior):
         return [self.backbone]
 
     def flops(self) -> int | None:
-        try:
-            return backbone_flops(self.backbone, self.latents.shape, self.context)
-        except NotImplementedError:  # a network that looks at numbers
-            return None
+        return backbone_flops(self.backbone, self.latents.shape, self.context)
 
     def asks_null(self) -> bool:
         return self.guidance != 1

@@ -55,7 +55,6 @@ FAULTS = [
         ("order = passed[0].argsort()", "order = passed[0].argsort(descending=True)"),
         ("self._passed.clear()", "pass"),
         ("c, random, self.steps)", "c, random)"),
-        ("if not (dist.is_available() and dist.is_initialized()):", "if True:"),
     ),
     *of(
         "ldm/prior/equilibrium.py",
@@ -82,4 +81,10 @@ FAULTS = [
     ),
     *of("ldm/stage/second.py", "tests/prior/test_ebm.py", ("return self.model.prior.conclude()", "return {}")),
     *of("ldm/experiment/experiment.py", "tests/stage/test_return.py", ("if not stage.go_back():", "if True:")),
+    *of(
+        "ldm/ranks.py",
+        ("tests/prior/test_ebm.py::test_two_ranks_have_one_buffer", "tests/prior/test_coupling.py"),
+        ("if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:", "if True:"),
+        ("return torch.cat(parts)", "return torch.cat(parts[::-1])"),
+    ),
 ]
