@@ -1,10 +1,10 @@
 """Quality against CPU time on Fashion-MNIST at 32 px, beside the training loops that a researcher would take instead.
 
-    python benchmarks/time_to_quality.py run ours --root DIR --out OUT --seed 0
-    python benchmarks/time_to_quality.py run ours_without_labels --root DIR --out OUT --seed 0
-    python benchmarks/time_to_quality.py run diffusers --root DIR --out OUT --seed 0
-    python benchmarks/time_to_quality.py run lucidrains --root DIR --out OUT --seed 0
-    python benchmarks/time_to_quality.py report --root DIR --out OUT
+    python -m benchmarks.time_to_quality run ours --root DIR --out OUT --seed 0
+    python -m benchmarks.time_to_quality run ours_without_labels --root DIR --out OUT --seed 0
+    python -m benchmarks.time_to_quality run diffusers --root DIR --out OUT --seed 0
+    python -m benchmarks.time_to_quality run lucidrains --root DIR --out OUT --seed 0
+    python -m benchmarks.time_to_quality report --root DIR --out OUT
 
 Each contestant trains in one process on one thread. Its clock is the process's CPU time, of everything from the first import:
 for ours `train.py experiment=fashion_mnist` as it is shipped (both stages, validation, encoding), for the others their
@@ -150,7 +150,7 @@ def _feed(images: Tensor, seed: int) -> Callable[[], Tensor]:
     return lambda: _float(images[torch.randint(len(images), (BATCH,), generator=generator)])
 
 
-def diffusers(root: Path, out: Path, clock: Clock, rate: float = 1e-3) -> None:
+def diffusers(root: Path, out: Path, clock: Clock, rate: float = 4e-3) -> None:
     """Its example `train_unconditional.py`: epsilon, DDPM's linear schedule, AdamW under a cosine, EMA with warm-up."""
     from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
     from diffusers.training_utils import EMAModel
@@ -199,7 +199,7 @@ def diffusers(root: Path, out: Path, clock: Clock, rate: float = 1e-3) -> None:
         updates += 1
 
 
-def lucidrains(root: Path, out: Path, clock: Clock, rate: float = 1e-3) -> None:
+def lucidrains(root: Path, out: Path, clock: Clock, rate: float = 2e-3) -> None:
     """The loop of denoising-diffusion-pytorch's `Trainer`: v-prediction, sigmoid schedule, Adam, its EMA."""
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from ema_pytorch import EMA
