@@ -212,7 +212,7 @@ def test_in_a_sweep_a_comma_separates_but_in_quotes(value, wanted):
         ("second=null", "second=null: say stage@second=none"),
         ("second=none", "second=none: say stage@second=none"),
         ("stage=none", "stage=none: of which stage? Say stage@first=none or stage@second=none"),
-        ("prior=null", "prior=null: there is no run without. There are categorical, diffusion, mixture, normal"),
+        ("prior=null", "prior=null: there is no run without. There are categorical, cnf, consistency, diffusion"),
         ("logger=xx", "logger=xx: no such logger. There are none, tensorboard, trackio, wandb"),
         (
             "logger=wandbb",

@@ -37,6 +37,12 @@ def made(word: str, first: str, condition: str, folder) -> LatentModel:
     config = tiny(folder, *words, *CONDITIONS[condition])
     if word in ("cnf", "ot_flow"):
         config["prior"] |= {"solver": FEW}
+    if word == "diffusion":
+        flow = {
+            "_target_": "ldm.diffusion.likelihood.Flow",
+            "divergence": {"_target_": "ldm.diffusion.likelihood.Hutchinson"},
+        }
+        config["prior"]["likelihood"] = {**flow, "solver": FEW}
     if word == "cnf":
         config["prior"]["objective"] |= {"solver": FEW}
     config["autoencoder"].pop("checkpoint", None)
