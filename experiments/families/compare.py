@@ -27,7 +27,7 @@ from ldm.callback.image_grid import beside
 from ldm.metric.distance import frechet_distance
 from ldm.model import LatentModel
 from ldm.random import Random
-from ldm.run.load import load
+from ldm.run.load import load, settings_of
 
 SAMPLES, BATCH = 1000, 250
 
@@ -66,7 +66,7 @@ def main() -> None:
         found = features(network, samples)
         right = (network[-1](found).argmax(1) == wanted).float().mean().item()
         size = sum(p.numel() for part in (model.prior, model.condition) for p in part.parameters()) / 1e6
-        updates = model.made_from.get("second", {}).get("updates", "")
+        updates = settings_of(run)["second"]["steps"]
         fd = frechet_distance(found, reference)
         lines.append(
             f"| {run.name} | {size:.2f} | {updates} | {fd:.2f} | {right:.3f} | {1e3 * seconds / SAMPLES:.1f} |"
