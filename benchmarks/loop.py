@@ -43,7 +43,7 @@ class Clock(L.Callback):
     def on_train_batch_end(self, trainer, stage, outputs, batch, index) -> None:
         if stage.updates == self.warm:
             synchronize(stage.device)
-            self.start, self.before = time.perf_counter(), stage._wait
+            self.start, self.before = time.perf_counter(), stage.clock.wait
             if self.watch:
                 torch.cuda.set_sync_debug_mode("warn")
         if stage.updates == stage.steps:
@@ -51,7 +51,7 @@ class Clock(L.Callback):
                 torch.cuda.set_sync_debug_mode("default")
             synchronize(stage.device)
             self.seconds = time.perf_counter() - self.start
-            self.wait = stage._wait - self.before
+            self.wait = stage.clock.wait - self.before
 
 
 def loop(config: dict, model: LatentModel, data, updates: int, warm: int, watch: bool) -> tuple[Clock, list[str]]:

@@ -94,7 +94,8 @@ def test_a_misspelt_word_is_told(ldm, words, said):
 def test_a_run_of_the_plugins_parts(trained):
     assert json.loads((trained / "model" / "config.json").read_text())["plugins"] == {"mynets": "0.1.0"}
     assert yaml.safe_load((trained / "config.yaml").read_text())["plugins"] == ["mynets"]
-    assert json.loads((trained / "run.json").read_text())["code_version"] == "0.1.0"
+    told = json.loads((trained / "run.json").read_text())
+    assert (told["code_version"], told["plugins"]) == ("0.1.0", {"mynets": "0.1.0"})
     records = [json.loads(line) for line in (trained / "records.jsonl").read_text().splitlines()]
     assert [(each["metric"], each["n"]) for each in records] == [("brightness", 4)]
 

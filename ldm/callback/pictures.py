@@ -49,9 +49,9 @@ class Pictures(L.Callback):
             return
         if trainer.global_rank != 0 and not stage.sharded:
             return
-        stage.tick()
+        stage.clock.tick()
         self._draw(stage)
-        stage.pause()
+        stage.clock.go_on()
 
     @torch.no_grad()
     def _draw(self, stage: Stage) -> None:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import nn
 
+from ldm import plugins
 from ldm.build import Config
 from ldm.data.module import DataModule
 from ldm.data.source import Source
@@ -71,6 +72,7 @@ class Account:
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "device": device_name(self.device),
             "code_version": code_version(),
+            "plugins": {package: plugins.version(package) for package in plugins.needed(self.config)},
             "seed": self.config["seed"],
             "begun_from": self.given.named(),
             "data": f"{_number(sources['train'])} images to train, {_number(sources['val'])} held out",

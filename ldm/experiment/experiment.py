@@ -9,7 +9,6 @@ priors trains one autoencoder. What has been done counts only as far as it was m
 from __future__ import annotations
 
 import logging
-from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from ldm.experiment.account import Account
 from ldm.experiment.check import check_batch, check_data, check_stages, checked
 from ldm.experiment.classes import fitted, provisional
 from ldm.experiment.given import Given
+from ldm.experiment.log_file import LogFile
 from ldm.experiment.planning import Planning
 from ldm.experiment.size import footprint
 from ldm.experiment.trainer import trainer
@@ -52,12 +52,6 @@ from ldm.stage.stage import Stage
 
 log = logging.getLogger(__name__)
 
-_MANY = 10_000  # lines of the log that are kept until there is a directory
-
-
-class _LogFile(logging.FileHandler):
-    """`log.txt` of a run; stays open after it, for what is said of how it ended."""
-
 
 class Experiment:
     """A run: what of its steps is not done yet is done, in one directory, on all ranks.
@@ -81,12 +75,9 @@ class Experiment:
         self.stop.install()
         trainer = self._trainer()
         check_batch(self.config, trainer.world_size)
-        self._early = MemoryHandler(_MANY, flushLevel=logging.CRITICAL + 1)
-        logging.getLogger().addHandler(self._early)
-        try:
+        self._log = LogFile()
+        with self._log.awaited():
             self._prepare()
-        finally:
-            logging.getLogger().removeHandler(self._early)
         with ranks(trainer, self.config["rank_timeout"], self.stop):
             self.place = RunDirectory(Path(agree(self._claim)))
             self.store = Store(Path(self.config["store"]), Needs(self.place.path))
@@ -132,15 +123,7 @@ class Experiment:
         name = self.config["name"] or swept() or restarted()
         self._held = RunDirectory.claim(Path(self.config["runs"]), name, self.config["experiment"])
         remember(self._held.path.name)
-        root = logging.getLogger()
-        for old in [each for each in root.handlers if isinstance(each, _LogFile)]:  # of this process's last run
-            root.removeHandler(old)
-            old.close()
-        file = _LogFile(self._held.path / "log.txt", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        root.addHandler(file)
-        self._early.setTarget(file)
-        self._early.close()  # what was said before there was a directory
+        self._log.open(self._held.path / "log.txt")
         return str(self._held.path)
 
     def _steps(self) -> None:
@@ -265,6 +248,7 @@ class Experiment:
             "config": provenance.config_hash(self.first.history, second),
             "images_seen": Journal(self.place.metrics).images_seen("second"),
             "begun_from": self.given.named(),
+            "returned": sum(provenance.returns(each) for each in (self.first.history, second)) or None,
             "first": self.first.history,
             "second": second,
         }

@@ -85,7 +85,7 @@ class Evaluation:
             "parameters": sum(p.numel() for p in model.parameters()),
             "split": "val",
             "model": model.weights_hash,
-            **{name: model.made_from.get(name) for name in ("config", "images_seen", "begun_from")},
+            **{name: model.made_from.get(name) for name in ("config", "images_seen", "begun_from", "returned")},
         }
         if samples is not None:
             node = None if model.config is None else model.config["prior"]

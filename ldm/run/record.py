@@ -51,6 +51,7 @@ class Record:
         model: hash of the weights that were measured.
         config: hash of all that made them, history included, but for seeds (ldm.stage.provenance).
         begun_from: the weights that training began from, by their hashes, where they were not drawn.
+        returned: how often training diverged, went back to a checkpoint and on with other noise.
         asked: hash of what was asked for: metrics, samples and their seed, how samples are drawn, held-out images.
         weights: `raw`, or `averaged` with its profile, as `averaged:0.05`.
         drawn: how samples were drawn: `prior`, its class, and all that the prior says of it (`Prior.drawn`), as `sampler`:
@@ -84,6 +85,7 @@ class Record:
     model: str | None = None
     config: str | None = None
     begun_from: str | None = None
+    returned: int | None = None
     asked: str | None = None
     weights: str | None = None
     drawn: dict[str, Any] | None = None
@@ -127,7 +129,19 @@ MUST_AGREE = (
 )
 """Fields that must be equal for two numbers to be compared at all."""
 
-_VARIES = ("value", "standard_error", "seed", "run", "model", "asked", "seconds", "device", "code_version", "date")
+_VARIES = (
+    "value",
+    "standard_error",
+    "seed",
+    "run",
+    "model",
+    "asked",
+    "returned",
+    "seconds",
+    "device",
+    "code_version",
+    "date",
+)
 """Fields in which the seeds of one row may differ."""
 
 _ROW = tuple(f.name for f in dataclasses.fields(Record) if f.name not in (*MUST_AGREE, *_VARIES))

@@ -3,8 +3,8 @@
 It is made from the files of the run directory only, so it can be written at any time, also for a run that is not finished.
 What is not there is left out.
 
-    run.json           name, experiment, command, date, status, error, device, code_version, seed, data; seconds and
-                       parameters by part
+    run.json           name, experiment, command, date, status, error, device, code_version, plugins, seed, data; seconds
+                       and parameters by part
     records.jsonl      see `ldm.run.record`
     metrics.jsonl      a line a log step: stage, step, images, seconds and numbers by name
     samples/           grids with a JSON file each, see `ldm.callback.image_grid`
@@ -101,6 +101,7 @@ def _head(name: str, run: Mapping[str, Any]) -> str:
         "Date": date,
         "Device": run.get("device"),
         "Code": run.get("code_version"),
+        "Plugins": ", ".join(f"{name} {version or ''}".strip() for name, version in run.get("plugins", {}).items()),
         "Seed": None if run.get("seed") is None else str(run["seed"]),
         "Begun from": run.get("begun_from"),
         "Data": run.get("data"),

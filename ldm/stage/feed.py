@@ -33,7 +33,7 @@ class Feed(L.LightningDataModule):
                 f"data.val: {held_out} held-out images cannot be shared by {world} ranks, of which each wants one; hold "
                 "out more, or take fewer devices"
             )
-        return Waiting(self.data.loader(stage.updates, stage.steps, rank, world, stage.accumulate), stage.waited)
+        return Waiting(self.data.loader(stage.updates, stage.steps, rank, world, stage.accumulate), stage.clock.waited)
 
     def val_dataloader(self) -> DataLoader:
         accumulate = self.trainer.lightning_module.accumulate

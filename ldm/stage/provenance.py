@@ -2,9 +2,9 @@
 
 The settings of a stage are everything that its updates depend on, by value: parts, loss, recipe, precision, seed, and what
 identifies the training images and their order. The history of a stage is the list of all settings under which updates were
-made, each with the number of updates that were made before:
+made, each with the number of updates that were made before, and where a stage diverged and went back, how often it had done so:
 
-    [{"after": 0, "settings": {...}}, {"after": 20, "settings": {...}}]
+    [{"after": 0, "settings": {...}}, {"after": 20, "settings": {...}, "returned": 1}]
 
 The history of a new run has one entry. Artifacts in the store and numbers in records carry a hash of the whole history. So 20
 updates followed by 20 more are distinguished from 40 updates under one setting, unless they are the same. They are the same
@@ -135,14 +135,17 @@ def config_hash(*histories: History) -> str:
 
 
 def _seedless(history: History) -> History:
-    history = copy.deepcopy(history)
-    for entry in history:
+    """Without what says which noise was drawn: seeds, and that a stage went back and on with other noise."""
+    told: History = []
+    for entry in copy.deepcopy(history):
+        told = [*told[:-1], told[-1] | {"settings": entry["settings"]}] if "returned" in entry else [*told, entry]
+    for entry in told:
         settings = entry["settings"]
         settings.pop("seed", None)
         settings.get("data", {}).pop("seed", None)
         if _FIRST in settings:
             settings[_FIRST] = _seedless(settings[_FIRST]["history"])
-    return history
+    return told
 
 
 # What is there, and whether it may be continued
@@ -189,7 +192,8 @@ class Plan:
 
     def again(self) -> Plan:
         """The same plan, or a new beginning where what is there was not made completely under the last settings."""
-        if not self.refused and len(self.history) == 1:
+        last = self.history[-1]["settings"]
+        if not self.refused and all(entry["settings"] == last for entry in self.history):
             return self
         return Plan(0, fresh(self.history[-1]["settings"]), anew=True)
 
@@ -225,8 +229,18 @@ def going_on(history: History, updates: int, settings: Settings, stage: str) -> 
     """The history of a stage that is continued after `updates` updates under `settings`."""
     last = history[-1]
     if _same(last, updates, settings, stage):
-        return [*history[:-1], {"after": last["after"], "settings": settings}]
+        return [*history[:-1], last | {"settings": settings}]
     return [*history, {"after": updates, "settings": settings}]
+
+
+def gone_back(history: History, updates: int, returned: int) -> History:
+    """The history of a stage that diverged and goes on after `updates` updates with other noise, for the `returned`th time."""
+    return [*history, {"after": updates, "settings": history[-1]["settings"], "returned": returned}]
+
+
+def returns(history: History) -> int:
+    """How often a stage of this history has gone back."""
+    return max((entry.get("returned", 0) for entry in history), default=0)
 
 
 def _same(last: dict[str, Any], updates: int, settings: Settings, stage: str) -> bool:

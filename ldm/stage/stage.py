@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -29,12 +28,14 @@ from ldm.run.directory import Journal
 from ldm.run.signals import Diverged, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.stage.average import Average, Powers, WarmUp
+from ldm.stage.clock import Clock
 from ldm.stage.launch import agree
-from ldm.stage.means import ExampleMeans, Means
+from ldm.stage.means import Means
 from ldm.stage.player import Player, alone
-from ldm.stage.provenance import History, Settings, fresh, going_on
+from ldm.stage.provenance import History, Settings, fresh, going_on, gone_back
 from ldm.stage.recipe import Recipe
-from ldm.stage.sharding import FullyShard, as_sharded, blocks, gathered, most, shard
+from ldm.stage.sharding import FullyShard, as_sharded, blocks, gathered, shard
+from ldm.stage.validation import validate
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Stage(L.LightningModule, ABC):
         self.steps, self.accumulate = recipe.steps, recipe.accumulate
         self.updates = 0
         self.stopped = False  # by a signal or a callback, before all updates were done
-        self.seconds = 0.0
+        self.clock = Clock()
         self._saved, self._whole = 0, False  # the update of the last checkpoint; between two updates
         self.returned = 0
         self.latest: dict[str, float] = {}
@@ -145,7 +146,6 @@ class Stage(L.LightningModule, ABC):
         self.powers = Powers(self.averaged(), self.recipe.snapshots, self.steps)
         self._skipped = torch.zeros(2, device=self.device)  # in all, in a row
         self._means = Means()
-        self._wait = 0.0
         self._resume(found)
         if self.checkpoints is not None:
             agree(lambda: self.checkpoints.check_room(self.state()))
@@ -156,8 +156,7 @@ class Stage(L.LightningModule, ABC):
                 for module in blocks(network) if self.sharded else [network]:
                     module.compile()
         self.trained().train()
-        self._flushed = self.seconds
-        self._mark = time.monotonic()
+        self.clock.begin()
 
     def begin(self) -> None:
         """Take from data what has to be there before update 0 and before averages copy the weights."""
@@ -170,6 +169,8 @@ class Stage(L.LightningModule, ABC):
             # Where it is sharded the whole of it may not fit on a device.
             self.load_state(found[1] if self.sharded else to_device(found[1], self.device))
             self.history = going_on(found[1]["history"], step, self.history[-1]["settings"], self.name)
+            if self.returned > found[1].get("returned", 0):
+                self.history = gone_back(self.history, step, self.returned)
             self._count()
             log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
         if self.global_rank == 0:  # also of what was killed before its first checkpoint
@@ -190,7 +191,7 @@ class Stage(L.LightningModule, ABC):
             "updates": self.updates,
             "returned": self.returned,
             "history": self.history,
-            "seconds": self.seconds,
+            "seconds": self.clock.seconds,
             "weights": dict(self.trained().state_dict()),
             "average": self.average.state_dict(),
             "powers": self.powers.state_dict(),
@@ -202,7 +203,7 @@ class Stage(L.LightningModule, ABC):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` gave; ValueError where its weights are of another network."""
-        self.updates, self.seconds = state["updates"], state["seconds"]
+        self.updates, self.clock.seconds = state["updates"], state["seconds"]
         self.returned = max(self.returned, state.get("returned", 0))
         own = self.trained().state_dict()
         weights = {name: as_sharded(value, own.get(name, value)) for name, value in state["weights"].items()}
@@ -305,14 +306,14 @@ class Stage(L.LightningModule, ABC):
 
     def save(self) -> None:
         """A checkpoint of this update; Diverged, and none, where a weight is not finite."""
-        self.tick()
+        self.clock.tick()
         state = gathered(self.state(), keep=self.global_rank == 0)
         if self.checkpoints is not None and self.global_rank == 0:
             if not _finite([state["weights"], state["average"]["weights"]]):
                 raise Diverged(f"{self.name} stage: update {self.updates} has weights that are not finite; {_KEPT}")
             self.checkpoints.save(self.updates, state)
         self._saved = self.updates
-        self.pause()
+        self.clock.go_on()
 
     def rescue(self) -> None:
         """Save what was done since the last checkpoint: at the end of a fit, nothing, unless something else than an update
@@ -334,38 +335,22 @@ class Stage(L.LightningModule, ABC):
         return True
 
     def _snapshot(self) -> None:
-        self.tick()
+        self.clock.tick()
         for width, average in self.powers.averages.items():
             weights = gathered(average.named(), keep=self.global_rank == 0)
             if self.snapshots is not None and self.global_rank == 0:
                 self.snapshots.save(self.updates, width, weights, last=self.updates == self.steps)
-        self.pause()
+        self.clock.go_on()
 
     # Logging
-
-    def waited(self, seconds: float) -> None:
-        """Called with what was spent waiting for data."""
-        self._wait += seconds
-
-    def tick(self) -> None:
-        """Add the time since the last tick or pause to the stage's clock, which counts training alone."""
-        now = time.monotonic()
-        self.seconds += now - self._mark
-        self._mark = now
-
-    def pause(self) -> None:
-        """Leave what happened since the last tick (pictures, validation, saving) out of the stage's clock."""
-        self._mark = time.monotonic()
 
     def _flush(self, total: int) -> None:
         """Publish the means since the last flush."""
         updates = self._means.updates
         means, (skipped, in_a_row) = self._means.take(self._skipped)
-        self.tick()
-        passed, self._flushed = max(self.seconds - self._flushed, 1e-9), self.seconds
+        passed, waiting = self.clock.lap()
         self.latest = means | {"skipped": skipped, "rate": self._players[0].built.param_groups[0]["lr"]}
-        pace = {"images_per_second": updates * total / passed, "wait": self._wait / passed}
-        self._wait = 0.0
+        pace = {"images_per_second": updates * total / passed, "wait": waiting}
         returned = {"returned": float(self.returned)} if self.returned else {}
         self.publish(total, {**self.latest, **pace, **returned})
         self.latest |= pace
@@ -382,44 +367,19 @@ class Stage(L.LightningModule, ABC):
             return
         images = self.updates * total
         if self.journal is not None:
-            self.journal.write(self.name, self.updates, images, self.seconds, values)
+            self.journal.write(self.name, self.updates, images, self.clock.seconds, values)
         for sink in self.sinks:
             sink.scalars(self.name, images, values)
 
-    @torch.no_grad()
     def validate(self, total: int, images: int | None = None) -> dict[str, float]:
-        """Means over so many held-out images, or all, with raw and with averaged weights, at fixed noise. Each batch is read
-        once for both."""
-        self.tick()
+        """Measure and publish the means over so many held-out images, or all (ldm.stage.validation)."""
+        self.clock.tick()
         for callback in self.trainer.callbacks:
             callback.on_validation_start(self.trainer, self)
-        module = self.averaged()
-        module.eval()
-        raw, averaged = ExampleMeans(), ExampleMeans()
-        loader = self.trainer.datamodule.data.val_loader(
-            self.trainer.global_rank, self.trainer.world_size, self.accumulate, images
-        )
-        lacking = most(len(loader), self.device) - len(loader) if self.sharded else 0
-        for batch in loader:
-            batch = self.trainer.strategy.batch_to_device(batch)
-            for means, terms in zip((raw, averaged), self._held_out(batch), strict=True):
-                means.add(terms)
-        for _ in range(lacking):  # the others need this rank for each of their batches
-            self._held_out(batch)
-        module.train()
-        results = {f"val {name}": value for name, value in raw.take().items()}
-        results |= {f"val {name} (average)": value for name, value in averaged.take().items()}
+        results = validate(self, images)
         self.publish(total, results)
         self.latest |= results
         for callback in self.trainer.callbacks:
             callback.on_validation_end(self.trainer, self)
-        self.pause()
+        self.clock.go_on()
         return results
-
-    def _held_out(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What validation says of a batch, with raw and with averaged weights."""
-        random = Random(seed_of(self.seed, self.name), -1, batch["index"], batch["total"])
-        with self.trainer.precision_plugin.forward_context():
-            raw = self.validation_terms(batch, random)
-            with self.average.applied():
-                return raw, self.validation_terms(batch, random)

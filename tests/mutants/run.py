@@ -87,7 +87,7 @@ FAULTS = [
         ("/ (k - 1) / k)", "/ (k - 1))"),
         ("if k > 1:", "if k > 2:"),
         ('!= b"\\n":', '== b"\\n":'),
-        ('_VARIES = ("value", "standard_error", "seed"', '_VARIES = ("value", "standard_error"'),
+        ('    "seed",\n    "run",', '    "run",'),
         (
             "str(v) if isinstance(v, float) and not math.isfinite(v) else v",
             "0.0 if isinstance(v, float) and not math.isfinite(v) else v",

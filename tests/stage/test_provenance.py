@@ -7,16 +7,19 @@ import pytest
 
 from ldm.command.words import settable
 from ldm.run.record import Record, current, table
+from ldm.run.store import key_of
 from ldm.stage.provenance import (
     Begun,
     config_hash,
     differences,
     fresh,
     going_on,
+    gone_back,
     of_data,
     of_first,
     of_second,
     plan,
+    returns,
     shown,
 )
 from tests.runs import tiny
@@ -49,6 +52,22 @@ def test_updates_that_longer_training_would_have_made_are_its_own():
     history = going_on(fresh(settings("cosine")), 4, cosine, "second")
     assert history == [{"after": 0, "settings": settings("cosine")}, {"after": 4, "settings": cosine}]
     assert going_on(history, 5, cosine, "second") == history
+
+
+def test_a_stage_that_went_back_is_another_product_and_the_same_configuration():
+    """Its store key differs from that of one that did not, and its numbers stand in one row with those of other seeds."""
+    plain, longer = fresh(settings()), settings(steps=6)
+    back = gone_back(plain, 2, 1)
+    assert back == [{"after": 0, "settings": settings()}, {"after": 2, "settings": settings(), "returned": 1}]
+    assert (returns([]), returns(plain), returns(back), returns(gone_back(back, 3, 2))) == (0, 0, 1, 2)
+    assert key_of(back) != key_of(plain) and config_hash(back) == config_hash(plain)
+    assert going_on(back, 3, settings(), "second") == back, "a resumed stage has still gone back"
+    on = going_on(back, 3, longer, "second")
+    assert on[1] == {"after": 2, "settings": longer, "returned": 1} and config_hash(on) == config_hash(fresh(longer))
+    other = settings("cosine", steps=6)
+    assert going_on(back, 3, other, "second") == [*back, {"after": 3, "settings": other}]
+    assert plan("second", Begun(4, back), settings()).again().history == back, "all of it is of these settings"
+    assert plan("second", Begun(4, on), longer).again().anew
 
 
 def test_decay_counts_only_where_it_differs():

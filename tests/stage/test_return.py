@@ -10,8 +10,10 @@ from ldm.experiment.experiment import Experiment
 from ldm.prior.base import Latents, Terms
 from ldm.prior.mixture import Mixture
 from ldm.random import Random, seed_of
+from ldm.run import record
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.signals import Diverged
+from ldm.stage.first import First
 from ldm.types import Context, ContextShape, Latent
 from tests.runs import rows, tiny
 from tests.stage.test_sides import stage
@@ -93,3 +95,23 @@ def test_a_run_goes_back_by_itself(tmp_path, monkeypatch, caplog):
     run = tmp_path / "runs/run"
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     assert rows(run, "second")[-1]["returned"] == 1.0
+    assert json.loads((run / "model/config.json").read_text())["made_from"]["returned"] == 1
+
+
+def test_a_first_stage_that_went_back_says_so_where_it_is_stored_and_in_numbers(tmp_path, monkeypatch):
+    plain = First._reconstruct
+
+    def fragile(self, batch, random, shared):
+        terms, values = plain(self, batch, random, shared)
+        return {name: term * (torch.nan if self.returned == 0 else 1.0) for name, term in terms.items()}, values
+
+    monkeypatch.setattr(First, "_reconstruct", fragile)
+    config = tiny(tmp_path, "prior=normal", "metric=offline")
+    config["first"] |= {"returns": 1, "patience": 2, "log_every": 1, "save_every": 1, "validate_every": 0}
+    assert Experiment(config).run() == 0
+    (artifact,) = (tmp_path / "store/autoencoder").glob("*/artifact.json")
+    history = json.loads(artifact.read_text())["made_from"]["history"]
+    assert [entry.get("returned") for entry in history] == [None, 1]
+    assert {each.returned for each in record.read(tmp_path / "runs/run/records.jsonl")} == {1}
+    assert Experiment(config).run() == 0
+    assert list((tmp_path / "store/autoencoder").glob("*/artifact.json")) == [artifact], "found again"

@@ -1,0 +1,44 @@
+"""The time that a stage has trained: what happens between updates (pictures, validation, saving) is left out of it."""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """Counts training alone. It runs from `go_on` to `tick`, which may be called at any time between.
+
+    Attributes:
+        seconds: of training up to the last tick, those of an earlier process among them.
+        wait: of these since the last `lap`, what was spent waiting for data.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.wait = 0.0, 0.0
+        self._lap = self._mark = 0.0
+
+    def begin(self) -> None:
+        """Start with the first update of a process; the first lap begins."""
+        self._lap = self.seconds
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Leave out what happened since the last tick."""
+        self._mark = time.monotonic()
+
+    def tick(self) -> None:
+        """Add what has passed since the last tick or `go_on`."""
+        now = time.monotonic()
+        self.seconds += now - self._mark
+        self._mark = now
+
+    def waited(self, seconds: float) -> None:
+        """Be told of time that was spent waiting for data."""
+        self.wait += seconds
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds of training since the last lap, and the share of them that was spent waiting for data."""
+        self.tick()
+        passed, self._lap = max(self.seconds - self._lap, 1e-9), self.seconds
+        share, self.wait = self.wait / passed, 0.0
+        return passed, share
