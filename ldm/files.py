@@ -90,6 +90,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote files into a folder have left there. None may be writing there."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file in UTF-8, whole or not at all; an OSError names it."""
     with whole_file(path) as temporary:

@@ -35,7 +35,7 @@ from ldm.data import worker
 from ldm.data.batches import Position
 from ldm.data.items import Items, collate
 from ldm.data.source import Item, Source, Wrapped
-from ldm.files import whole_file
+from ldm.files import remove_leftovers, whole_file
 
 Encode = Callable[[Tensor], dict[str, Tensor]]
 _TYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -116,8 +116,7 @@ def finish(path: Path) -> None:
         name = min(set(file.keys()) - {"index"})  # "mean", "code" or "feature"
         shape = file.get_slice(name).get_shape()[1:]
     files = [_file(path, number) for number in range(count)]
-    for leftover in path.glob(".*.tmp"):  # of a build that was killed
-        leftover.unlink()
+    remove_leftovers(path)
     shards = [{"file": f.name, "size": f.stat().st_size, "xxh3": _hash(f)} for f in files]
     manifest = head | {"shape": list(shape), "shards": shards}
     with whole_file(path / "manifest.json") as temporary:

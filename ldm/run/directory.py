@@ -30,7 +30,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ldm.files import named, write_json, write_text
+from ldm.files import named, remove_leftovers, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,8 @@ class RunDirectory:
         self._lock = lock
         write_json(holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")})
         self.samples.mkdir(exist_ok=True)
+        for folder in (self.path, self.model, self.samples, *self.snapshots.glob("*")):
+            remove_leftovers(folder)
 
     def release(self) -> None:
         """Release the lock."""

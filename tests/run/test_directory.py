@@ -68,6 +68,18 @@ def test_without_a_name_each_is_its_own(tmp_path):
         run.release()
 
 
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    """A file that is not whole has a hidden name with the number of its process, which is another each time."""
+    run = tmp_path / "run"
+    halves = [run / place / ".file.safetensors.17.tmp" for place in ("", "model", "samples", "snapshots/second")]
+    whole = [half.with_name("file.safetensors") for half in halves]
+    for file in halves + whole:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    RunDirectory.claim(tmp_path, "run", "e").release()
+    assert not any(half.exists() for half in halves) and all(file.exists() for file in whole)
+
+
 def test_an_unlucky_name_is_drawn_again(tmp_path, monkeypatch):
     drawn = iter(["aaaa", "aaaa", "bbbb"])
     monkeypatch.setattr("ldm.run.directory.secrets.token_hex", lambda _: next(drawn))
