@@ -15,16 +15,22 @@ from typing import Any
 from ldm.build import Config, ConfigError
 
 
-class Constructed:
-    """A class whose objects remember what their constructor was given. The bases of a model's parts are of this kind, so that
-    classes derived from them are, too."""
-
+class _Remembers:
     _given: tuple[tuple[Any, ...], Mapping[str, Any]]
 
-    def __new__(cls, *arguments: Any, **named: Any) -> Constructed:
+    def __new__(cls, *arguments: Any, **named: Any) -> _Remembers:
         self = super().__new__(cls)
         object.__setattr__(self, "_given", (arguments, named))  # a frozen dataclass takes no attributes
         return self
+
+
+class Constructed(_Remembers):
+    """A class whose objects remember what their constructor was given. The bases of a model's parts are of this kind, so that
+    classes derived from them are, too."""
+
+    def __init__(self) -> None:
+        # For classes without a constructor of their own: object's takes any arguments where there is a __new__.
+        super().__init__()
 
 
 def node_of(value: Any, where: str, leave: Collection[str] = ()) -> Any:

@@ -1,6 +1,7 @@
 """A model put together in Python is saved and loaded as one of a config is."""
 
 import functools
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from ldm.diffusion.guidance.interval import Interval
 from ldm.diffusion.parameterization import Velocity
 from ldm.diffusion.sampler.dpmpp import DPMpp
 from ldm.diffusion.sampler.heun import Heun
+from ldm.diffusion.sampler.unipc import UniPC
 from ldm.diffusion.schedule import Cosine, Rectified
 from ldm.diffusion.time import Uniform
 from ldm.diffusion.weighting import Prediction
@@ -243,6 +245,33 @@ def test_nodes_that_are_given_are_written(tmp_path):
         LatentModel.load(tmp_path).sample({}, Random(0, 0, torch.arange(2))),
         model.sample({}, Random(0, 0, torch.arange(2))),
     )
+
+
+class Plain(Constructed):
+    """Has no constructor."""
+
+
+class PlainModule(Constructed, nn.Module):
+    """Nor has this; its weights are those of the next class."""
+
+
+class Weighs(PlainModule):
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+
+@pytest.mark.parametrize("kind", [Plain, PlainModule, UniPC])
+def test_a_class_without_a_constructor_takes_no_arguments(kind):
+    assert not inspect.signature(kind).parameters
+    with pytest.raises(TypeError, match="unexpected keyword argument 'eta'"):
+        kind(eta=1.0)
+    assert node_of(kind(), "x") == {"_target_": f"{kind.__module__}.{kind.__name__}"}
+
+
+def test_a_module_is_set_up_below_one():
+    assert list(inspect.signature(Weighs).parameters) == ["width"]
+    assert [name for name, _ in Weighs(3).named_parameters()] == ["weight"]
 
 
 def test_copies_remember():

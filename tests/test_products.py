@@ -122,7 +122,7 @@ def test_numbers_are_those_of_the_saved_model(run, data, config):
     assert each.parameters == sum(p.numel() for p in model.parameters())
     wanted = {
         "prior": "diffusion",
-        "sampler": "ddim",
+        "sampler": "unipc",
         "grid": "uniform",
         "guidance": "classifierfree(scale=2)",
         "steps": 2,

@@ -135,8 +135,8 @@ def test_the_runs_own_words_change_nothing(one, base):
 
 
 def test_single_arguments(one, base):
-    one_argument = changed(one, "++diffusion.sampler.eta=1.0")
-    assert (type(one_argument.prior.sampler), one_argument.prior.sampler.eta) == (type(base.prior.sampler), 1.0)
+    one_argument = changed(one, "++diffusion.guidance.scale=5.0")
+    assert (type(one_argument.prior.guided()), one_argument.prior.guided().scale) == (type(base.prior.guided()), 5)
     inner = changed(
         one, "diffusion/guidance=interval", "++diffusion.guidance.guidance.scale=5", "++diffusion.guidance.low=0.1"
     )
@@ -155,7 +155,8 @@ def test_a_single_argument_is_of_the_schedule_that_samples_already(base):
     [
         (["steps=0"], "prior.steps: .*greater than 0; got 0"),
         (["guidance=-1"], "prior.guidance.scale: .*0; got -1"),
-        (["++diffusion.sampler.etta=1"], "did you mean eta?"),
+        (["diffusion/sampler=ddim", "++diffusion.sampler.etta=1"], "did you mean eta?"),
+        (["++diffusion.sampler.eta=1"], "sampler.eta: UniPC has no such argument"),
         (["++diffusion.smapler.eta=1"], "diffusion/smapler is not of sampling; did you mean sampler?"),
         (["++diffusion.weighting={_target_: ldm.diffusion.weighting.SNR}"], "takes another schedule, sampler"),
         (["++diffusion.sampler={_target_: ldm.diffusion.grid.Uniform}"], "wants a Sampler"),
@@ -269,7 +270,7 @@ def test_records_tell_samplers_and_guidance_apart(one):
     plain, third, fifth, last = found[0], found[2], found[4], found[-1]
     way = {
         "prior": "diffusion",
-        "sampler": "ddim",
+        "sampler": "unipc",
         "grid": "uniform",
         "guidance": "classifierfree(scale=2)",
         "steps": 2,
