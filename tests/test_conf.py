@@ -2,15 +2,19 @@
 
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ldm.build import check, is_node, resolve
 from ldm.command.evaluate import measure_again
 from ldm.command.sample import sample
+from ldm.command.words import understood
 from ldm.experiment.experiment import Experiment
+from ldm.model import LatentModel
 from tests.pieces import CONF
 from tests.runs import compose
 
@@ -93,6 +97,31 @@ def test_every_experiment_fits(file, tmp_path):
 def test_an_experiment_says_how_it_is_run(file):
     header = file.read_text(encoding="utf-8").split("defaults:")[0]
     assert f"# python train.py experiment={file.stem}" in header
+
+
+def commands(file: Path) -> list[str]:
+    """The words of each training that a header names, in one line; remarks stand behind two spaces or a semicolon."""
+    header = re.sub(r"\\\n# *", "", file.read_text(encoding="utf-8").split("defaults:")[0])
+    return re.findall(r"^# python train\.py (.*?)(?:  .*|;.*)?$", header, re.MULTILINE)
+
+
+COMMANDS = [  # that say more than the experiment and where its data are, and download nothing
+    words
+    for file in EXPERIMENTS
+    for words in commands(file)
+    if not re.fullmatch(r"experiment=\S+( data\.root=DIR)?|.*\bautoencoder\.checkpoint=.*", words)
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_command_of_a_header_fits(words, tmp_path):
+    """And what it says of a GPU's sizes can be built, here without a number in it."""
+    config = compose(*map(understood, shlex.split(words)), missing=str(tmp_path))
+    Experiment(config)
+    if "trainer=gpu" in words:
+        config["autoencoder"].pop("checkpoint")
+        with torch.device("meta"):
+            LatentModel.build(config)
 
 
 @pytest.mark.parametrize("entry", ["sample", "evaluate"])
