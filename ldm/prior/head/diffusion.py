@@ -1,16 +1,16 @@
-"""A small diffusion at each position, given what the network says there (MAR; Li et al. 2024, section 3).
+"""A small diffusion at each position, given what the network says there (MAR; Li et al. 2024, sections 3.2 and 3.3).
 
     p(z_i | z_1 ... z_(i-1), c) = p(z_i | h_i),     h_i = network(z_1 ... z_(i-1), c)
 
 is the law of a diffusion over the channels of one position, whose denoiser E[z_i | z_t, h_i] is a multi-layer perceptron that is
 told h_i beside the noise level. Network and denoiser are trained at once by the diffusion's loss (ibid., equation 1), whose
 gradients reach the network through h_i. Of each position several noise levels are drawn for one h_i, which costs little beside
-the network (ibid., section 4.2). So a position may have any law: there are no components whose number and shape have to fit it.
+the network (ibid., section 3.2). So a position may have any law: there are no components whose number and shape have to fit it.
 
 To draw z_i takes as many calls of the perceptron as the sampler has steps. Guidance is classifier-free, of the answers by h_i
-with the condition and without (ibid., section 4.3). Temperature T multiplies the noise that a draw begins from by sqrt T, which
+with the condition and without (ibid., appendix B). Temperature T multiplies the noise that a draw begins from by sqrt T, which
 for a Gaussian is the power p^(1/T), and for other laws draws more from their middle where T is below 1; the paper multiplies
-noise that is added on the way, which solvers of the ODE do not have.
+noise that is added on the way (section 3.2), which solvers of the ODE do not have.
 
 log p(z_i | h_i) is that of the probability-flow ODE (ldm.diffusion.likelihood), so the prior's likelihood is an estimate where
 that is one. It costs hundreds of calls of the perceptron a position, and training does not ask for it.
