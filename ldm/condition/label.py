@@ -89,11 +89,14 @@ class Label(Conditioner):
     def number(self, word: str | int) -> int:
         """The label that a word stands for: the name of a class, or else its number, or -1 for no condition.
 
-        Names come before numbers: where classes are called 3, 7 and 11, the word 7 means the second of them. Raises
-        ValueError, with the names that there are, the most similar ones first.
+        Names come before numbers: where classes are called 3, 7 and 11, the word 7 means the second of them. `bag` is Bag where
+        no other name is spelt so. Raises ValueError, with the names that there are, the most similar ones first.
         """
         if str(word) in self.names:
             return self.names.index(str(word))
+        alike = [label for label, name in enumerate(self.names) if name.casefold() == str(word).casefold()]
+        if len(alike) == 1:
+            return alike[0]
         try:
             number = int(word)
         except ValueError:

@@ -2,10 +2,14 @@
 
 z is drawn from q(z|x), whitened. Nats of latents say how well a prior fits *these* latents: priors of one first stage may
 be compared, of two first stages never, and bits per dimension of pixels these are not.
+
+Of a quantiser's codes it is -log P(k | c) in nats per code, and said in bits per image, too: what an arithmetic coder that has
+this prior needs to send all codes of an image.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -21,7 +25,7 @@ from ldm.random import Random
 
 
 class LatentLikelihood(Metric):
-    """`latent_nats_per_dim`: the mean over examples, with its error.
+    """`latent_nats_per_dim`: the mean over examples, with its error; of codes also `code_bits_per_image`.
 
     Arguments:
         seed: of the latents' draws and of what an estimate draws.
@@ -31,7 +35,7 @@ class LatentLikelihood(Metric):
         self.seed = seed
         self._values = [torch.zeros(0, dtype=torch.float64)]
         self._hashes = [torch.zeros(0, dtype=torch.int64)]
-        self._kind, self._family = None, "no prior"
+        self._kind, self._family, self._codes = None, "no prior", None
 
     @torch.no_grad()
     def add(self, examples: Examples) -> None:
@@ -45,13 +49,18 @@ class LatentLikelihood(Metric):
             log_prob = model.prior.log_prob(model.latent(batch, random), model.condition(batch), random)
             self._values.append((-log_prob.double() / model.prior.latents.numbers).cpu())
             self._kind = model.prior.kind
+            self._codes = model.prior.latents.numbers if model.prior.reads == "codes" else None
 
     def measure(self) -> list[Measurement]:
         values, reference = gather_rows(torch.cat(self._values)), set_hash(gather_rows(torch.cat(self._hashes)))
         if len(values) == 0:
             leave_out("latent_nats_per_dim", "a prior that gives densities", self._family)
             return []
-        return [mean_of("latent_nats_per_dim", values, reference, self._kind)]
+        found = [mean_of("latent_nats_per_dim", values, reference, self._kind)]
+        if self._codes is not None:
+            bits = values * self._codes / math.log(2)
+            found.append(mean_of("code_bits_per_image", bits, reference, self._kind))
+        return found
 
 
 def mean_of(

@@ -5,9 +5,10 @@
 is exact whatever the network and the law of one position. Two choices make a prior: the network, which turns what is before a
 position into numbers (`pixelcnn`, van den Oord et al. 2016; `transformer`, Sun et al. 2024), and the head, which takes those
 for the law of what
-stands there: a categorical law over codes or 8-bit pixels, a mixture of discretised logistics over pixels, or of Gaussians over
-continuous latents (ldm.prior.head). In training all positions are predicted at once; a sample takes as many steps as there are
-positions, with what the network remembers of those before (its cache), so that one step costs as little as one position.
+stands there: a categorical law over codes or 8-bit pixels, a mixture of discretised logistics over pixels, or over continuous
+latents one of Gaussians or a small diffusion (ldm.prior.head). In training all positions are predicted at once; a sample takes
+as many steps as there are positions, with what the network remembers of those before (its cache), so that one step costs as
+little as one position.
 
 Classifier-free guidance is on logits: l_0 + s (l_c - l_0), of the answer with the condition and of that without (s = 1 changes
 nothing), or what that is for densities (ldm.prior.head.base).
@@ -24,7 +25,7 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -60,7 +61,6 @@ class Autoregressive(Prior, Likelihood):
     """
 
     DRAWING: ClassVar = ("temperature", "top_k", "top_p", "guidance")
-    kind: Literal["exact"] = "exact"
 
     def __init__(
         self,
@@ -78,6 +78,7 @@ class Autoregressive(Prior, Likelihood):
         self.reads = latents.kind
         self.head = (head or _HEADS[latents.kind])(latents=latents)
         self.network = network(inputs=self.head.inputs, outputs=self.head.outputs, context=context)
+        self.kind = self.head.kind
 
     @classmethod
     def reading(cls, node: Config, gives: Reads, allowed: tuple[str, ...] | None = None) -> Reads:
@@ -89,11 +90,19 @@ class Autoregressive(Prior, Likelihood):
 
     def log_prob(self, z: Latent | Codes, c: Context, random: Random | None = None) -> Float[Tensor, " b"]:
         """log p(z | c) in nats, (b,): of the model as it was trained. Of codes and pixels a probability, of latents a density."""
-        parameters = self.network(self.head.embed(z), c)
-        return self.head.log_prob(parameters.float(), z).sum((1, 2))
+        return self.head.log_prob(self._told(z, c), z, random).sum((1, 2))
+
+    def held_out(self, z: Latent | Codes, c: Context, random: Random | None) -> dict[str, Float[Tensor, " b"]]:
+        """The head's loss of each example, per number."""
+        loss = self.head.loss(self._told(z, c), z, random).sum((1, 2))
+        return {self.head.objective: loss / self.latents.numbers}
 
     def loss(self, z: Latent | Codes, c: Context, random: Random | None = None) -> Terms:
-        return {"nll per dimension": -self.log_prob(z, c).mean() / self.latents.numbers}
+        return {name: values.mean() for name, values in self.held_out(z, c, random).items()}
+
+    def _told(self, z: Latent | Codes, c: Context) -> Float[Tensor, "b o h w"]:
+        """Of the law of each position, in float32."""
+        return self.network(self.head.embed(z), c).float()
 
     @torch.no_grad()
     def sample(self, shape: tuple[int, ...], c: Context, random: Random | None = None) -> Latent | Codes:

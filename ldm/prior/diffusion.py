@@ -113,11 +113,13 @@ class Diffusion(Prior, Likelihood):
 
     def sample(self, shape: tuple[int, ...], c: Context, random: Random | None = None) -> Latent:
         random = random or Random.fresh(shape[0])
-        denoiser = self.guided()
+        return self.cleaned(random.normal("prior", tuple(shape[1:])), self.guided(), c, random)
+
+    def cleaned(self, noise: Latent, denoiser: Denoiser, c: Context, random: Random) -> Latent:
+        """What the sampler makes of standard normal noise (b, c, h, w) by a denoiser; `random` is what it adds on the way."""
         times = self.grid(denoiser.schedule, self.steps, self.lowest(denoiser.schedule))
         scale = length(denoiser.schedule, times[:1].to(random.rows.device))
-        x = scale * random.normal("prior", tuple(shape[1:]))
-        return self.sampler(denoiser, x, times, c, random)
+        return self.sampler(denoiser, scale * noise, times, c, random)
 
     def lowest(self, schedule: Schedule) -> float:
         """The lowest time that was trained, said in times of the `schedule` that samples."""

@@ -80,6 +80,7 @@ def test_names_decide_the_number():
     ("word", "number"),
     [
         ("cat", 0),
+        ("Cat", 0),
         ("7", 1),
         (7, 1),
         ("sea cow", 2),
@@ -93,6 +94,13 @@ def test_names_decide_the_number():
 )
 def test_a_class_is_named_or_numbered_and_a_name_wins(word, number):
     assert Label(names=("cat", "7", "sea cow", "\N{LATIN SMALL LETTER E WITH ACUTE}")).number(word) == number
+
+
+def test_capitals_decide_where_names_differ_in_them_alone():
+    label = Label(names=("Polish", "polish"))
+    assert label.number("polish") == 1
+    with pytest.raises(ValueError, match="label=POLISH: no such class"):
+        label.number("POLISH")
 
 
 def test_an_unknown_class_lists_them_the_nearest_first():

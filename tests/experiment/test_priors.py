@@ -55,6 +55,8 @@ def test_codes_go_through_cache_stage_and_decoding(tmp_path, cache):
     each = found["latent_nats_per_dim"]
     assert each.value == pytest.approx((-log_p / log_p.new_tensor(codes[0].numel())).mean().item(), rel=1e-5)
     assert (each.n, each.kind) == (5, "exact")
+    bits = found["code_bits_per_image"]
+    assert bits.value == pytest.approx(each.value * codes[0].numel() / math.log(2)) and bits.kind == "exact"
 
 
 def test_a_finished_prior_draws_by_other_words(tmp_path):

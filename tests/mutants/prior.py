@@ -62,7 +62,7 @@ FAULTS = [
         ("t = self.time(u, schedule)", "t = u"),
         ("schedule.log_snr(t), lambda:", "-schedule.log_snr(t), lambda:"),
         ("lambda: self.time.density(u, schedule)", "lambda: self.time.density(1 - u, schedule)"),
-        ('scale * random.normal("prior", tuple(shape[1:]))', 'random.normal("prior", tuple(shape[1:]))'),
+        ("self.sampler(denoiser, scale * noise,", "self.sampler(denoiser, noise,"),
         ("times[:1].to(random.rows.device)", "times[1:2].to(random.rows.device)"),
         ("self.guidance(self.denoiser if other is None else", "(self.denoiser if other is None else"),
         ("self.denoiser if other is None else Rescheduled(self.denoiser, other)", "self.denoiser"),
@@ -143,6 +143,17 @@ FAULTS = [
         ("(bent.guidance - 1) / bent.temperature", "bent.guidance / bent.temperature"),
     ),
     *of(
+        "ldm/prior/head/diffusion.py",
+        "tests/prior/head/test_diffusion.py",
+        ("bent.temperature**0.5 * own", "own"),
+        ("ClassifierFree(self.law.denoiser, bent.guidance)", "self.law.denoiser"),
+        ("seed_of(random.seed, stream)", "random.seed"),
+        ("random.rows[:, None] * count + parts", "random.rows[:, None] + 0 * parts"),
+        ("(b h w) c 1 1", "(h w b) c 1 1"),
+        ("self.inputs * errors", "errors"),
+        ("and self.law.sampler.stochastic", "and False"),
+    ),
+    *of(
         "ldm/prior/autoregressive.py",
         "tests/prior/test_autoregressive.py",
         (
@@ -154,6 +165,7 @@ FAULTS = [
         ("return gives\n        kind", "return cls.reads\n        kind"),
         ("if not self.head.truncates and", "if False and"),
         ("return self.guidance != 1", "return True"),
+        ("loss / self.latents.numbers", "loss"),
     ),
     *of(
         "ldm/prior/tarflow.py",

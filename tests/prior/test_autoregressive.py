@@ -106,6 +106,16 @@ def test_samples_with_caches_are_those_without(name, head, guidance):
     assert prior.asks_null() == (guidance != 1)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_training_is_by_likelihood(head):
+    kind, latents = HEADS[head]
+    prior = Autoregressive(latents, ContextShape(), NETWORKS["transformer"], kind)
+    z = prior.sample(latents.batch(3), Context())
+    wanted = -prior.log_prob(z, Context()) / (12 if head == "codes" else 24)
+    torch.testing.assert_close(prior.held_out(z, Context(), None), {"nll per dimension": wanted})
+    torch.testing.assert_close(prior.loss(z, Context()), {"nll per dimension": wanted.mean()})
+
+
 def test_guidance_of_nothing_is_the_model_without_a_condition():
     kind, latents = HEADS["codes"]
     prior = Autoregressive(latents, ContextShape(tokens=2), NETWORKS["transformer"], kind, guidance=0.0)

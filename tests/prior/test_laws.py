@@ -20,10 +20,10 @@ CONDITIONS = {
     "none": ["condition=none", "diffusion.guidance.scale=1"],
     "label": ["condition=label", "condition.classes=3"],
 }
-FIRST = {  # stages that a prior is asked on, where that is not a KL autoencoder alone
+FIRST = {  # stages, and further words, that a prior is asked on, where that is not a KL autoencoder alone
     "categorical": ["vq_f4"],
     "pixelcnn": ["kl_f4_small", "vq_f4"],
-    "transformer": ["vq_f4", "identity"],
+    "transformer": ["vq_f4", "identity", "kl_f4_small prior/head=diffusion"],
 }
 SHAPE = {"identity": "[3,6,6]"}
 FEW = {"_target_": "ldm.ode.RungeKutta", "steps": 2}  # in place of solvers to a tolerance
@@ -33,16 +33,18 @@ ROWS = 4
 def made(word: str, first: str, condition: str, folder) -> LatentModel:
     """An untrained model with this prior, none of its weights at a value that hides a mistake."""
     torch.manual_seed(0)
+    first, *more = first.split()
     words = f"prior={word}", f"autoencoder={first}", f"data.image_shape={SHAPE.get(first, '[3,16,16]')}"
-    config = tiny(folder, *words, *CONDITIONS[condition])
+    config = tiny(folder, *words, *more, *CONDITIONS[condition])
     if word in ("cnf", "ot_flow"):
         config["prior"] |= {"solver": FEW}
-    if word == "diffusion":
+    diffusion = config["prior"] if word == "diffusion" else (config["prior"].get("head") or {}).get("law")
+    if diffusion:
         flow = {
             "_target_": "ldm.diffusion.likelihood.Flow",
             "divergence": {"_target_": "ldm.diffusion.likelihood.Hutchinson"},
         }
-        config["prior"]["likelihood"] = {**flow, "solver": FEW}
+        diffusion |= {"likelihood": {**flow, "solver": FEW}, "steps": 2}
     if word == "cnf":
         config["prior"]["objective"] |= {"solver": FEW}
     config["autoencoder"].pop("checkpoint", None)

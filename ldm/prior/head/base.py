@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -46,7 +46,8 @@ class Bent:
 
 
 class Head(Constructed, nn.Module, ABC):
-    """The law of one position. A new one writes `embed`, `log_prob` and `draw`.
+    """The law of one position. A new one writes `embed`, `log_prob` and `draw`, and `loss` where it is not trained by
+    likelihood.
 
     Arguments:
         latents: what is modelled; the prior gives it.
@@ -56,10 +57,14 @@ class Head(Constructed, nn.Module, ABC):
         inputs: numbers of a position that the network is told.
         outputs: numbers of a position that it asks of the network.
         truncates: whether top-k and top-p mean something.
+        kind: whether `log_prob` is exact, a bound or an estimate (`Likelihood`).
+        objective: what `loss` is called in curves.
     """
 
     reads: ClassVar[tuple[Reads, ...]]
     truncates: ClassVar[bool] = True
+    kind: Literal["exact", "bound", "estimate"] = "exact"
+    objective: ClassVar[str] = "nll per dimension"
     inputs: int
     outputs: int
 
@@ -84,12 +89,21 @@ class Head(Constructed, nn.Module, ABC):
         """What the network is told of z (b, c, h, w), or codes (b, h, w), position by position, (b, inputs, h, w)."""
 
     @abstractmethod
-    def log_prob(self, parameters: Float[Tensor, "b o h w"], z: Latent | Codes) -> Float[Tensor, "b h w"]:
+    def log_prob(
+        self, parameters: Float[Tensor, "b o h w"], z: Latent | Codes, random: Random | None = None
+    ) -> Float[Tensor, "b h w"]:
         """The logarithm of the probability, or density, of what stands at each position of z, (b, h, w), in nats.
 
         Arguments:
             parameters: of the laws, (b, outputs, h, w), in float32.
+            random: of the examples; what an estimate draws.
         """
+
+    def loss(
+        self, parameters: Float[Tensor, "b o h w"], z: Latent | Codes, random: Random | None = None
+    ) -> Float[Tensor, "b h w"]:
+        """What training minimises, of the numbers at each position, (b, h, w); by default -log_prob."""
+        return -self.log_prob(parameters, z, random)
 
     @abstractmethod
     def draw(

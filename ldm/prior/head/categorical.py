@@ -64,7 +64,9 @@ class Categorical(Head):
             return z
         return rearrange(self.embedding(z), "b h w i -> b i h w")
 
-    def log_prob(self, parameters: Float[Tensor, "b o h w"], z: Latent | Codes) -> Float[Tensor, "b h w"]:
+    def log_prob(
+        self, parameters: Float[Tensor, "b o h w"], z: Latent | Codes, random: Random | None = None
+    ) -> Float[Tensor, "b h w"]:
         logits = rearrange(parameters, "b (c k) h w -> c (b h w) k", k=self.values)
         values = rearrange(z[:, None] if self.embedding is not None else levels_of(z), "b c h w -> c (b h w)")
         total = torch.zeros_like(values[0], dtype=torch.float32)

@@ -66,7 +66,9 @@ class GaussianMixture(Head):
     def embed(self, z: Latent) -> Float[Tensor, "b i h w"]:
         return z
 
-    def log_prob(self, parameters: Float[Tensor, "b o h w"], z: Latent) -> Float[Tensor, "b h w"]:
+    def log_prob(
+        self, parameters: Float[Tensor, "b o h w"], z: Latent, random: Random | None = None
+    ) -> Float[Tensor, "b h w"]:
         law = self._law(rearrange(parameters, "b o h w -> b h w o"))
         return _density(law, rearrange(z.float(), "b c h w -> b h w c"))
 

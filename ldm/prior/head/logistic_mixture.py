@@ -65,7 +65,9 @@ class LogisticMixture(Head):
     def embed(self, z: Latent) -> Float[Tensor, "b i h w"]:
         return z
 
-    def log_prob(self, parameters: Float[Tensor, "b o h w"], z: Latent) -> Float[Tensor, "b h w"]:
+    def log_prob(
+        self, parameters: Float[Tensor, "b o h w"], z: Latent, random: Random | None = None
+    ) -> Float[Tensor, "b h w"]:
         x = rearrange(pixels_of(levels_of(z)), "b c h w -> b h w c")
         log_weights, *law = self._law(rearrange(parameters, "b o h w -> b h w o"))
         total = log_weights
