@@ -259,9 +259,16 @@ FAULTS = [
         ("return model.prior.log_prob(z, c, random) - log_q,", "return model.prior.log_prob(z, c, random),"),
         (" + posterior.std.log()).flatten", ").flatten"),
         ("- math.log2(self.width)", "+ math.log2(self.width)"),
-        ("v = errors.mean() / self._numbers", "v = errors.mean() / self._numbers * 1.1"),
         ("self.width * (u - 0.5)", "self.width * u"),
         ("Random(self.seed, k, examples.index)", "Random(self.seed, 0, examples.index)"),
         ("c, random).double() - whitening,", "c, random).double() + whitening,"),
+    ),
+    *of(
+        "ldm/metric/decoder_law.py",
+        "tests/metric/test_bits_per_dim_of_latents.py",
+        ("v = kept.mean() / numbers", "v = kept.mean() / numbers * 1.1"),
+        ("(spread - y).float()", "(x - y).float()"),
+        ("- numbers * math.log(width)", ""),
+        (".argmax()", ".argmin()"),
     ),
 ]
