@@ -24,6 +24,7 @@ FIRST = {  # stages that a prior is asked on, where that is not a KL autoencoder
     "categorical": ["vq_f4"],
     "pixelcnn": ["kl_f4_small", "vq_f4"],
     "transformer": ["vq_f4", "identity"],
+    "variational_dequantisation": ["identity"],
 }
 SHAPE = {"identity": "[3,6,6]"}
 FEW = {"_target_": "ldm.ode.RungeKutta", "steps": 2}  # in place of solvers to a tolerance
