@@ -119,9 +119,11 @@ class Autoencoder(Constructed, nn.Module):
         return self.decoder(self.bottleneck.restore(z))
 
     def forward(self, x: Image, noise: Latent) -> Reconstruction:
-        """The training pass on images x (b, c, h, w), with raw latents; `noise` is standard normal, (b, *latent_shape)."""
+        """The training pass on images x (b, c, h, w), with raw latents; `noise` is standard normal, (b, *latent_shape), or
+        (b k, *latent_shape) for k draws of each image, one after the other, and then so are all results."""
         self.check_size(tuple(x.shape[1:]))
-        coded = self.bottleneck(self.encoder(x), noise)
+        h = self.encoder(x)
+        coded = self.bottleneck(h if len(noise) == len(x) else h.repeat_interleave(len(noise) // len(x), 0), noise)
         return Reconstruction(self.decoder(coded.z), coded.z, coded.posterior, coded.terms)
 
     def codes(self, x: Image) -> Int[Tensor, "b lh lw"]:

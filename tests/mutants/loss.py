@@ -40,6 +40,8 @@ FAULTS = [
         ("return self.speed * self.scaled_log_variance", "return self.scaled_log_variance"),
         ("error if extra is None else error + extra", "error"),
         ("requires_grad=learnt", "requires_grad=True"),
+        ("log_scale = 0.5 * self.log_variance", "log_scale = self.log_variance"),
+        ("extra * torch.exp(-log_scale)", "extra"),
     ),
     *of(
         "ldm/loss/perceptual.py",
