@@ -2,18 +2,24 @@
 
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
 from ldm.build import check, is_node, resolve
+from ldm.command.compose import composed
 from ldm.command.evaluate import measure_again
 from ldm.command.sample import sample
+from ldm.command.words import heard
 from ldm.experiment.experiment import Experiment
+from ldm.signature import PIECES
+from ldm.signature import check as check_signatures
 from tests.pieces import CONF
 from tests.runs import compose
 
+ENTRIES = {"train.py": "config", "sample.py": "sample", "evaluate.py": "evaluate"}
 FILES = sorted(
     file for file in CONF.rglob("*.yaml") if not file.is_relative_to(CONF / "hydra")
 )  # which Hydra builds itself
@@ -93,6 +99,17 @@ def test_every_experiment_fits(file, tmp_path):
 def test_an_experiment_says_how_it_is_run(file):
     header = file.read_text(encoding="utf-8").split("defaults:")[0]
     assert f"# python train.py experiment={file.stem}" in header
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=name)
+def test_commands_of_a_header_fit(file):
+    """Also those of sizes that nobody here can train; what follows three spaces is explanation."""
+    header = file.read_text(encoding="utf-8").split("defaults:")[0]
+    commands = [line.removeprefix("# ").split("   ")[0] for line in header.splitlines() if "# python" in line]
+    for _, entry, *words in map(shlex.split, commands):
+        plain = composed(CONF, ENTRIES[entry], heard(words, CONF, ENTRIES[entry]))
+        if entry == "train.py":
+            check_signatures({key: value for key, value in plain.items() if key not in PIECES})
 
 
 @pytest.mark.parametrize("entry", ["sample", "evaluate"])
