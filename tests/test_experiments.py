@@ -51,9 +51,12 @@ def config_of(name: str, roots: dict[str, Path], folder: Path) -> dict:
         words += [f"data.root={roots['coco'] / 'train2017'}", "data.hold_out=0.3"]
     elif found := [kind for data, kind in ROOTS.items() if name.startswith(data)]:
         words += [f"data.root={roots[found[0]]}"]
+        words += ["data.image_shape=[1,16,16]"] if name.startswith("mnist") else []
     else:
         words += ["data.train.count=16", "data.val.count=6"]
     config = shrunk(compose(*words), folder, name)
+    if name in ("mnist_pixels", "mnist_pixels_cnf"):
+        config["metric"].pop("bits_per_dim")  # hundreds of evaluations an image
     for stage in ("first", "second"):
         if config.get(stage):
             config[stage]["steps"] = 2

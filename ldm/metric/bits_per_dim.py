@@ -8,6 +8,7 @@ with u uniform in [0, 1), and (Theis et al. 2015, equation 3)
 What log p(x') is depends on the first stage.
 
     pixels (autoencoder=identity)   log p(z | c) - h w sum_c log s_c,  z the image x' whitened by m and s of each channel
+    logits (identity_logit)         the same and log|det| of the logit (ldm.autoencoder.logit)
     a distribution of latents       log p(x' | z) + log p(z | c) - log q(z | x),  z ~ q, a lower bound (Kingma and Welling 2013,
                                     equation 3); both laws of z are of whitened latents, so that the whitening cancels
     codes of a quantiser            log p(x' | k) + log p(k | c),  k the code that x has for certain, a lower bound, too
@@ -113,9 +114,11 @@ class BitsPerDim(Metric):
         self, model: LatentModel, x: Image, spread: Image, c: Context, random: Random
     ) -> tuple[Values, Kept]:
         """log p(x') of each image x' (`spread`), (b,). Nothing is decoded."""
-        z = model.autoencoder.whiten(Posterior(spread, torch.zeros_like(spread))).mean
+        raw, log_det = model.autoencoder.bottleneck.raw(spread)
+        z = model.autoencoder.whiten(Posterior(raw, torch.zeros_like(raw))).mean
         whitening = x.shape[2] * x.shape[3] * model.autoencoder.latent_std.double().log().sum()
-        return model.prior.log_prob(z, c, random).double() - whitening, z.new_zeros(len(z), self.decoder.columns)
+        log_p = model.prior.log_prob(z, c, random).double() - whitening + log_det
+        return log_p, z.new_zeros(len(z), self.decoder.columns)
 
     def _of_latents(
         self, model: LatentModel, x: Image, spread: Image, c: Context, random: Random

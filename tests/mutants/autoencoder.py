@@ -63,4 +63,14 @@ FAULTS = [
         ("return F.pixel_shuffle(x, self.patch) if", "return F.pixel_shuffle(x.flip(1), self.patch) if"),
         ("self.checkpointing and self.training else", "self.checkpointing else"),
     ),
+    *of(
+        "ldm/autoencoder/logit.py",
+        "tests/autoencoder/test_logit.py",
+        ("self.margin + (1 - 2 * self.margin) * place", "(1 - 2 * self.margin) * place"),
+        ("- p.log() - torch.log1p(-p)", "- p.log()"),
+        ("self.shift + mean * self.scale", "self.shift + mean"),
+        ("- self.scale.log()", ""),
+        ("(place - 0.5) * width_of", "place * width_of"),
+        ("(self.means[1:] + self.means[:-1]) / 2", "self.means[1:]"),
+    ),
 ]

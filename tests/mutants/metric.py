@@ -261,7 +261,8 @@ FAULTS = [
         ("- math.log2(self.width)", "+ math.log2(self.width)"),
         ("self.width * (u - 0.5)", "self.width * u"),
         ("Random(self.seed, k, examples.index)", "Random(self.seed, 0, examples.index)"),
-        ("c, random).double() - whitening,", "c, random).double() + whitening,"),
+        ("c, random).double() - whitening +", "c, random).double() + whitening +"),
+        (" - whitening + log_det", " - whitening"),
     ),
     *of(
         "ldm/metric/decoder_law.py",
