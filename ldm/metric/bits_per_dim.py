@@ -71,6 +71,10 @@ class BitsPerDim(Metric):
         self, draws: PositiveInt = 1, levels: PositiveInt = 256, decoder: DecoderLaw | None = None, seed: int = 0
     ):
         self.draws, self.width, self.decoder, self.seed = draws, width_of(levels), decoder or Gaussian(), seed
+        if self.decoder.levels not in (None, levels):
+            raise ValueError(
+                f"{type(decoder).__name__} is a law of {decoder.levels} levels, and here are levels={levels}"
+            )
         self._ratios = [torch.zeros(0, draws, dtype=torch.float64)]  # log p(x'), but for what the decoder says
         self._kept = [torch.zeros(0, draws, self.decoder.columns, dtype=torch.float64)]  # what that is found by
         self._hashes = [torch.zeros(0, dtype=torch.int64)]

@@ -35,9 +35,11 @@ class DecoderLaw(Constructed, ABC):
 
     Attributes:
         columns: s, how many numbers of each draw are kept.
+        levels: of how many values in [-1, 1] it is a law; None of any number.
     """
 
     columns: int
+    levels: int | None = None
 
     @abstractmethod
     def kept(self, x: Image, spread: Image, y: Image) -> Float[Tensor, "b s"]:
@@ -66,6 +68,7 @@ class DiscretisedLogistic(DecoderLaw):
     """The logistic law of mean y over 8-bit levels, with the best of 41 scales."""
 
     columns = len(_LOG_SCALES)
+    levels = 256
 
     def kept(self, x: Image, spread: Image, y: Image) -> Float[Tensor, "b s"]:
         each = [log_mass(x.float(), y.float(), log_scale).flatten(1).sum(1) for log_scale in _LOG_SCALES.to(x.device)]

@@ -38,6 +38,14 @@ def test_a_draw_is_the_logit_of_a_place_in_its_level_and_rounding_gives_the_imag
     assert torch.equal(back, torch.arange(256.0).view(1, 1, 16, 16).expand(3, -1, -1, -1))
 
 
+def test_whitening_twice_is_whitening_by_both():
+    noise, posterior = torch.randn(1, 1, 16, 16), LogitDequantised().posterior(levels())
+    one, two = (torch.tensor(each).view(1, 1, 1) for each in (0.5, 2.0))
+    twice = posterior.whitened(one, two).whitened(one, two)
+    torch.testing.assert_close(twice.sample(noise), ((posterior.sample(noise) - 0.5) / 2 - 0.5) / 2)
+    torch.testing.assert_close(twice.mean, ((posterior.mean - 0.5) / 2 - 0.5) / 2)
+
+
 def test_the_ends_are_finite():
     z = logits().encode(levels()).sample(torch.tensor([-40.0, 40.0]).repeat(128).view(1, 1, 16, 16))
     assert z.isfinite().all() and z.abs().max() < 8

@@ -160,6 +160,11 @@ def test_levels_of_a_discretised_logistic_decoder():
     assert found.kind == "bound" and found.value == pytest.approx(-mass[levels].log2().mean().item(), abs=1e-4)
 
 
+def test_a_law_of_other_levels_is_refused():
+    with pytest.raises(ValueError, match="a law of 256 levels, and here are levels=32"):
+        BitsPerDim(levels=32, decoder=DiscretisedLogistic())
+
+
 def test_a_deterministic_encoder_has_no_bound(caplog):
     metric = BitsPerDim()
     for batch in examples(model(bottleneck=Identity(1))):

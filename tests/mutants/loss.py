@@ -32,6 +32,14 @@ FAULTS = [
         ("(x - y.detach()).square().mean()", "(x - y.detach()).abs().mean()"),
     ),
     *of(
+        "ldm/loss/importance_weighted.py",
+        "tests/loss/test_importance_weighted.py",
+        ("- z.square()) + std.log()", "- z.square()) - std.log()"),
+        (" - math.log(self.draws)", ""),
+        ("mean, std = mean.detach(), std.detach()", "pass"),
+        ("gradient * v.view", "gradient + 0 * v.view"),
+    ),
+    *of(
         "ldm/loss/reconstruction.py",
         "tests/loss/test_reconstruction.py",
         ("v + math.log(2 * math.pi)", "v + math.log(math.pi)"),
