@@ -4,10 +4,14 @@ from tests.mutants.fault import of
 
 FAULTS = [
     *of(
+        "ldm/autoencoder/bottleneck.py",
+        "tests/autoencoder/test_autoencoder.py",
+        ("(self.mean - mean) / std", "self.mean / std"),
+        ("std=self.std / std", "std=self.std"),
+    ),
+    *of(
         "ldm/autoencoder/autoencoder.py",
         "tests/autoencoder/test_autoencoder.py",
-        ("(raw.mean - mean) / std", "raw.mean / std"),
-        ("raw.std / std", "raw.std"),
         ("self.decode_raw(z * std + mean)", "self.decode_raw((z + mean) * std)"),
         ("self.latent_std.copy_(std)", "self.latent_std.copy_(std.square())"),
         ("for side in (height, width) if", "for side in (height,) if"),
