@@ -39,7 +39,7 @@ def quick_checker(monkeypatch):
     monkeypatch.setattr(agreement, "_CHECKED", 64)
 
 
-ROOTS = {"emoji": "caption", "cifar10": "label", "fashion_mnist": "grey"}
+ROOTS = {"emoji": "caption", "cifar10": "label", "fashion_mnist": "grey", "mnist": "grey"}
 ROOTS |= {f"fashion_mnist_{word}": "grey" for word in ("gan", "ebm", "equilibrium")}
 
 
@@ -51,9 +51,12 @@ def config_of(name: str, roots: dict[str, Path], folder: Path) -> dict:
         words += [f"data.root={roots['coco'] / 'train2017'}", "data.hold_out=0.3"]
     elif found := [kind for data, kind in ROOTS.items() if name.startswith(data)]:
         words += [f"data.root={roots[found[0]]}"]
+        words += ["data.image_shape=[1,16,16]"] if name.startswith("mnist") else []
     else:
         words += ["data.train.count=16", "data.val.count=6"]
     config = shrunk(compose(*words), folder, name)
+    if name in ("mnist_pixels", "mnist_pixels_cnf"):
+        config["metric"].pop("bits_per_dim")  # hundreds of evaluations an image
     for stage in ("first", "second"):
         if config.get(stage):
             config[stage]["steps"] = 2
@@ -72,15 +75,18 @@ def test_experiment(name, roots, tmp_path, monkeypatch):
     config = config_of(name, roots, tmp_path)
     assert Experiment(config).run() == FINISHED
     run, prior = tmp_path / "runs" / name, bool(config.get("second"))
+    stages = {stage for stage in ("first", "second") if config.get(stage)}
+    if config["prior"]["_target_"] == "ldm.prior.normal.Normal":
+        stages.discard("second")  # there is nothing to learn
 
     assert yaml.safe_load((run / "config.yaml").read_text())["experiment"] == name
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
-    stages = {"first", "second"} if prior else {"first"}
     for stage in stages:
         assert sorted(each.name for each in (run / "checkpoints" / stage).iterdir()) == ["latest", "step-1", "step-2"]
         assert (run / "samples" / f"{stage}-0000002.png").exists()
     steps = [(row["stage"], row["step"]) for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
-    assert {("first", 1), ("first", 2)} <= set(steps) and (("second", 2) in steps) == prior
+    assert {(stage, step) for stage in stages for step in (1, 2)} <= set(steps)
+    assert {stage for stage, _ in steps} == stages
     names = {each.metric for each in record.read(run / "records.jsonl")}
     assert "psnr" in names and ("fd_random_conv" in names) == prior and not any("fid" in each for each in names)
     report = (run / "report.html").read_text()

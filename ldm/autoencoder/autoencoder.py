@@ -16,7 +16,7 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ldm.autoencoder.bottleneck import Bottleneck, Posterior
 from ldm.autoencoder.convnet import Pixels
+from ldm.autoencoder.logit import LogitDequantised
 from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.constructed import Constructed
 from ldm.types import Image, Latent, Reads
@@ -97,8 +98,7 @@ class Autoencoder(Constructed, nn.Module):
 
     def whiten(self, raw: Posterior) -> Posterior:
         """The posterior of the whitened latent, given that of the raw latent. Latent caches keep raw ones."""
-        mean, std = self._whitening()
-        return replace(raw, mean=(raw.mean - mean) / std, std=raw.std / std)
+        return raw.whitened(*self._whitening())
 
     def kept(self, mean: Latent, std: Latent) -> Posterior:
         """q(z|x) of the whitened latent, of the mean and std of the raw one that a latent cache kept."""
@@ -119,9 +119,11 @@ class Autoencoder(Constructed, nn.Module):
         return self.decoder(self.bottleneck.restore(z))
 
     def forward(self, x: Image, noise: Latent) -> Reconstruction:
-        """The training pass on images x (b, c, h, w), with raw latents; `noise` is standard normal, (b, *latent_shape)."""
+        """The training pass on images x (b, c, h, w), with raw latents; `noise` is standard normal, (b, *latent_shape), or
+        (b k, *latent_shape) for k draws of each image, one after the other, and then so are all results."""
         self.check_size(tuple(x.shape[1:]))
-        coded = self.bottleneck(self.encoder(x), noise)
+        h = self.encoder(x)
+        coded = self.bottleneck(h if len(noise) == len(x) else h.repeat_interleave(len(noise) // len(x), 0), noise)
         return Reconstruction(self.decoder(coded.z), coded.z, coded.posterior, coded.terms)
 
     def codes(self, x: Image) -> Int[Tensor, "b lh lw"]:
@@ -174,8 +176,8 @@ class Autoencoder(Constructed, nn.Module):
 
     @property
     def gives(self) -> Reads:
-        """What its latents are: the image itself, codes, or neither."""
-        if isinstance(self.encoder, Pixels):
+        """What its latents are: the image itself, codes, or neither; logits of an image are neither."""
+        if isinstance(self.encoder, Pixels) and not isinstance(self.bottleneck, LogitDequantised):
             return "pixels"
         return "codes" if isinstance(self.bottleneck, VectorQuantiser) else "latents"
 

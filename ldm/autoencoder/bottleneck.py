@@ -6,7 +6,7 @@ q(z|x) = N(mean, std^2), and the divergence from the standard normal distributio
     KL(q || N(0, 1)) = 1/2 sum(mean^2 + std^2 - 1 - log std^2),
 
 summed over all numbers of the latent. The vector quantiser is in ldm.autoencoder.quantiser, pixels with a density in
-ldm.autoencoder.dequantised.
+ldm.autoencoder.dequantised and, as logits, in ldm.autoencoder.logit.
 
 Sources:
     Kingma and Welling, Auto-Encoding Variational Bayes (2013), arXiv 1312.6114
@@ -15,7 +15,7 @@ Sources:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ldm.constructed import Constructed
-from ldm.types import Latent
+from ldm.types import Image, Latent
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Posterior:
     def sample(self, noise: Latent) -> Latent:
         """mean + std * noise, for standard normal noise of the latent's shape."""
         return self.mean + self.std * noise
+
+    def whitened(self, mean: Tensor, std: Tensor) -> Posterior:
+        """That of (z - mean) / std, for a mean and a deviation of each channel, (c, 1, 1)."""
+        return replace(self, mean=(self.mean - mean) / std, std=self.std / std)
 
     def kl(self) -> Float[Tensor, " b"]:
         """KL(q || N(0, 1)) in nats, summed over the numbers of each latent, (b,); inf where std is 0."""
@@ -90,6 +94,11 @@ class Bottleneck(Constructed, nn.Module, ABC):
     @abstractmethod
     def restore(self, z: Latent) -> Latent:
         """The latent that the decoder is given, of a latent that a prior made: a quantiser quantises here."""
+
+    def raw(self, x: Image) -> tuple[Latent, Float[Tensor, " b"]]:
+        """The latent, where it is the image itself moved number by number, of images x of numbers within their levels, and
+        log|det dz/dx| of each, (b,); by default x is not moved."""
+        return x, x.new_zeros(len(x))
 
     def step(self) -> dict[str, Float[Tensor, ""]]:
         """Called on all ranks at the end of an update: learns what is not learnt by gradients from the training passes of the

@@ -2,8 +2,9 @@
 
 `ConvNet` is residual (Dinh et al. 2016, section 3.3). Its normalisation is over the channels of each pixel, and not over the
 batch, so that an example's density does not depend on the others; the context shifts and scales what is normalised, by a linear
-map of the mean of its tokens. `Transformer` lets all pixels of the map see each other (Kolesnikov et al. 2024, section 3); the
-context is added to its tokens. The last layer of both begins at zero.
+map of the mean of its tokens, and its spatial map, of the same sides, is laid beside what comes. `Transformer` lets all pixels of
+the map see each other (Kolesnikov et al. 2024, section 3); the context is added to its tokens. The last layer of both begins at
+zero.
 
 Sources:
     Dinh et al., Density Estimation Using Real NVP (2016), arXiv 1605.08803
@@ -74,7 +75,7 @@ class ConvNet(CouplingNetwork):
     ):
         super().__init__()
         kernel = 1 if tuple(sides) == (1, 1) else 3
-        self.stem = nn.Conv2d(inputs, width, kernel, padding=kernel // 2)
+        self.stem = nn.Conv2d(inputs + (context.spatial or 0), width, kernel, padding=kernel // 2)
         options = {"embedding": context.tokens, "norm": Rms, "scale_shift": True, "dropout": dropout, "kernel": kernel}
         self.blocks = nn.ModuleList(ResBlock(width, width, **options) for _ in range(depth))
         self.norm, self.head = Rms(width), nn.Conv2d(width, outputs, kernel, padding=kernel // 2)
@@ -82,7 +83,7 @@ class ConvNet(CouplingNetwork):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Float[Tensor, "b i h w"], c: Context) -> Float[Tensor, "b o h w"]:
-        h, embedding = self.stem(x), _pooled(c)
+        h, embedding = self.stem(x if c.spatial is None else torch.cat([x, c.spatial], 1)), _pooled(c)
         for block in self.blocks:
             h = block(h, embedding)
         return self.head(F.silu(self.norm(h)))

@@ -7,8 +7,8 @@ For an image x of n numbers and its reconstruction y the autoencoder minimises, 
 and, not divided by n, -lambda mean(D(y)) with a critic D (ldm.loss.adversarial). The first term is a likelihood
 (ldm.loss.reconstruction) and d a perceptual distance (ldm.loss.perceptual). Likelihood and KL are in nats, summed over
 numbers and averaged over images. So with the Gaussian likelihood, KL weight 1 and no other term, this is the negative
-evidence lower bound of a VAE. It is divided by n so that learning rates and gradient clipping do not depend on the size of
-images.
+evidence lower bound of a VAE, in the place of which the importance-weighted one may stand (ldm.loss.importance_weighted). It is
+divided by n so that learning rates and gradient clipping do not depend on the size of images.
 
 Sources:
     Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (2021), arXiv 2112.10752
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from ldm.loss.adaptive import AdaptiveWeight
 from ldm.loss.adversarial import Adversarial
+from ldm.loss.importance_weighted import ImportanceWeighted, Law
 from ldm.loss.perceptual import Perceptual
 from ldm.loss.reconstruction import PixelLikelihood
-from ldm.types import Image
+from ldm.types import Image, Latent
 
 Terms = dict[str, Tensor]
 
@@ -38,6 +39,16 @@ class Made(Protocol):
     @property
     def image(self) -> Image:
         """The reconstructions, (b, c, h, w)."""
+        ...
+
+    @property
+    def z(self) -> Latent:
+        """The raw latents of the reconstructions."""
+        ...
+
+    @property
+    def posterior(self) -> Law:
+        """q(z|x), of which they were drawn."""
         ...
 
     @property
@@ -55,6 +66,7 @@ class FirstStageLoss(nn.Module):
         perceptual: the perceptual distance; None leaves it out.
         perceptual_weight: of the perceptual distance.
         adversarial: the critic and the adversarial loss; None leaves them out.
+        importance: the importance-weighted bound in the place of that of one draw; None is without.
     """
 
     def __init__(
@@ -64,10 +76,22 @@ class FirstStageLoss(nn.Module):
         perceptual: Perceptual | None = None,
         perceptual_weight: NonNegativeFloat = 1.0,
         adversarial: Adversarial | None = None,
+        importance: ImportanceWeighted | None = None,
     ):
         super().__init__()
+        if importance is not None and (kl_weight != 1 or perceptual is not None or adversarial is not None):
+            raise ValueError(
+                "the importance-weighted bound is one of a density: it goes with loss.kl_weight=1 and neither a perceptual nor "
+                f"an adversarial term, and here is kl_weight={kl_weight:g}: take loss=iwae"
+            )
         self.likelihood, self.kl_weight = likelihood, kl_weight
         self.perceptual, self.perceptual_weight, self.adversarial = perceptual, perceptual_weight, adversarial
+        self.importance = importance
+
+    @property
+    def draws(self) -> int:
+        """How many latents of each image it asks for."""
+        return 1 if self.importance is None else self.importance.draws
 
     def model_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the loss that are learnt with the autoencoder's: the likelihood's log-variance."""
@@ -82,14 +106,18 @@ class FirstStageLoss(nn.Module):
 
         Arguments:
             x: the images, (b, c, h, w).
-            made: the result of the autoencoder's training pass on x.
+            made: the result of the autoencoder's training pass on x, of `draws` latents of each image.
             update: the number of the update.
             adaptive: the adaptive weight of this update; used from the update on from which there is an adversarial term.
                 Only the last micro-batch of an update has that term.
         """
+        x = x.repeat_interleave(self.draws, 0)
         y, numbers = made.image.float(), x[0].numel()
         logged: Terms = {"mse": (x - y.detach()).square().mean()}
         logged["log variance"] = self.likelihood.log_variance.detach()
+        if self.importance is not None:
+            bound = self.importance(-self.likelihood(x, y), made.z, made.posterior)
+            return {"importance-weighted": -bound.mean() / numbers}, logged
         extra = None
         if self.perceptual is not None:
             distance = self.perceptual(x, y)

@@ -7,6 +7,13 @@ and Wipf 2019, section 4):
     Laplace    sum(|x - y| / e^(v/2) + v/2 + log 2)                  median y, scale e^(v/2)
     Blend      sum(d / e^v + v),  d = (1 - s)|x - y| + s (x - y)^2   no normalised density; constants are left out
 
+or, of images of 8 bits and not of numbers, as a probability of their levels (Salimans et al. 2017, section 2.1; ldm.nn.logistic),
+
+    DiscretisedLogistic   -sum log(F((x + h - y) / s) - F((x - h - y) / s))     mean y, scale s = e^(v/2)
+
+with all that lies beyond black and white at black and white: what is wholly black then costs nothing, however wide the law
+elsewhere, where y is far below black. Images that are black or white almost everywhere, as written digits, ask for this one.
+
 The KL term is summed over a latent in the same way. So `kl_weight=1` with the Gaussian is the evidence lower bound of a VAE,
 and `kl_weight=1e-6` only keeps latents from growing. v adapts to the size of the error, which otherwise would have to be
 tuned as a weight. Its optimum is the logarithm of the mean error (Rybkin et al. 2020, section 4.1), about -5 for a good
@@ -16,6 +23,8 @@ tens of thousands of updates to get there. Therefore v = speed * parameter, whic
 Sources:
     Dai and Wipf, Diagnosing and Enhancing VAE Models (2019), arXiv 1903.05789
     Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders (2020), arXiv 2006.13202
+    Salimans et al., PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other Modifications
+        (2017), arXiv 1701.05517
 """
 
 from __future__ import annotations
@@ -28,11 +37,12 @@ from jaxtyping import Float
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
+from ldm.nn.logistic import log_mass
 from ldm.types import Image, Probability
 
 
 class PixelLikelihood(nn.Module, ABC):
-    """-log p(x | y) of each image, with a log-variance v. A new one writes `_error` and `_nats`.
+    """-log p(x | y) of each image, with a log-variance v. A new one writes `forward`.
 
     Arguments:
         log_variance: the initial v.
@@ -50,12 +60,19 @@ class PixelLikelihood(nn.Module, ABC):
         """v, with gradients."""
         return self.speed * self.scaled_log_variance
 
+    @abstractmethod
     def forward(self, x: Image, y: Image, extra: Float[Tensor, " b"] | None = None) -> Float[Tensor, " b"]:
         """-log p(x | y) in nats, (b,), float32, of images x and reconstructions y (b, c, h, w).
 
         Arguments:
             extra: a further error of each image, (b,), in the unit of the error and summed over numbers like it.
         """
+
+
+class OfError(PixelLikelihood):
+    """One that knows of an image its summed error alone. A new one writes `_error` and `_nats`."""
+
+    def forward(self, x: Image, y: Image, extra: Float[Tensor, " b"] | None = None) -> Float[Tensor, " b"]:
         error = self._error(x.float() - y.float()).flatten(1).sum(1)
         return self._nats(error if extra is None else error + extra, x[0].numel())
 
@@ -68,7 +85,7 @@ class PixelLikelihood(nn.Module, ABC):
         """-log p(x | y) in nats, (b,), given the errors (b,), each summed over `numbers` numbers."""
 
 
-class Gaussian(PixelLikelihood):
+class Gaussian(OfError):
     """The density of N(y, e^v), with all constants."""
 
     def _error(self, difference: Image) -> Image:
@@ -79,7 +96,7 @@ class Gaussian(PixelLikelihood):
         return 0.5 * (error * torch.exp(-v) + numbers * (v + math.log(2 * math.pi)))
 
 
-class Laplace(PixelLikelihood):
+class Laplace(OfError):
     """The density of the Laplace distribution with median y and scale e^(v/2), with all constants."""
 
     def _error(self, difference: Image) -> Image:
@@ -90,7 +107,7 @@ class Laplace(PixelLikelihood):
         return error * torch.exp(-0.5 * v) + numbers * (0.5 * v + math.log(2))
 
 
-class Blend(PixelLikelihood):
+class Blend(OfError):
     """The error (1 - square) |x - y| + square (x - y)^2 with one learnt scale e^v; published first stages have square 0."""
 
     def __init__(
@@ -105,3 +122,13 @@ class Blend(PixelLikelihood):
     def _nats(self, error: Float[Tensor, " b"], numbers: int) -> Float[Tensor, " b"]:
         v = self.log_variance
         return error * torch.exp(-v) + numbers * v
+
+
+class DiscretisedLogistic(PixelLikelihood):
+    """The probability of 8-bit levels under the logistic law of mean y and scale e^(v/2). A further error is divided by the
+    scale, as |x - y| is far from y."""
+
+    def forward(self, x: Image, y: Image, extra: Float[Tensor, " b"] | None = None) -> Float[Tensor, " b"]:
+        log_scale = 0.5 * self.log_variance
+        nats = -log_mass(x.float(), y.float(), log_scale).flatten(1).sum(1)
+        return nats if extra is None else nats + extra * torch.exp(-log_scale)

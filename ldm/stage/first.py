@@ -51,7 +51,8 @@ class First(Stage):
 
     def _reconstruct(self, batch: dict[str, Any], random: Random, shared: dict[str, Any]) -> tuple[Terms, Terms]:
         x = batch["image"]
-        made = self.autoencoder(x, random.normal("posterior", self.autoencoder.latent_shape))
+        noise = random.normal("posterior", (self.loss.draws, *self.autoencoder.latent_shape))
+        made = self.autoencoder(x, noise.flatten(0, 1))
         shared["made"] = made.image.detach()
         if self._adaptive is None and self.loss.adversarial is not None:
             own, last_layer = self._players[0].parameters, self.autoencoder.last_layer

@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ldm.autoencoder.bottleneck import Posterior
 from ldm.loss.adaptive import AdaptiveWeight
 from ldm.loss.adversarial import Adversarial
 from ldm.loss.first_stage import FirstStageLoss
+from ldm.loss.importance_weighted import ImportanceWeighted
 from ldm.loss.perceptual import LaplacianPyramid
 from ldm.loss.reconstruction import Blend, Gaussian, Laplace
 from ldm.nn.patchgan import PatchGAN
@@ -17,6 +19,8 @@ from ldm.nn.patchgan import PatchGAN
 class Pass:
     image: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
+    z: Tensor | None = None
+    posterior: Posterior | None = None
 
 
 class Decoder(nn.Module):
@@ -176,3 +180,25 @@ def test_every_config_composes_and_builds(tmp_path):
         check(node, "loss")
         if "lpips" not in file.stem:  # those download
             assert isinstance(build(node, "loss"), FirstStageLoss)
+
+
+def test_the_importance_weighted_bound_is_of_several_draws_of_each_image(x):
+    """log 1/2 (w_1 + w_2) of each of two images, per number, by torch's own densities."""
+    y, noise = torch.rand(4, 3, 16, 16) * 2 - 1, torch.randn(4, 1, 2, 2)
+    posterior = Posterior(torch.randn(4, 1, 2, 2), torch.rand(4, 1, 2, 2) + 0.5)
+    z = posterior.sample(noise)
+    loss = FirstStageLoss(Gaussian(log_variance=3.0), 1.0, importance=ImportanceWeighted(2))
+    terms, _ = loss.generator(x, Pass(y, {"kl": torch.tensor(7.0)}, z, posterior), 0, None)
+    normal = torch.distributions.Normal
+    log_w = normal(y, math.exp(1.5)).log_prob(x[[0, 0, 1, 1]]).flatten(1).sum(1)
+    log_w += (normal(0.0, 1.0).log_prob(z) - normal(posterior.mean, posterior.std).log_prob(z)).flatten(1).sum(1)
+    bound = log_w.double().view(2, 2).logsumexp(1) - math.log(2)
+    torch.testing.assert_close(sum(terms.values()), -bound.float().mean() / x[0].numel())
+    assert loss.draws == 2 and FirstStageLoss(Gaussian()).draws == 1
+
+
+def test_a_weighted_bound_has_no_other_terms():
+    with pytest.raises(ValueError, match="loss=iwae"):
+        FirstStageLoss(Gaussian(), 1e-6, importance=ImportanceWeighted(2))
+    with pytest.raises(ValueError, match="perceptual"):
+        FirstStageLoss(Gaussian(), 1.0, LaplacianPyramid(), importance=ImportanceWeighted(2))

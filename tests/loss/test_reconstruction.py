@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Laplace as TorchLaplace
 from torch.distributions import Normal
 
-from ldm.loss.reconstruction import Blend, Gaussian, Laplace
+from ldm.loss.reconstruction import Blend, DiscretisedLogistic, Gaussian, Laplace
 
 X, Y = torch.rand(2, 3, 3, 5, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -49,6 +49,23 @@ def test_the_spread_is_learnt_to_its_closed_form_at_the_learning_rate_of_weights
         loss(X, y).mean().backward()
         optimizer.step()
     assert loss.log_variance.item() == pytest.approx(best(X - y).item(), abs=0.1)
+
+
+def test_a_probability_of_levels_is_the_mass_of_the_logistic_law():
+    """F(x + h) - F(x - h), but all below for black and all above for white; s = e^(v/2)."""
+    x = torch.tensor([-1.0, 0.2, 1.0]).mul(127.5).round().div(127.5).double().view(1, 3, 1, 1)
+    y, s = torch.tensor([-1.1, 0.25, 0.9]).double().view(1, 3, 1, 1), math.exp(-1.5)
+    above, below = (torch.sigmoid((x + h - y) / s)[0, :, 0, 0] for h in (1 / 255, -1 / 255))
+    wanted = -(above[0].log() + (above[1] - below[1]).log() + (1 - below[2]).log())
+    loss = DiscretisedLogistic(log_variance=-3.0)
+    torch.testing.assert_close(loss(x.float(), y.float()), wanted.float()[None])
+    further = loss(x.float(), y.float(), torch.tensor([2.0]))
+    torch.testing.assert_close(further, wanted.float()[None] + 2 / s)
+
+
+def test_what_is_wholly_black_costs_nothing():
+    black, far = -torch.ones(1, 1, 4, 4), torch.full((1, 1, 4, 4), -9.0)
+    assert DiscretisedLogistic(log_variance=-1.0)(black, far).item() < 1e-3
 
 
 def test_a_kept_spread_stays():

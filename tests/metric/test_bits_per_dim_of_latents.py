@@ -11,6 +11,7 @@ from ldm.autoencoder.bottleneck import Bottleneck, DiagonalGaussian, Identity
 from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.condition.none import Unconditional
 from ldm.metric.bits_per_dim import BitsPerDim
+from ldm.metric.decoder_law import DiscretisedLogistic
 from ldm.metric.metric import Examples
 from ldm.model import LatentModel
 from ldm.prior.base import Latents
@@ -137,6 +138,31 @@ def test_codes_cost_what_the_prior_says_of_them():
     [found] = metric.measure()
     gaussian = 0.5 * math.log2(2 * math.pi * math.e / 12)  # in levels, so that no width is left to count
     assert found.value == pytest.approx(1 + gaussian, abs=5e-3)
+
+
+def test_levels_of_a_discretised_logistic_decoder():
+    """Of a posterior that is the prior, the bound is -log2 P(x) about the decoder's bias, whose scale is found among the list."""
+    bias, s = torch.tensor([-0.9]), math.exp(-2.0)
+    autoencoder = Autoencoder(
+        (1, SIDE, SIDE),
+        lambda channels, latent: Linear(torch.zeros(2, 1), torch.zeros(2)),
+        lambda channels, latent: Linear(torch.zeros(1, 1), bias),
+        DiagonalGaussian(1),
+    )
+    of = LatentModel(autoencoder, Unconditional(), Normal(Latents((1, SIDE, SIDE)), ContextShape())).eval()
+    edges = torch.sigmoid(((torch.arange(255) + 0.5) / 127.5 - 1 - bias.double()) / s)
+    mass = torch.cat([edges, torch.ones(1)]) - torch.cat([torch.zeros(1), edges])
+    levels = torch.multinomial(mass, COUNT * SIDE**2, replacement=True).view(COUNT, 1, SIDE, SIDE)
+    real = (levels / 127.5 - 1).float()
+    metric = BitsPerDim(draws=2, decoder=DiscretisedLogistic())
+    metric.add(Examples(real, real, None, [""] * COUNT, torch.arange(COUNT), model=of, batch={"image": real}))
+    [found] = metric.measure()
+    assert found.kind == "bound" and found.value == pytest.approx(-mass[levels].log2().mean().item(), abs=1e-4)
+
+
+def test_a_law_of_other_levels_is_refused():
+    with pytest.raises(ValueError, match="a law of 256 levels, and here are levels=32"):
+        BitsPerDim(levels=32, decoder=DiscretisedLogistic())
 
 
 def test_a_deterministic_encoder_has_no_bound(caplog):

@@ -4,10 +4,14 @@ from tests.mutants.fault import of
 
 FAULTS = [
     *of(
+        "ldm/autoencoder/bottleneck.py",
+        "tests/autoencoder/test_autoencoder.py",
+        ("(self.mean - mean) / std", "self.mean / std"),
+        ("std=self.std / std", "std=self.std"),
+    ),
+    *of(
         "ldm/autoencoder/autoencoder.py",
         "tests/autoencoder/test_autoencoder.py",
-        ("(raw.mean - mean) / std", "raw.mean / std"),
-        ("raw.std / std", "raw.std"),
         ("self.decode_raw(z * std + mean)", "self.decode_raw((z + mean) * std)"),
         ("self.latent_std.copy_(std)", "self.latent_std.copy_(std.square())"),
         ("for side in (height, width) if", "for side in (height,) if"),
@@ -62,5 +66,15 @@ FAULTS = [
         ("F.silu(self.norm(self.trunk(self.stem(self.mix(z)))))", "F.silu(self.norm(self.trunk(self.stem(z))))"),
         ("return F.pixel_shuffle(x, self.patch) if", "return F.pixel_shuffle(x.flip(1), self.patch) if"),
         ("self.checkpointing and self.training else", "self.checkpointing else"),
+    ),
+    *of(
+        "ldm/autoencoder/logit.py",
+        "tests/autoencoder/test_logit.py",
+        ("self.margin + (1 - 2 * self.margin) * place", "(1 - 2 * self.margin) * place"),
+        ("- p.log() - torch.log1p(-p)", "- p.log()"),
+        ("self.shift + mean * self.scale", "self.shift + mean"),
+        ("- self.scale.log()", ""),
+        ("(place - 0.5) * width_of", "place * width_of"),
+        ("(self.means[1:] + self.means[:-1]) / 2", "self.means[1:]"),
     ),
 ]

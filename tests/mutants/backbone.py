@@ -50,6 +50,13 @@ FAULTS = [
         ("self.weight.float(), self.bias.float(), self.eps", "self.weight.float(), self.bias.float(), 1e-1"),
     ),
     *of(
+        "ldm/nn/logistic.py",
+        "tests/nn/test_logistic.py",
+        ("+ torch.log(-torch.expm1(-width))", ""),
+        ("x > 1 - _HALF", "x > 1 + _HALF"),
+        ("x < -1 + _HALF", "x < -1 - _HALF"),
+    ),
+    *of(
         "ldm/nn/resnet.py",
         ("tests/nn/test_resnet.py", "tests/interop/test_diffusers.py"),
         ("return self.shortcut(x) + self.conv2", "return self.conv2"),

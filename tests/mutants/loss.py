@@ -32,6 +32,14 @@ FAULTS = [
         ("(x - y.detach()).square().mean()", "(x - y.detach()).abs().mean()"),
     ),
     *of(
+        "ldm/loss/importance_weighted.py",
+        "tests/loss/test_importance_weighted.py",
+        ("- z.square()) + std.log()", "- z.square()) - std.log()"),
+        (" - math.log(self.draws)", ""),
+        ("mean, std = mean.detach(), std.detach()", "pass"),
+        ("gradient * v.view", "gradient + 0 * v.view"),
+    ),
+    *of(
         "ldm/loss/reconstruction.py",
         "tests/loss/test_reconstruction.py",
         ("v + math.log(2 * math.pi)", "v + math.log(math.pi)"),
@@ -40,6 +48,8 @@ FAULTS = [
         ("return self.speed * self.scaled_log_variance", "return self.scaled_log_variance"),
         ("error if extra is None else error + extra", "error"),
         ("requires_grad=learnt", "requires_grad=True"),
+        ("log_scale = 0.5 * self.log_variance", "log_scale = self.log_variance"),
+        ("extra * torch.exp(-log_scale)", "extra"),
     ),
     *of(
         "ldm/loss/perceptual.py",

@@ -139,8 +139,8 @@ FAULTS = [
         "ldm/stage/first.py",
         "tests/stage/test_first_values.py",
         (
-            'random.normal("posterior", self.autoencoder.latent_shape)',
-            '0 * random.normal("posterior", self.autoencoder.latent_shape)',
+            'random.normal("posterior", (self.loss.draws,',
+            '0 * random.normal("posterior", (self.loss.draws,',
         ),
         ("self.autoencoder.decode_raw(posterior.mean)", "self.autoencoder.decode(posterior.mean)"),
         (".float().clamp(-1, 1)", ".float()"),

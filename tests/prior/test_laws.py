@@ -24,6 +24,7 @@ FIRST = {  # stages, and further words, that a prior is asked on, where that is 
     "categorical": ["vq_f4"],
     "pixelcnn": ["kl_f4_small", "vq_f4"],
     "transformer": ["vq_f4", "identity", "kl_f4_small prior/head=diffusion"],
+    "variational_dequantisation": ["identity"],
 }
 SHAPE = {"identity": "[3,6,6]"}
 FEW = {"_target_": "ldm.ode.RungeKutta", "steps": 2}  # in place of solvers to a tolerance

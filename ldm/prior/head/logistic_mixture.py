@@ -1,24 +1,14 @@
 """The discretised mixture of logistics of PixelCNN++, over the 256 values of a pixel's channels (Salimans et al. 2017, section
 2.1).
 
-With F_k the distribution function of a logistic law of mean m_k and scale s_k, values x of 0 ... 255 in [-1, 1], and h = 1 / 255,
-
-    P_k(x) = F_k(x + h) - F_k(x - h),      F_k(x - h) = 0 at x = -1,      F_k(x + h) = 1 at x = 1.
-
-The channels of a pixel follow each other and share the component (section 2.2): the mean of a channel is moved linearly by the
-values of those before it,
+P_k is the discretised logistic law of mean m_k and scale s_k (ldm.nn.logistic). The channels of a pixel follow each other and
+share the component (section 2.2): the mean of a channel is moved linearly by the values of those before it,
 
     p(x_1 ... x_c) = sum_k w_k prod_j P_kj(x_j),     m_kj = mean_kj + sum_(i<j) a_kij x_i.
 
 So values near each other have probabilities near each other from the beginning, with a few numbers a pixel in the place of
 256. It sums to one over all values by construction. To draw, all 256 probabilities of a channel given those before it are
-computed, so top-k, top-p, temperature and guidance mean what they mean of codes.
-
-With a = (x + h - m) / s and b = (x - h - m) / s the mass is computed as
-
-    log (sigmoid(a) - sigmoid(b)) = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)),
-
-which loses no digits in the tails (the paper's code takes the density at the middle there). Scales have the floor of that code.
+computed, so top-k, top-p, temperature and guidance mean what they mean of codes. Scales have the floor of the paper's code.
 
 Sources:
     Salimans et al., PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other Modifications
@@ -28,19 +18,18 @@ Sources:
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 
+from ldm.nn.logistic import log_mass
 from ldm.prior.base import Latents
 from ldm.prior.head.base import Bent, Head, bent_logits, chosen
 from ldm.prior.head.categorical import LEVELS, levels_of, pixels_of
 from ldm.random import Random
 from ldm.types import Latent
 
-_HALF = 1 / (LEVELS - 1)  # half of the distance of two values
 _LEAST = -7.0  # of log s, as in the paper's code
 _AT_FIRST = -2.0  # log s that is added, so that a law begins as wide as the range of values
 
@@ -112,13 +101,3 @@ class LogisticMixture(Head):
         first = j * (j - 1) // 2
         mean = means[..., j] + (a[..., first : first + j] * before[..., None, :]).sum(-1)
         return log_mass(x[..., None, :], mean[..., None], log_scales[..., j, None])
-
-
-def log_mass(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """log (F(x + h) - F(x - h)) of a logistic law, with all that lies beyond the ends at the ends; broadcast."""
-    inverse = (-log_scale).exp()
-    above, below = (x + _HALF - mean) * inverse, (x - _HALF - mean) * inverse
-    width = (2 * _HALF * inverse).expand_as(above)
-    inside = F.logsigmoid(above) + F.logsigmoid(-below) + torch.log(-torch.expm1(-width))
-    inside = torch.where(x < -1 + _HALF, F.logsigmoid(above), inside)
-    return torch.where(x > 1 - _HALF, F.logsigmoid(-below), inside)
