@@ -24,7 +24,7 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ldm.bijection.base import Bijection, Map
+from ldm.bijection.base import Bijection, Map, uncast
 from ldm.bijection.made import MADE
 from ldm.bijection.transform import Transform
 from ldm.types import Context, ContextShape
@@ -58,13 +58,13 @@ class Autoregressive(Bijection):
         self.network = MADE(order, transform.count, context, width, depth)
 
     def forward(self, x: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
-        with torch.autocast(x.device.type, enabled=False):
+        with uncast(x):
             flat = x.float().flatten(1)
             y, log_slope = self.transform.forward(flat, self.network(flat, c))
         return y.view_as(x), log_slope.sum(1)
 
     def inverse(self, y: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
-        with torch.autocast(y.device.type, enabled=False):
+        with uncast(y):
             flat = y.float().flatten(1)
             found: dict[int, Tensor] = {}
             total = flat.new_zeros(len(flat))

@@ -13,9 +13,11 @@ Sources:
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from typing import TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -41,3 +43,8 @@ class Bijection(Constructed, nn.Module, ABC):
         """Take from a first batch x what has to be there before training, then give y. By default there is nothing to
         take."""
         return self(x, c)[0]
+
+
+def uncast(x: Tensor) -> contextlib.AbstractContextManager[None]:
+    """A block that autocast leaves in float32, on the device of x; a meta tensor, of which a cost is counted, has no autocast."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from ldm.bijection.base import Bijection, Map
+from ldm.bijection.base import Bijection, Map, uncast
 from ldm.types import Context
 
 
@@ -47,13 +47,13 @@ class Conv1x1(Bijection):
         return (x.shape[2] * x.shape[3] * self.log_diagonal.sum()).expand(len(x))
 
     def forward(self, x: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
-        with torch.autocast(x.device.type, enabled=False):
+        with uncast(x):
             lower, upper = self._triangles()
             y = (self.permutation @ lower @ upper) @ x.flatten(2)
         return y.view_as(x), self._log_det(x)
 
     def inverse(self, y: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
-        with torch.autocast(y.device.type, enabled=False):
+        with uncast(y):
             lower, upper = self._triangles()
             x = torch.linalg.solve_triangular(lower, self.permutation.T @ y.flatten(2), upper=False, unitriangular=True)
             x = torch.linalg.solve_triangular(upper, x, upper=True)

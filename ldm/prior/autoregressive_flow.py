@@ -18,6 +18,7 @@ Sources:
 
 from __future__ import annotations
 
+import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import nn
 
@@ -25,6 +26,7 @@ from ldm.bijection.autoregressive import Autoregressive, Reversed
 from ldm.bijection.chain import Chain
 from ldm.bijection.made import MADE
 from ldm.bijection.transform import Transform
+from ldm.cost import context_on_meta, flops
 from ldm.prior.base import Latents
 from ldm.prior.normalizing_flow import NormalizingFlow
 from ldm.types import ContextShape
@@ -56,6 +58,13 @@ class AutoregressiveFlow(NormalizingFlow):
         parts = [Autoregressive(latents.numbers, transform, context, k % 2 == 1, width, depth) for k in range(layers)]
         chain = Chain(parts)
         super().__init__(latents, context, Reversed(chain) if quick_samples else chain, temperature)
+        self.quick_samples = quick_samples
 
     def networks(self) -> list[nn.Module]:
         return [module for module in self.modules() if isinstance(module, MADE)]
+
+    def flops(self) -> int:
+        """Of a density: each network once or, where samples are quick, once for every number."""
+        z, c = torch.empty(1, self.latents.numbers, device="meta"), context_on_meta(self.context, self.latents.shape)
+        passes = self.latents.numbers if self.quick_samples else 1
+        return passes * sum(flops(network, z, c)[0] for network in self.networks())

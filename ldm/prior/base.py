@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm.build import Config, build, check, described, is_node, merged, nearest
 from ldm.constructed import Constructed
+from ldm.cost import context_on_meta, flops
 from ldm.random import Random
 from ldm.types import Codes, Context, ContextShape, Latent, Reads
 
@@ -146,9 +148,17 @@ class Prior(Constructed, nn.Module, ABC):
         return []
 
     def flops(self) -> int | None:
-        """Floating-point operations of one call of its network for one example; None where it has none, or they cannot be
-        counted. ValueError where the network does not fit the latents, which shapes alone tell."""
-        return None
+        """Floating-point operations of one example's forward pass in training: of one call of its network or, where a density is
+        exact, of all that `log_prob` asks. None where it has no network, or they cannot be counted. ValueError where the
+        network does not fit the latents, which shapes alone tell."""
+        if not (self.networks() and isinstance(self, Likelihood) and self.kind == "exact"):
+            return None
+        kind = torch.float32 if self.latents.codes is None else torch.long
+        z = torch.empty(self.latents.batch(1), dtype=kind, device="meta")
+        try:
+            return flops(_Density(self), z, context_on_meta(self.context, self.latents.shape))[0]
+        except NotImplementedError:
+            return None
 
     # How samples are drawn
 
@@ -203,6 +213,17 @@ class Prior(Constructed, nn.Module, ABC):
         if other is not None:
             raise ValueError(f"guide= is of a diffusion's guidance; this run's prior is {type(self).__name__}")
         return False
+
+
+class _Density(nn.Module):
+    """log p(z | c) of a prior as a module's forward pass."""
+
+    def __init__(self, prior: Prior):
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, z: Latent | Codes, c: Context) -> Float[Tensor, " b"]:
+        return self.prior.log_prob(z, c)
 
 
 def _word(value: Any) -> Any:

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from ldm.bijection.actnorm import ActNorm
+from ldm.bijection.autoregressive import Autoregressive
 from ldm.bijection.conv1x1 import Conv1x1
 from ldm.bijection.coupling import Coupling
 from ldm.bijection.mask import Checkerboard, Halves
 from ldm.bijection.network import ConvNet
+from ldm.bijection.sigmoidal import Sigmoidal
 from ldm.bijection.spline import RationalQuadratic
 from ldm.bijection.squeeze import Squeeze
 from ldm.bijection.transform import Additive, Affine
@@ -106,4 +108,73 @@ def test_couplings_are_zukos(mask, transform, flip):
         theirs, theirs_log = peer.call_and_ladj(x.flatten(1))
         torch.testing.assert_close(y.flatten(1), theirs, **CLOSE)
         torch.testing.assert_close(log_det, theirs_log, **CLOSE)
+        torch.testing.assert_close(peer.inv(y.flatten(1)).view_as(x), ours.inverse(y, Context())[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_masked_networks_and_their_splines_are_nflows(depth):
+    """Theirs has the parameters of a number one after the other, and slopes of softplus(0) where ours are 1."""
+    autoregressive = pytest.importorskip("nflows.transforms.autoregressive", reason="the extra `peers`")
+    bins, numbers, width = 5, 4, 12
+    own = RationalQuadratic(bins, 2.0)
+    ours = stirred(Autoregressive(numbers, own, ContextShape(), width=width, depth=depth), 0.5)
+    theirs = autoregressive.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+        features=numbers,
+        hidden_features=width,
+        num_bins=bins,
+        num_blocks=depth - 1,
+        use_residual_blocks=False,
+        activation=torch.nn.functional.silu,
+        tails="linear",
+        tail_bound=2.0,
+    )
+    net = theirs.autoregressive_net
+    for mine, other in zip(
+        ours.network.layers, (net.initial_layer, *(each.linear for each in net.blocks)), strict=True
+    ):
+        assert torch.equal(mine.kept, other.mask.bool())
+        other.load_state_dict(mine.state_dict(), strict=False)
+
+    def by_number(rows: torch.Tensor) -> torch.Tensor:
+        return rows.unflatten(0, (own.count, numbers)).transpose(0, 1).flatten(0, 1)
+
+    x = 1.5 * torch.randn(20, numbers, 1, 1)
+    with torch.no_grad():
+        assert torch.equal(by_number(ours.network.head.kept), net.final_layer.mask.bool())
+        net.final_layer.weight.copy_(by_number(ours.network.head.weight))
+        bias = ours.network.head.bias.unflatten(0, (own.count, numbers)).clone()
+        bias[2 * bins :] += torch.tensor(1 - own.min_slope).expm1().log()
+        net.final_layer.bias.copy_(by_number(bias.flatten()))
+        y, log_det = ours(x, Context())
+        theirs_y, theirs_log = theirs(x.flatten(1))
+        close((y.flatten(1), log_det), (theirs_y, theirs_log))
+        back, log_back = ours.inverse(y, Context())
+        their_back, their_log_back = theirs.inverse(y.flatten(1))
+        torch.testing.assert_close(back.flatten(1), their_back, rtol=0, atol=1e-4)
+        torch.testing.assert_close(log_back, their_log_back, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("transform", ["affine", "sigmoidal"])
+def test_autoregressive_flows_are_zukos(transform, backwards):
+    """zuko takes the slopes of its monotone functions by autograd, and inverts all numbers in each of its passes."""
+    transforms = pytest.importorskip("zuko.transforms", reason="the extra `peers`")
+    own, numbers = {"affine": Affine(), "sigmoidal": Sigmoidal(5)}[transform], 4
+    ours = stirred(Autoregressive(numbers, own, ContextShape(), backwards, width=12), 1.0)
+
+    def meta(x: torch.Tensor):
+        parameters = ours.network(x, Context())
+        if transform == "affine":
+            log, shift = own._of(parameters)
+            made = transforms.MonotonicAffineTransform(shift, log)
+            made.log_scale, made.scale = log, log.exp()  # theirs is bounded by another curve
+        else:
+            made = transforms.MonotonicTransform(lambda x: own.forward(x, parameters)[0])
+        return transforms.DependentTransform(made, 1)
+
+    peer, x = transforms.AutoregressiveTransform(meta, numbers), torch.randn(6, numbers, 1, 1)
+    with torch.no_grad():
+        y, log_det = ours(x, Context())
+        theirs, theirs_log = peer.call_and_ladj(x.flatten(1))
+        close((y.flatten(1), log_det), (theirs, theirs_log))
         torch.testing.assert_close(peer.inv(y.flatten(1)).view_as(x), ours.inverse(y, Context())[0], rtol=0, atol=1e-4)

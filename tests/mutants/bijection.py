@@ -27,7 +27,7 @@ FAULTS = [
         ("self.permutation.T @ y.flatten(2)", "self.permutation @ y.flatten(2)"),
         ("self.lower.tril(-1) + torch", "self.lower + torch"),
         ("torch.linalg.qr(torch.randn(channels, channels)).Q", "torch.randn(channels, channels)"),
-        ("with torch.autocast(x.device.type, enabled=False):", "with torch.no_grad():"),
+        ("with uncast(x):", "with torch.no_grad():"),
     ),
     *of("ldm/bijection/squeeze.py", _LAWS, ("b c (h p) (w q) -> b (p q c) h w", "b c (h p) (w q) -> b (c p q) h w")),
     *of(

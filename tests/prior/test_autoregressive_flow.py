@@ -43,3 +43,10 @@ def test_noise_comes_back_and_numbers_are_asked_in_the_cheap_direction_once(kind
     assert len(calls) == (2 if kind == "iaf" else 16)
     torch.testing.assert_close(made.to_noise(z, c), random.normal("prior", (2, 2, 2)), rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(made.from_noise(made.to_noise(z, c), c), z, rtol=1e-4, atol=1e-3)
+
+
+def test_what_a_density_costs():
+    """Each masked network's matrices once, and those of the context's token; the other way round, once for each number."""
+    pass_ = 2 * (2 * 16 + 16 * 16 + 16 * 4) + 2 * 3 * (16 + 16 + 4)
+    assert prior("maf").flops() == 2 * pass_
+    assert prior("iaf").flops() == 2 * 2 * pass_

@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+import pytest
 import torch
 import torch.multiprocessing as mp
 
@@ -29,6 +30,25 @@ def test_no_permutation_costs_less():
         rows = torch.arange(6)
         best = min(cost[rows, list(order)].sum() for order in itertools.permutations(range(6)))
         torch.testing.assert_close(cost[rows, assignment(cost)].sum(), best)
+
+
+@pytest.mark.parametrize("rows", [7, 64])
+def test_the_plan_is_that_of_pot(rows):
+    """Between equal weights the exact plan is a permutation."""
+    ot = pytest.importorskip("ot", reason="the extra `peers`")
+    z, noise, c = torch.randn(rows, 3, 2, 2), torch.randn(rows, 3, 2, 2), torch.randn(rows, 4)
+    cost = OptimalTransport(2.0).cost(z, noise, torch.nn.functional.normalize(c, dim=1))
+    plan = torch.from_numpy(ot.emd([], [], cost.numpy()))
+    torch.testing.assert_close(rows * plan, torch.eye(rows, dtype=plan.dtype)[assignment(cost)])
+
+
+def test_the_plan_is_that_of_torchcfm():
+    """Theirs sums the squared differences that ours averages, and knows no conditions."""
+    optimal_transport = pytest.importorskip("torchcfm.optimal_transport", reason="the extra `peers`")
+    z, noise = torch.randn(48, 2, 3, 3), torch.randn(48, 2, 3, 3)
+    plan = torch.from_numpy(optimal_transport.OTPlanSampler(method="exact").get_map(z, noise))
+    ours = assignment(OptimalTransport(0.0).cost(z, noise))
+    torch.testing.assert_close(48 * plan, torch.eye(48, dtype=plan.dtype)[ours])
 
 
 def test_each_noise_is_taken_once():

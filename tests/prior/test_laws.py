@@ -118,6 +118,11 @@ def test_held_out_values_are_of_each_example(model):
     assert next(iter(values.values())).isfinite().all()
 
 
+def test_what_it_costs_is_counted_wherever_there_is_a_network(model):
+    found = model.prior.flops()
+    assert found is None if not model.prior.networks() else found > 0
+
+
 def test_how_samples_are_drawn_is_plain_and_says_each_word(model):
     node = model.config["prior"]
     drawn = model.prior.drawn(node)

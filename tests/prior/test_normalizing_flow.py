@@ -8,6 +8,7 @@ import torch
 
 from ldm.bijection.network import ConvNet, Transformer
 from ldm.bijection.transform import Additive
+from ldm.cost import context_on_meta, flops
 from ldm.prior.base import Invertible, Latents, Likelihood
 from ldm.prior.glow import Glow
 from ldm.prior.normalizing_flow import NormalizingFlow
@@ -138,6 +139,14 @@ def test_its_networks_are_those_of_its_couplings(family):
         network.register_forward_hook(lambda *_: asked.append(1))
     prior.sample((3, 1, 4, 4), Context(), Random(0, 0, torch.arange(3)))
     assert len(asked) == len(prior.networks()) == {"realnvp": 3 * 4 - 3, "glow": 2, "spline": 2}[family]
+
+
+def test_what_a_density_costs():
+    """Its networks once, and of each step the matrix of the convolution, made of three, times the channels of every pixel."""
+    prior = made("glow", (2, 4, 4), levels=1, tokens=6)
+    x, c = torch.empty(1, 4, 2, 2, device="meta"), context_on_meta(ContextShape(6), (2, 4, 4))
+    networks = sum(flops(network, x, c)[0] for network in prior.networks())
+    assert prior.flops() == networks + 2 * (2 * 2 * 8**3 + 2 * 8**2 * 4)
 
 
 def test_arguments_reach_the_bijection():
