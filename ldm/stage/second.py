@@ -99,6 +99,20 @@ class Second(Stage):
 
         return Player(side.name, own, loss, self.recipe.optimizer)
 
+    @property
+    def prepares(self) -> bool:
+        return self.model.prior.prepares
+
+    @torch.no_grad()
+    def prepare(self, held: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        randoms = [self.random(batch) for batch in held]
+        parts = [
+            (self.model.latent(b, random), self.model.context(b, random), random)
+            for b, random in zip(held, randoms, strict=True)
+        ]
+        found = self.model.prior.prepare(parts)
+        return [{"z": z} | shared for (z, _, _), shared in zip(parts, found, strict=True)]
+
     def conclude(self) -> Terms:
         return self.model.prior.conclude()
 

@@ -84,7 +84,10 @@ FAULTS = [
     *of(
         "ldm/ranks.py",
         ("tests/prior/test_ebm.py::test_two_ranks_have_one_buffer", "tests/prior/test_coupling.py"),
-        ("if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:", "if True:"),
-        ("return torch.cat(parts)", "return torch.cat(parts[::-1])"),
+        ("return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1", "return True"),
+        (
+            "return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])",
+            "return torch.cat(parts[::-1])",
+        ),
     ),
 ]
