@@ -100,18 +100,18 @@ def check_prior(config: Config, model: LatentModel, begins: bool) -> None:
             "which nothing good is known to come: give prior.checkpoint=RUN"
         )
     if config["trainer"].get("strategy") == "fsdp" and len(model.prior.sides()) == 1:  # a game is not sharded
-        _check_in_step(model.prior)
+        _check_shared(model.prior)
         networks = [model.condition, *model.prior.networks()]
         check_sharding(networks, nn.ModuleDict({"condition": model.condition, "prior": model.prior}))
 
 
-def _check_in_step(prior: Prior) -> None:
-    """ConfigError where sharded ranks would wait for each other for ever."""
-    if not prior.in_step:
+def _check_shared(prior: Prior) -> None:
+    """ConfigError where ranks cannot share a prior's weights: they would wait for each other for ever."""
+    why = prior.whole()
+    if why is not None:
         raise ConfigError(
-            "trainer.strategy=fsdp: all ranks take part in each evaluation of a network, and how often "
-            f"{type(prior).__name__} asks its network depends on the examples of each rank; take trainer.strategy=ddp, or, of "
-            "an adaptive solver, one of fixed steps ('prior.objective.solver={_target_: ldm.ode.RungeKutta, steps: 8}')"
+            f"trainer.strategy=fsdp lets each rank have a part of the weights, and of {type(prior).__name__} {why}; take "
+            "trainer.strategy=ddp"
         )
 
 

@@ -145,11 +145,10 @@ class Prior(Constructed, nn.Module, ABC):
         at first. Every rank calls it with its own micro-batches."""
         return [{} for _ in parts]
 
-    @property
-    def in_step(self) -> bool:
-        """Whether ranks ask its networks equally often, whatever their examples are, in training and of held-out ones: sharded
-        training takes all ranks for each forward pass."""
-        return True
+    def whole(self) -> str | None:
+        """Why each rank has to keep all of its weights, in words; None where they can be sharded. Ranks that share weights have
+        to ask its networks equally often, whatever their examples are, and cannot write a weight by themselves."""
+        return None
 
     def conclude(self) -> Terms:
         """What an update does on the whole of its batch, once its sides have moved: gathered over micro-batches and, by a

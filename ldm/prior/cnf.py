@@ -67,9 +67,9 @@ class Objective(Constructed, ABC):
     coupling: Coupling = Independent()
 
     @property
-    def in_step(self) -> bool:
-        """Whether all ranks ask the network equally often (`Prior.in_step`)."""
-        return True
+    def adaptive(self) -> bool:
+        """Whether the examples decide how often the network is asked."""
+        return False
 
     @abstractmethod
     def losses(
@@ -192,9 +192,13 @@ class CNF(Prior, Likelihood, Invertible):
     def prepare(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
         return [{"noise": noise} for noise in self.objective.coupling(parts)]
 
-    @property
-    def in_step(self) -> bool:
-        return self.objective.in_step
+    def whole(self) -> str | None:
+        if not self.objective.adaptive:
+            return None
+        return (
+            "how often its network is asked depends on the examples of each rank; a solver of fixed steps, as "
+            "'prior.objective.solver={_target_: ldm.ode.RungeKutta, steps: 8}', asks it equally often"
+        )
 
     def loss(self, z: Latent, c: Context, random: Random | None = None) -> Terms:
         return self.sides()[0].loss(z, c, random or Random.fresh(len(z), z.device), 0, {})[0]
@@ -244,8 +248,8 @@ class MaximumLikelihood(Objective):
         self.kinetic, self.jacobian, self.solver = kinetic, jacobian, solver or DormandPrince(1e-3)
 
     @property
-    def in_step(self) -> bool:
-        return not self.solver.adaptive
+    def adaptive(self) -> bool:
+        return self.solver.adaptive
 
     def losses(
         self, flow: CNF, z: Latent, c: Context, random: Random, noise: Latent | None = None

@@ -58,8 +58,9 @@ def test_what_tunes_a_trained_prior_does_not_begin_from_random_weights(tmp_path)
 @pytest.mark.parametrize(
     ("word", "why"),
     [
-        ("cnf", "how often CNF asks its network depends on .*RungeKutta"),
+        ("cnf", "of CNF how often its network is asked depends on .*RungeKutta"),
         ("mixture", r"prior \(Mixture\) has weights beside"),
+        ("glow", "of Glow bijections have weights of their own"),
     ],
 )
 def test_what_sharded_ranks_cannot_train_is_refused(word, why, tmp_path):

@@ -18,7 +18,8 @@ FAULTS = [
         ("self._with_penalty(z, c, self.r1)", "self._with_penalty(z.flip(0), c, self.r1)"),
         ("c.tokens.detach().float()", "c.tokens.float()"),
         ("torch.autocast(z.device.type, enabled=False)", "torch.autocast(z.device.type, enabled=True)"),
-        ("self.critic.eval()  #", "pass  #"),
+        ("self.critic.eval()  #", "self.critic.train()  #"),
+        ("estimate_spectral_norms(self.critic)", "pass"),
         ("self.judged(z, c) - self.judged(self._made", "self.judged(z, c) + self.judged(self._made"),
     ),
     *of(

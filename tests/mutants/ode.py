@@ -43,13 +43,13 @@ FAULTS = [
     *of(
         "ldm/prior/cnf.py",
         "tests/experiment/test_check.py",
-        ("return not self.solver.adaptive", "return True"),
+        ("return self.solver.adaptive", "return False"),
     ),
     *of(
         "ldm/experiment/check.py",
         "tests/experiment/test_check.py",
         ("if model.prior.TUNES and not begins:", "if False:"),
-        ("        _check_in_step(model.prior)\n", ""),
+        ("        _check_shared(model.prior)\n", ""),
         ("        check_sharding(networks, nn", "        (networks, nn"),
     ),
     *of(
