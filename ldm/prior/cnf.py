@@ -187,7 +187,7 @@ class CNF(Prior, Likelihood, Invertible):
 
     @property
     def prepares(self) -> bool:
-        return self.objective.coupling.whole
+        return self.objective.coupling.together
 
     def prepare(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
         return [{"noise": noise} for noise in self.objective.coupling(parts)]

@@ -45,13 +45,13 @@ from ldm.types import Context, Latent
 
 
 class Coupling(Constructed, ABC):
-    """A way to pair latents with noise. A new one writes `whole` and `__call__`.
+    """A way to pair latents with noise. A new one writes `together` and `__call__`.
 
     Attributes:
-        whole: whether the noise of a latent depends on the others of its batch, all of which then have to be there.
+        together: whether the noise of a latent depends on the others of its batch, all of which then have to be there.
     """
 
-    whole: ClassVar[bool]
+    together: ClassVar[bool]
 
     @abstractmethod
     def __call__(self, parts: Sequence[Part]) -> list[Tensor]:
@@ -61,7 +61,7 @@ class Coupling(Constructed, ABC):
 class Independent(Coupling):
     """Each latent has the noise of its own row."""
 
-    whole = False
+    together = False
 
     def __call__(self, parts: Sequence[Part]) -> list[Tensor]:
         return [random.normal("noise", tuple(z.shape[1:])) for z, _, random in parts]
@@ -75,7 +75,7 @@ class OptimalTransport(Coupling):
             difference of a number; 0 ignores conditions, and conditional samples are then biased.
     """
 
-    whole = True
+    together = True
 
     def __init__(self, penalty: NonNegativeFloat = 100.0):
         self.penalty = penalty
@@ -83,7 +83,7 @@ class OptimalTransport(Coupling):
     @torch.no_grad()
     def __call__(self, parts: Sequence[Part]) -> list[Tensor]:
         random = parts[0][2]
-        own = torch.cat([random.rows for _, _, random in parts])
+        own = torch.cat([each.rows for _, _, each in parts])
         z = torch.cat([z.float() for z, _, _ in parts])
         conditions = [_conditions(c, len(z)) for z, c, _ in parts]
         sizes = sizes_of_ranks(z)

@@ -26,6 +26,7 @@ from ldm.prior.base import Prior, Side
 from ldm.random import Random, seed_of
 from ldm.stage.player import Player, Terms
 from ldm.stage.recipe import Recipe
+from ldm.stage.sharding import let_go
 from ldm.stage.stage import Stage
 from ldm.types import Codes, Context, Latent
 
@@ -132,6 +133,7 @@ class Second(Stage):
 
     def begin(self) -> None:
         self.model.prior.begin(self._whole_batches())
+        let_go(self._trained)  # which averages would otherwise see whole
         if dist.is_initialized():
             for tensor in self.model.prior.state_dict().values():
                 if isinstance(tensor, Tensor) and not isinstance(tensor, DTensor):
