@@ -27,7 +27,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from ldm.bijection.transform import Numbers, Parameters, Transform
 
-_DOUBLINGS, _HALVINGS = 20, 40
+_DOUBLINGS, _HALVINGS = 20, 28  # which leave 6e-8 of [-8, 8], and of a wider bracket as small a share
 
 
 class Sigmoidal(Transform):
