@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -38,7 +39,13 @@ class Solution:
 
 
 class Solver(ABC):
-    """A method that solves dy/du = f(u, y). A new one writes `__call__`."""
+    """A method that solves dy/du = f(u, y). A new one writes `__call__`.
+
+    Attributes:
+        adaptive: whether the number of evaluations depends on f and y.
+    """
+
+    adaptive: ClassVar[bool]
 
     @abstractmethod
     def __call__(
@@ -53,6 +60,8 @@ class RungeKutta(Solver):
     Arguments:
         steps: number of steps of equal size, of four evaluations each.
     """
+
+    adaptive = False
 
     def __init__(self, steps: PositiveInt = 50):
         self.steps = steps
@@ -92,6 +101,8 @@ class DormandPrince(Solver):
         steps: the greatest number of steps. If it does not suffice, f is not smooth or the tolerance is too small for its
             precision, and ArithmeticError is raised.
     """
+
+    adaptive = True
 
     def __init__(self, tolerance: PositiveFloat = 1e-5, steps: PositiveInt = 10_000):
         self.tolerance, self.steps = tolerance, steps

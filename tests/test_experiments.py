@@ -17,7 +17,7 @@ from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.run import record
 from ldm.run.signals import FINISHED
-from tests.runs import compose, refuse_training, shrunk, tiny, words_of, write_coco, write_parquet
+from tests.runs import compose, refuse_training, saved, shrunk, tiny, words_of, write_coco, write_parquet
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,10 @@ def config_of(name: str, roots: dict[str, Path], folder: Path) -> dict:
     for stage in ("first", "second"):
         if config.get(stage):
             config[stage]["steps"] = 2
+    if "consistency" in name:  # which goes on from a run of the plain one
+        plain = config_of("fashion_mnist", roots, folder)
+        plain["condition"]["classes"] = 10
+        config["prior"]["checkpoint"] = str(saved(folder / "begun_from", plain))
     return config
 
 

@@ -27,7 +27,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from ldm.bijection.transform import Numbers, Parameters, Transform
 
-_DOUBLINGS, _HALVINGS = 20, 40
+_DOUBLINGS, _HALVINGS = 20, 28  # which leave 6e-8 of [-8, 8], and of a wider bracket as small a share
 
 
 class Sigmoidal(Transform):
@@ -61,8 +61,10 @@ class Sigmoidal(Transform):
     def _bisected(self, y: Numbers, parameters: Parameters) -> Numbers:
         low, high = torch.full_like(y, -8.0), torch.full_like(y, 8.0)
         for _ in range(_DOUBLINGS):
-            low = torch.where(self.forward(low, parameters)[0] > y, 2 * low, low)
-            high = torch.where(self.forward(high, parameters)[0] < y, 2 * high, high)
+            above, below = self.forward(low, parameters)[0] > y, self.forward(high, parameters)[0] < y
+            if not (above | below).any():
+                break
+            low, high = torch.where(above, 2 * low, low), torch.where(below, 2 * high, high)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             under = self.forward(middle, parameters)[0] < y

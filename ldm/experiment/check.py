@@ -21,9 +21,10 @@ from ldm.data.batches import micro_batch
 from ldm.data.caption import clean
 from ldm.data.module import DataModule
 from ldm.metric.metric import Metric
-from ldm.model import PARTS
-from ldm.prior.base import GIVEN
+from ldm.model import PARTS, LatentModel
+from ldm.prior.base import GIVEN, Prior
 from ldm.signature import PIECES
+from ldm.stage.sharding import check_sharding
 
 NODES = (
     "data",
@@ -82,6 +83,35 @@ def _check_sharding(trainer: Config) -> None:
         raise ConfigError(
             f"trainer.strategy=fsdp with trainer.precision={trainer['precision']}: a loss scale is not shared by ranks that have "
             "parts of a gradient; take bf16-mixed"
+        )
+
+
+def check_prior(config: Config, model: LatentModel, begins: bool) -> None:
+    """ConfigError where a model's prior cannot be trained as the config says.
+
+    Arguments:
+        begins: whether it begins from the weights of a checkpoint.
+    """
+    if not config.get("second"):
+        return
+    if model.prior.TUNES and not begins:
+        raise ConfigError(
+            f"{type(model.prior).__name__} goes on from {model.prior.TUNES}, and here it would begin from random weights, of "
+            "which nothing good is known to come: give prior.checkpoint=RUN"
+        )
+    if config["trainer"].get("strategy") == "fsdp" and len(model.prior.sides()) == 1:  # a game is not sharded
+        _check_shared(model.prior)
+        networks = [model.condition, *model.prior.networks()]
+        check_sharding(networks, nn.ModuleDict({"condition": model.condition, "prior": model.prior}))
+
+
+def _check_shared(prior: Prior) -> None:
+    """ConfigError where ranks cannot share a prior's weights: they would wait for each other for ever."""
+    why = prior.whole()
+    if why is not None:
+        raise ConfigError(
+            f"trainer.strategy=fsdp lets each rank have a part of the weights, and of {type(prior).__name__} {why}; take "
+            "trainer.strategy=ddp"
         )
 
 

@@ -22,7 +22,7 @@ from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
 from ldm.data.module import DataModule
 from ldm.experiment.account import Account
-from ldm.experiment.check import check_batch, check_data, check_stages, checked
+from ldm.experiment.check import check_batch, check_data, check_prior, check_stages, checked
 from ldm.experiment.classes import fitted, provisional
 from ldm.experiment.given import Given
 from ldm.experiment.log_file import LogFile
@@ -116,6 +116,7 @@ class Experiment:
         torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same
         self.model = LatentModel.build(config)
         check_stages(self.config, self.given.has_first, self.model.autoencoder)
+        check_prior(self.config, self.model, self.given.has_prior)
         self.flops = self.model.prior.flops()  # which finds a network that does not fit before anything is trained
         self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
 

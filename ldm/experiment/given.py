@@ -44,6 +44,11 @@ class Given:
         """Whether a first stage is given."""
         return self._pretrained is not None
 
+    @property
+    def has_prior(self) -> bool:
+        """Whether the prior is given weights to begin from."""
+        return self._wanted is not None
+
     def load_into(self, model: LatentModel) -> None:
         """Give the model what is given."""
         if self._pretrained is not None:

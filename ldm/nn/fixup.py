@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ldm.nn.attention import masked_mean
@@ -213,3 +214,14 @@ class Critic(nn.Module):
         if self.embed is not None:
             weights = weights + self.embed(masked_mean(c.tokens, c.mask))
         return (weights * features).sum(1)
+
+
+@torch.no_grad()
+def estimate_spectral_norms(network: nn.Module) -> None:
+    """A step of power iteration for every matrix of a network whose spectral norm is kept at 1; elsewhere nothing happens."""
+    for module in filter(parametrize.is_parametrized, list(network.modules())):
+        training = module.training
+        module.train()  # in which torch takes a step whenever the matrix is read
+        for name in module.parametrizations:
+            getattr(module, name)
+        module.train(training)

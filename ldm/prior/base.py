@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,8 @@ from ldm.random import Random
 from ldm.types import Codes, Context, ContextShape, Latent, Reads
 
 Terms = dict[str, Tensor]
+Part: TypeAlias = tuple[Tensor, Context, Random]
+"""A micro-batch of an update: what is modelled (b, ...), what it is given, and its random numbers."""
 
 GIVEN = ("latents", "context")
 """Arguments of every prior's constructor that the first stage and the condition say, and no config."""
@@ -69,7 +71,7 @@ class Side:
         modules: whose parameters it moves; no other side's. The condition's move with the first side.
         loss: (z, c, random, update, shared) -> (terms whose sum it minimises, values that are only logged). `update` counts those
             that are done; no terms: it sits this update out. `shared` is a dict that lives for one batch, for what
-            sides would compute twice.
+            sides would compute twice, and for what `Prior.prepare` has found.
     """
 
     name: str
@@ -88,10 +90,13 @@ class Prior(Constructed, nn.Module, ABC):
         reads: what it models, the same for every prior of a family or (`reading`) by its config.
         DRAWING: arguments of the constructor, and attributes, that say how samples are drawn and nothing of how the model is
             trained: a finished model takes others.
+        TUNES: what it goes on from, in words, where it is trained from another prior's weights (`prior.checkpoint`) and not from
+            random ones; "" elsewhere.
     """
 
     reads: Reads = "latents"
     DRAWING: ClassVar[tuple[str, ...]] = ()
+    TUNES: ClassVar[str] = ""
 
     def __init__(self, latents: Latents, context: ContextShape):
         super().__init__()
@@ -131,6 +136,21 @@ class Prior(Constructed, nn.Module, ABC):
     def begin(self, batches: Iterable[tuple[Latent | Codes, Context]]) -> None:
         """Take from data what has to be there before update 0. `batches` are the first ones of training, each whole, the
         same on every rank; reading none costs nothing."""
+
+    @property
+    def prepares(self) -> bool:
+        """Whether updates begin with `prepare`; the micro-batches of an update are then held until the last has come."""
+        return False
+
+    def prepare(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
+        """What an update takes from the whole of its batch before its sides learn: of each micro-batch, what its `shared` has
+        at first. Every rank calls it with its own micro-batches."""
+        return [{} for _ in parts]
+
+    def whole(self) -> str | None:
+        """Why each rank has to keep all of its weights, in words; None where they can be sharded. Ranks that share weights have
+        to ask its networks equally often, whatever their examples are, and cannot write a weight by themselves."""
+        return None
 
     def conclude(self) -> Terms:
         """What an update does on the whole of its batch, once its sides have moved: gathered over micro-batches and, by a

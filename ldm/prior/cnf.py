@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -51,21 +51,36 @@ from ldm.diffusion.schedule import Rectified
 from ldm.diffusion.time import TimeLaw, Uniform
 from ldm.nn.embedding import IntervalEmbedding
 from ldm.ode import DormandPrince, Solution, Solver
-from ldm.prior.base import Invertible, Latents, Likelihood, Prior, Side, Terms
+from ldm.prior.base import Invertible, Latents, Likelihood, Part, Prior, Side, Terms
 from ldm.prior.coupling import Coupling, Independent
 from ldm.random import Random
 from ldm.types import Context, ContextShape, Latent, Time
 
 
 class Objective(Constructed, ABC):
-    """A way to learn the field of a flow. A new one writes `losses`."""
+    """A way to learn the field of a flow. A new one writes `losses`.
+
+    Attributes:
+        coupling: of latents and noise, where it learns from pairs.
+    """
+
+    coupling: Coupling = Independent()
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the examples decide how often the network is asked."""
+        return False
 
     @abstractmethod
     def losses(
-        self, flow: CNF, z: Latent, c: Context, random: Random, coupled: bool
+        self, flow: CNF, z: Latent, c: Context, random: Random, noise: Latent | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Terms whose sum is minimised and values only to log, each of every example, (b,). Where not `coupled`, examples are by
-        themselves: no other of the batch changes what they lose."""
+        """Terms whose sum is minimised and values only to log, each of every example, (b,).
+
+        Arguments:
+            noise: of each latent, as they were paired; without it, that of its own row, and no other latent changes what an
+                example loses.
+        """
 
 
 class CNF(Prior, Likelihood, Invertible):
@@ -163,17 +178,34 @@ class CNF(Prior, Likelihood, Invertible):
 
     def sides(self) -> list[Side]:
         def loss(z: Latent, c: Context, random: Random, update: int, shared: dict[str, Any]) -> tuple[Terms, Terms]:
-            terms, values = self.objective.losses(self, z, c, random, coupled=True)
+            if self.prepares and "noise" not in shared:  # asked outside of a stage
+                shared |= self.prepare([(z, c, random)])[0]
+            terms, values = self.objective.losses(self, z, c, random, shared.get("noise"))
             return _means(terms), _means(values)
 
         return [Side("prior", (self,), loss)]
+
+    @property
+    def prepares(self) -> bool:
+        return self.objective.coupling.together
+
+    def prepare(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
+        return [{"noise": noise} for noise in self.objective.coupling(parts)]
+
+    def whole(self) -> str | None:
+        if not self.objective.adaptive:
+            return None
+        return (
+            "how often its network is asked depends on the examples of each rank; a solver of fixed steps, as "
+            "'prior.objective.solver={_target_: ldm.ode.RungeKutta, steps: 8}', asks it equally often"
+        )
 
     def loss(self, z: Latent, c: Context, random: Random | None = None) -> Terms:
         return self.sides()[0].loss(z, c, random or Random.fresh(len(z), z.device), 0, {})[0]
 
     def held_out(self, z: Latent, c: Context, random: Random) -> dict[str, Float[Tensor, " b"]]:
         """The terms of the objective, of each example."""
-        terms, values = self.objective.losses(self, z, c, random, coupled=False)
+        terms, values = self.objective.losses(self, z, c, random)
         return terms | values
 
     def sample(self, shape: tuple[int, ...], c: Context, random: Random | None = None) -> Latent:
@@ -215,8 +247,12 @@ class MaximumLikelihood(Objective):
     ):
         self.kinetic, self.jacobian, self.solver = kinetic, jacobian, solver or DormandPrince(1e-3)
 
+    @property
+    def adaptive(self) -> bool:
+        return self.solver.adaptive
+
     def losses(
-        self, flow: CNF, z: Latent, c: Context, random: Random, coupled: bool
+        self, flow: CNF, z: Latent, c: Context, random: Random, noise: Latent | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         size, trace = z[0].numel(), Hutchinson()
         probes = trace.probes(z.float(), random)
@@ -240,10 +276,10 @@ class FlowMatching(Objective):
         self.coupling, self.time = coupling or Independent(), time or Uniform(0.0)
 
     def losses(
-        self, flow: CNF, z: Latent, c: Context, random: Random, coupled: bool
+        self, flow: CNF, z: Latent, c: Context, random: Random, noise: Latent | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         z, t = z.float(), self.time(random.stratified("time"), flow.schedule)
-        eps = (self.coupling if coupled else Independent())(z, c, random)
+        eps = random.normal("noise", tuple(z.shape[1:])) if noise is None else noise
         error = flow.velocity(z + along(t, z) * (eps - z), t, c) - (eps - z)
         return {"flow matching": error.square().flatten(1).mean(1)}, {}
 

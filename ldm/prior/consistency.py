@@ -66,6 +66,7 @@ class Consistency(Prior):
     """
 
     DRAWING: ClassVar = ("steps", "middle")
+    TUNES: ClassVar = "a diffusion's run of the same backbone, schedule and parameterization"
 
     def __init__(
         self,

@@ -12,8 +12,9 @@ makes a change of condition cost: where it is great, noise is exchanged between 
 the noise of each condition is as a set stays as it was drawn, and conditional samples are unbiased. Where all conditions of a
 batch differ, as captions do, near ones are exchanged if the penalty is small, and none where it is great.
 
-What makes it fail: small batches, whose plan is far from the transport of the whole; and a plan of a part of the batch, so
-ranks gather theirs. Micro-batches of accumulation are coupled each by itself.
+What makes it fail: small batches, whose plan is far from the transport of the whole; and plans of parts of a batch. So the
+latents of all ranks and of all micro-batches are coupled at once, in the order of their rows in the batch: the plan is the
+same however a batch is shared out. It takes O(n^3) operations on the host: a second for 2,048 latents of 256 numbers.
 
 Sources:
     Tong et al., Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport (2023),
@@ -26,9 +27,10 @@ Sources:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import NonNegativeFloat
@@ -36,47 +38,61 @@ from torch import Tensor
 
 from ldm.constructed import Constructed
 from ldm.nn.attention import masked_mean
+from ldm.prior.base import Part
 from ldm.random import Random
-from ldm.ranks import of_all_ranks
+from ldm.ranks import of_all_ranks, sizes_of_ranks
 from ldm.types import Context, Latent
 
 
 class Coupling(Constructed, ABC):
-    """A way to pair latents with noise. A new one writes `__call__`."""
+    """A way to pair latents with noise. A new one writes `together` and `__call__`.
+
+    Attributes:
+        together: whether the noise of a latent depends on the others of its batch, all of which then have to be there.
+    """
+
+    together: ClassVar[bool]
 
     @abstractmethod
-    def __call__(self, z: Latent, c: Context, random: Random) -> Latent:
-        """The noise of each latent, (b, c, h, w). Every rank calls it with its part of the batch."""
+    def __call__(self, parts: Sequence[Part]) -> list[Tensor]:
+        """The noise of each latent of each micro-batch of an update, (b, c, h, w). Every rank calls it with its own."""
 
 
 class Independent(Coupling):
     """Each latent has the noise of its own row."""
 
-    def __call__(self, z: Latent, c: Context, random: Random) -> Latent:
-        return random.normal("noise", tuple(z.shape[1:]))
+    together = False
+
+    def __call__(self, parts: Sequence[Part]) -> list[Tensor]:
+        return [random.normal("noise", tuple(z.shape[1:])) for z, _, random in parts]
 
 
 class OptimalTransport(Coupling):
-    """The pairs of least total cost among the latents and the noise of the batch of all ranks, exactly.
+    """The pairs of least total cost among the latents and the noise of the batch of an update, exactly.
 
     Arguments:
         penalty: of 1 - cosine between the condition of a latent and that of the row whose noise it takes, beside the mean squared
             difference of a number; 0 ignores conditions, and conditional samples are then biased.
     """
 
+    together = True
+
     def __init__(self, penalty: NonNegativeFloat = 100.0):
         self.penalty = penalty
 
     @torch.no_grad()
-    def __call__(self, z: Latent, c: Context, random: Random) -> Latent:
-        own = len(z)
-        rows = of_all_ranks(random.rows.to(z.device))
-        everyone = Random(random.seed, random.step, rows.to(random.rows.device), random.total)
-        noise = everyone.normal("noise", tuple(z.shape[1:]))
-        conditions = _conditions(c, own)
-        cost = self.cost(of_all_ranks(z.float()), noise, None if conditions is None else of_all_ranks(conditions))
-        first = own * dist.get_rank() if dist.is_initialized() else 0
-        return noise[assignment(cost)[first : first + own].to(noise.device)]
+    def __call__(self, parts: Sequence[Part]) -> list[Tensor]:
+        random = parts[0][2]
+        own = torch.cat([each.rows for _, _, each in parts])
+        z = torch.cat([z.float() for z, _, _ in parts])
+        conditions = [_conditions(c, len(z)) for z, c, _ in parts]
+        sizes = sizes_of_ranks(z)
+        rows, order = of_all_ranks(own.to(z.device), sizes).sort()
+        noise = Random(random.seed, random.step, rows, random.total).normal("noise", tuple(z.shape[1:]))
+        of_all = None if conditions[0] is None else of_all_ranks(torch.cat(conditions), sizes)[order]
+        taken = assignment(self.cost(of_all_ranks(z, sizes)[order], noise, of_all)).to(z.device)
+        noise = noise[taken[torch.searchsorted(rows, own.to(z.device))]]
+        return list(noise.split([len(z) for z, _, _ in parts]))
 
     def cost(self, z: Latent, noise: Latent, conditions: Float[Tensor, "b k"] | None = None) -> Float[Tensor, "b b"]:
         """Of latent i with noise j, (b, b), in float64 on the CPU, so that all ranks agree on it."""

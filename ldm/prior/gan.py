@@ -52,6 +52,7 @@ from torch import Tensor, nn
 
 from ldm.constructed import Constructed
 from ldm.cost import context_on_meta, flops
+from ldm.nn.fixup import estimate_spectral_norms
 from ldm.prior.base import Latents, Prior, Side, Terms
 from ldm.random import Random
 from ldm.types import Context, ContextShape, Latent
@@ -149,6 +150,7 @@ class GAN(Prior):
 
     def judged(self, z: Latent, c: Context) -> Values:
         """D(z, c), (b,), in float32 and without a gradient for the context."""
+        self.critic.eval()  # spectral norms are estimated by `conclude` alone
         with torch.autocast(z.device.type, enabled=False):
             tokens = None if c.tokens is None else c.tokens.detach().float()
             return self.critic(z.float(), Context(tokens, c.mask))
@@ -189,11 +191,13 @@ class GAN(Prior):
     def held_out(self, z: Latent, c: Context, random: Random) -> dict[str, Values]:
         """How far the critic puts held-out data above samples. Where it does so much less than with training data
         (`real` - `fake`), it has memorised those."""
-        training = self.critic.training
-        self.critic.eval()  # a spectral norm is estimated in training alone
-        margin = self.judged(z, c) - self.judged(self._made(c, random), c)
-        self.critic.train(training)
-        return {"margin": margin}
+        return {"margin": self.judged(z, c) - self.judged(self._made(c, random), c)}
+
+    def conclude(self) -> Terms:
+        """Follow the critic's spectral norms, once an update: in each forward pass, as torch has it, they would change with the
+        number of micro-batches."""
+        estimate_spectral_norms(self.critic)
+        return {}
 
     def networks(self) -> list[nn.Module]:
         return [self.generator]

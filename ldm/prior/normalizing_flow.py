@@ -86,6 +86,12 @@ class NormalizingFlow(Prior, Likelihood, Invertible):
                 break
         self.bijection.begin(torch.cat(latents).float(), Context.cat(contexts))
 
+    def whole(self) -> str | None:
+        within = {p for network in self.networks() for p in network.parameters()}
+        if all(p in within for p in self.parameters()):
+            return None
+        return "bijections have weights of their own, which begin from data and are used in both directions"
+
     def networks(self) -> list[nn.Module]:
         """Those of the couplings, each of which is asked once for a sample."""
         return [module for module in self.modules() if isinstance(module, CouplingNetwork)]

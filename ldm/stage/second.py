@@ -26,6 +26,7 @@ from ldm.prior.base import Prior, Side
 from ldm.random import Random, seed_of
 from ldm.stage.player import Player, Terms
 from ldm.stage.recipe import Recipe
+from ldm.stage.sharding import let_go
 from ldm.stage.stage import Stage
 from ldm.types import Codes, Context, Latent
 
@@ -99,6 +100,20 @@ class Second(Stage):
 
         return Player(side.name, own, loss, self.recipe.optimizer)
 
+    @property
+    def prepares(self) -> bool:
+        return self.model.prior.prepares
+
+    @torch.no_grad()
+    def prepare(self, held: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        randoms = [self.random(batch) for batch in held]
+        parts = [
+            (self.model.latent(b, random), self.model.context(b, random), random)
+            for b, random in zip(held, randoms, strict=True)
+        ]
+        found = self.model.prior.prepare(parts)
+        return [{"z": z} | shared for (z, _, _), shared in zip(parts, found, strict=True)]
+
     def conclude(self) -> Terms:
         return self.model.prior.conclude()
 
@@ -118,6 +133,7 @@ class Second(Stage):
 
     def begin(self) -> None:
         self.model.prior.begin(self._whole_batches())
+        let_go(self._trained)  # which averages would otherwise see whole
         if dist.is_initialized():
             for tensor in self.model.prior.state_dict().values():
                 if isinstance(tensor, Tensor) and not isinstance(tensor, DTensor):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -61,13 +61,22 @@ def _is_called(module: nn.Module) -> bool:
     return type(module).forward is not nn.Module.forward
 
 
-def shard(networks: Iterable[nn.Module], trained: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard everything in `trained` that learns, in place: each block, then each network around its blocks, then each module
-    elsewhere that has weights of its own.
+def check_sharding(networks: Iterable[nn.Module], trained: nn.Module) -> None:
+    """ConfigError where `trained` has weights that no forward pass stands for."""
+    within = {p for network in networks for p in network.parameters()}
+    for name, module in trained.named_modules():
+        own = [p for p in module.parameters(recurse=False) if p.requires_grad and p not in within]
+        if own and not _is_called(module):
+            raise ConfigError(
+                f"trainer.strategy=fsdp shards networks, and {name} ({type(module).__name__}) has weights beside its networks; "
+                "take trainer.strategy=ddp"
+            )
 
-    Raises:
-        ConfigError: there are weights that no forward pass stands for.
-    """
+
+def shard(networks: Sequence[nn.Module], trained: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard everything in `trained` that learns, in place: each block, then each network around its blocks, then each module
+    elsewhere that has weights of its own. ConfigError as of `check_sharding`."""
+    check_sharding(networks, trained)
     # Of a context, which is changed by no operation in place.
     warnings.filterwarnings("ignore", ".*returned a view tensor.*", UserWarning)
     frozen = {p for p in trained.parameters() if not p.requires_grad}
@@ -80,14 +89,8 @@ def shard(networks: Iterable[nn.Module], trained: nn.Module, mesh: DeviceMesh) -
         for module in (*blocks(network), network):
             if any(p.requires_grad for p in module.parameters()):
                 apply(module, is_block=module is not network)
-    for name, module in trained.named_modules():
-        own = [p for p in module.parameters(recurse=False) if p.requires_grad and not isinstance(p, DTensor)]
-        if own and not _is_called(module):
-            raise ConfigError(
-                f"trainer.strategy=fsdp shards networks, and {name} ({type(module).__name__}) has weights beside its networks; "
-                "take trainer.strategy=ddp"
-            )
-        if own:
+    for module in trained.modules():
+        if any(p.requires_grad and not isinstance(p, DTensor) for p in module.parameters(recurse=False)):
             apply(module)
 
 

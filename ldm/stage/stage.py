@@ -72,6 +72,7 @@ class Stage(L.LightningModule, ABC):
         self.stopped = False  # by a signal or a callback, before all updates were done
         self.clock = Clock()
         self._saved, self._whole = 0, False  # the update of the last checkpoint; between two updates
+        self._held: list[dict[str, Any]] = []  # micro-batches of the update under way that wait for its last
         self.returned = 0
         self.latest: dict[str, float] = {}
         self.history: History = fresh({})  # the settings under which its updates were made
@@ -228,17 +229,46 @@ class Stage(L.LightningModule, ABC):
     # Training
 
     def training_step(self, batch: dict[str, Any], index: int) -> dict[str, Tensor]:
-        """One micro-batch of an update; what the players lost, for callbacks."""
+        """One micro-batch of an update, or all of them with the last where they are prepared together; what the players lost in
+        it, for callbacks."""
         self._whole = False
-        last = (index + 1) % self.accumulate == 0
-        random = Random(self._key(), batch["step"], batch["row"], batch["total"])
-        if index % self.accumulate == 0:
+        part = index % self.accumulate
+        if not self.prepares:
+            return self._part(batch, part, {})
+        self._held = [*self._held[:part], batch]
+        if part + 1 < self.accumulate:
+            return {}
+        held, self._held = self._held, []
+        self._seed(batch, 0)
+        told = [
+            self._part(each, k, shared) for k, (each, shared) in enumerate(zip(held, self.prepare(held), strict=True))
+        ]
+        return told[-1]
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the micro-batches of an update are held until the last has come, and then prepared together."""
+        return False
+
+    def prepare(self, held: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What players share of each micro-batch of an update before any of them learns."""
+        return [{} for _ in held]
+
+    def random(self, batch: dict[str, Any]) -> Random:
+        """The random numbers of a training batch."""
+        return Random(self._key(), batch["step"], batch["row"], batch["total"])
+
+    def _seed(self, batch: dict[str, Any], part: int) -> None:
+        """For what draws from torch's own generator, as dropout does."""
+        torch.manual_seed(seed_of(self._key(), batch["step"], part, self.global_rank))
+
+    def _part(self, batch: dict[str, Any], part: int, shared: dict[str, Any]) -> dict[str, Tensor]:
+        last, random = part + 1 == self.accumulate, self.random(batch)
+        if part == 0:
             factor = self.recipe.rate(self.updates, self.steps)
             for player in self._players:
                 player.set_rate(factor)
-        # For what draws from torch's own generator, as dropout does.
-        torch.manual_seed(seed_of(self._key(), batch["step"], index % self.accumulate, self.global_rank))
-        shared: dict[str, Any] = {}
+        self._seed(batch, part)
         moved, told = [], {}  # players; their losses by name
         for player in self._players:
             with alone(player, self._players), contextlib.nullcontext() if last else self._unsynchronised():

@@ -5,6 +5,7 @@ from torch import nn
 
 from ldm.build import ConfigError, typed
 from ldm.command.sample import sample
+from ldm.command.words import settable
 from ldm.experiment.check import check_stages
 from ldm.experiment.experiment import Experiment
 from tests.runs import tiny
@@ -40,3 +41,35 @@ def test_a_first_stage_that_nothing_makes_is_refused(tmp_path):
     check_stages({"first": {}}, True, nn.Linear(1, 1))
     check_stages({"first": {}}, False, nn.Identity())
     check_stages({"first": {"steps": 1}}, False, nn.Linear(1, 1))
+
+
+def _refused(tmp_path, match, *words, **trainer):
+    config = tiny(tmp_path, "condition=none", *words)
+    config["trainer"] |= trainer
+    with pytest.raises(ConfigError, match=match):
+        Experiment(config).run()
+    assert list(tmp_path.iterdir()) == [], "before anything is trained"
+
+
+def test_what_tunes_a_trained_prior_does_not_begin_from_random_weights(tmp_path):
+    _refused(tmp_path, r"Consistency goes on from a diffusion's run .*give prior\.checkpoint=RUN", "prior=consistency")
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("cnf", "of CNF how often its network is asked depends on .*RungeKutta"),
+        ("mixture", r"prior \(Mixture\) has weights beside"),
+        ("glow", "of Glow bijections have weights of their own"),
+    ],
+)
+def test_what_sharded_ranks_cannot_train_is_refused(word, why, tmp_path):
+    _refused(tmp_path, rf"trainer\.strategy=fsdp.*{why}", f"prior={word}", strategy="fsdp")
+
+
+def test_fixed_steps_and_flow_matching_can_be_sharded(tmp_path):
+    fixed = "prior.objective.solver={_target_: ldm.ode.RungeKutta, steps: 2}"
+    for words in (("prior=cnf", fixed), ("prior=ot_flow",), ("prior=gan",)):
+        config = tiny(tmp_path, "condition=none", *map(settable, words))
+        config["trainer"] |= {"strategy": "fsdp"}
+        Experiment(config)._prepare()

@@ -18,7 +18,8 @@ FAULTS = [
         ("self._with_penalty(z, c, self.r1)", "self._with_penalty(z.flip(0), c, self.r1)"),
         ("c.tokens.detach().float()", "c.tokens.float()"),
         ("torch.autocast(z.device.type, enabled=False)", "torch.autocast(z.device.type, enabled=True)"),
-        ("self.critic.eval()  #", "pass  #"),
+        ("self.critic.eval()  #", "self.critic.train()  #"),
+        ("estimate_spectral_norms(self.critic)", "pass"),
         ("self.judged(z, c) - self.judged(self._made", "self.judged(z, c) + self.judged(self._made"),
     ),
     *of(
@@ -84,7 +85,10 @@ FAULTS = [
     *of(
         "ldm/ranks.py",
         ("tests/prior/test_ebm.py::test_two_ranks_have_one_buffer", "tests/prior/test_coupling.py"),
-        ("if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:", "if True:"),
-        ("return torch.cat(parts)", "return torch.cat(parts[::-1])"),
+        ("return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1", "return True"),
+        (
+            "return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])",
+            "return torch.cat(parts[::-1])",
+        ),
     ),
 ]

@@ -203,7 +203,7 @@ FAULTS = [
             'self.updates, self.clock.seconds = state["updates"], state["seconds"]',
             'self.updates, self.clock.seconds = state["updates"] + 1, state["seconds"]',
         ),
-        ('torch.manual_seed(seed_of(self._key(), batch["step"], index % self.accumulate, self.global_rank))', "pass"),
+        ('torch.manual_seed(seed_of(self._key(), batch["step"], part, self.global_rank))', "pass"),
     ),
     *of(
         "ldm/stage/stage.py",
@@ -242,7 +242,7 @@ FAULTS = [
         ),
         ('_finite([state["weights"], state["average"]["weights"]])', '_finite([state["weights"]])'),
         ("if self._whole and self._saved < self.updates and", "if self._saved < self.updates and"),
-        ("self._whole = False\n        last", "last"),
+        ("self._whole = False\n        part", "part"),
     ),
     *of(
         "ldm/stage/stage.py",

@@ -166,7 +166,7 @@ def test_recomputing_changes_no_gradient(monkeypatch):
 def test_flow_matching_by_hand():
     flow, random = linear(objective=FlowMatching(OptimalTransport())), Random(0, 0, torch.arange(4))
     z = random.normal("z", (2, 1, 1))
-    eps = OptimalTransport()(z, Context(), random)
+    [eps] = OptimalTransport()([(z, Context(), random)])
     t = random.stratified("time")[:, None, None, None]
     z_t = (1 - t) * z + t * eps
     v = (z_t.flatten(1) @ MATRIX.T).view_as(z)

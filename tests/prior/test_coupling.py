@@ -7,11 +7,16 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from ldm.prior.coupling import Independent, OptimalTransport, assignment
+from ldm.prior.coupling import Coupling, Independent, OptimalTransport, assignment
 from ldm.random import Random
 from ldm.types import Context
 
 SHAPE = (2, 1, 1)
+
+
+def paired(coupling: Coupling, z: torch.Tensor, c: Context, random: Random) -> torch.Tensor:
+    """The noise of a batch in one piece."""
+    return coupling([(z, c, random)])[0]
 
 
 def labels(which: torch.Tensor) -> Context:
@@ -53,8 +58,8 @@ def test_the_plan_is_that_of_torchcfm():
 
 def test_each_noise_is_taken_once():
     random, z = Random(0, 0, torch.arange(9)), torch.randn(9, *SHAPE)
-    own = Independent()(z, Context(), random)
-    taken = OptimalTransport()(z, Context(), random)
+    own = paired(Independent(), z, Context(), random)
+    taken = paired(OptimalTransport(), z, Context(), random)
     assert torch.equal(own, random.normal("noise", SHAPE))
     assert not torch.equal(taken, own)
     assert torch.equal(taken.flatten(1).sort(0)[0], own.flatten(1).sort(0)[0])
@@ -68,7 +73,7 @@ def noise_of(which: int, penalty: float) -> torch.Tensor:
         random = Random(0, step, torch.arange(32))
         label = (random.uniform("label") < 0.5).long()
         z = random.normal("z", SHAPE) + (4.0 * label - 2)[:, None, None, None]
-        found.append(OptimalTransport(penalty)(z, labels(label), random)[label == which])
+        found.append(paired(OptimalTransport(penalty), z, labels(label), random)[label == which])
     return torch.cat(found).flatten(1)
 
 
@@ -83,25 +88,39 @@ def test_the_noise_of_a_condition_stays_standard_normal_with_the_penalty_and_doe
 def test_with_the_penalty_noise_stays_among_its_condition():
     random, label = Random(0, 0, torch.arange(16)), torch.arange(16) % 2
     z = random.normal("z", SHAPE) + (4.0 * label - 2)[:, None, None, None]
-    own, taken = random.normal("noise", SHAPE), OptimalTransport()(z, labels(label), random)
+    own, taken = random.normal("noise", SHAPE), paired(OptimalTransport(), z, labels(label), random)
     for which in (0, 1):
         both = [x[label == which].flatten(1).sort(0)[0] for x in (own, taken)]
         torch.testing.assert_close(*both, rtol=0, atol=0)
     assert not torch.equal(own, taken)
 
 
-def _part(rows: slice) -> torch.Tensor:
+def coupled(*parts: range) -> torch.Tensor:
+    """The noise of these rows of a batch of eight, given as so many micro-batches."""
     random, label = Random(0, 0, torch.arange(8)), torch.arange(8) % 2
-    return OptimalTransport()(random.normal("z", SHAPE)[rows], labels(label)[rows], random[rows])
+    z, c = random.normal("z", SHAPE), labels(label)
+    rows = [slice(part.start, part.stop) for part in parts]
+    return torch.cat(OptimalTransport(1.0)([(z[own], c[own], random[own]) for own in rows]))
+
+
+def test_micro_batches_are_coupled_at_once():
+    whole = coupled(range(8))
+    assert torch.equal(coupled(range(4), range(4, 8)), whole)
+    assert torch.equal(coupled(range(5, 8), range(1), range(1, 5)), whole[[5, 6, 7, 0, 1, 2, 3, 4]])
+    alone = torch.cat([coupled(range(4)), coupled(range(4, 8))])
+    assert not torch.equal(alone, whole), "which is another plan than that of each part by itself"
+
+
+PARTS = [(range(2), range(2, 5)), (range(5, 8),)]  # of two ranks, which have not equally many
 
 
 def _rank(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(_part(slice(4 * rank, 4 * rank + 4)), folder / f"{rank}.pt")
+    torch.save(coupled(*PARTS[rank]), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_ranks_couple_the_batch_of_all(tmp_path):
     mp.start_processes(_rank, (tmp_path,), nprocs=2, start_method="fork")
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    assert torch.equal(torch.cat(parts), _part(slice(0, 8)))
+    assert torch.equal(torch.cat(parts), coupled(range(8)))

@@ -139,14 +139,20 @@ def test_held_out_is_how_far_data_are_above_samples():
     torch.testing.assert_close(prior.held_out(z, Context(), random), {"margin": wanted})
 
 
-def test_held_out_changes_no_estimate_of_a_spectral_norm():
+def test_a_spectral_norm_is_estimated_once_an_update():
     latents, shape = Latents((2, 4, 4)), ContextShape()
     parts = functools.partial(Generator, width=4, blocks=1), functools.partial(Critic, width=4, blocks=1, spectral=True)
     prior = GAN(latents, shape, *parts, Hinge(), r1=0.0, r2=0.0)
     before = {name: value.clone() for name, value in prior.critic.state_dict().items()}
-    prior.held_out(torch.randn(2, 2, 4, 4), Context(), Random(0, 0, torch.arange(2)))
-    assert prior.critic.training
+    z, random = torch.randn(2, 2, 4, 4), Random(0, 0, torch.arange(2))
+    prior.train()
+    played(prior, z, Context(), random)
+    prior.held_out(z, Context(), random)
     torch.testing.assert_close(dict(prior.critic.state_dict()), before, rtol=0, atol=0)
+    prior.conclude()
+    after = prior.critic.state_dict()
+    moved = {name.rpartition(".")[2] for name, value in before.items() if not torch.equal(after[name], value)}
+    assert moved <= {"_u", "_v"} and "_u" in moved
 
 
 def test_the_critic_is_in_float32_and_teaches_the_condition_nothing():

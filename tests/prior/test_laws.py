@@ -31,11 +31,15 @@ FEW = {"_target_": "ldm.ode.RungeKutta", "steps": 2}  # in place of solvers to a
 ROWS = 4
 
 
-def made(word: str, first: str, condition: str, folder) -> LatentModel:
-    """An untrained model with this prior, none of its weights at a value that hides a mistake."""
+def made(word: str, first: str, condition: str, folder, shape: str | None = None) -> LatentModel:
+    """An untrained model with this prior, none of its weights at a value that hides a mistake; `shape` of an image."""
     torch.manual_seed(0)
     first, *more = first.split()
-    words = f"prior={word}", f"autoencoder={first}", f"data.image_shape={SHAPE.get(first, '[3,16,16]')}"
+    shape = shape or SHAPE.get(first, "[3,16,16]")
+    words = [f"prior={word}", f"autoencoder={first}", f"data.image_shape={shape}"]
+    if word == "cnf":  # whose every loss is a solution and asks its network many times
+        side = json.loads(shape)[1] // 4
+        words += ["backbone=mlp", f"backbone.sides=[{side},{side}]"]
     config = tiny(folder, *words, *more, *CONDITIONS[condition])
     if word in ("cnf", "ot_flow"):
         config["prior"] |= {"solver": FEW}

@@ -57,9 +57,9 @@ from ldm.stage.stage import Stage
 class Noise(Source):
     """Images that are functions of their index, with labels below 3."""
 
-    def __init__(self, count: int, seed: int):
+    def __init__(self, count: int, seed: int, side: int = 8):
         dice = np.random.default_rng(seed)
-        self.images = dice.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+        self.images = dice.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -72,8 +72,8 @@ class Noise(Source):
         return digest([self.images.tobytes()])
 
 
-def data(batch_size: int = 4) -> DataModule:
-    return DataModule(Noise(11, 0), Noise(5, 1), (3, 8, 8), batch_size, workers=0, flip=True)
+def data(batch_size: int = 4, side: int = 8) -> DataModule:
+    return DataModule(Noise(11, 0, side), Noise(5, 1, side), (3, side, side), batch_size, workers=0, flip=True)
 
 
 @functools.cache
