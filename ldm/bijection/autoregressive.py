@@ -66,14 +66,12 @@ class Autoregressive(Bijection):
     def inverse(self, y: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
         with uncast(y):
             flat = y.float().flatten(1)
-            found: dict[int, Tensor] = {}
-            total = flat.new_zeros(len(flat))
+            found, total = torch.zeros_like(flat), flat.new_zeros(len(flat))
+            turn = torch.eye(flat.shape[1], dtype=torch.bool, device=flat.device)
             for i in self.turns:
-                known = torch.stack([found.get(k, torch.zeros_like(total)) for k in range(flat.shape[1])], 1)
-                parameters = self.network(known, c)[:, :, i]
-                found[i], log_slope = self.transform.inverse(flat[:, i], parameters)
-                total = total + log_slope
-        return torch.stack([found[k] for k in range(flat.shape[1])], 1).view_as(y), total
+                x, log_slope = self.transform.inverse(flat[:, i], self.network(found, c, i)[:, :, 0])
+                found, total = torch.where(turn[i], x[:, None], found), total + log_slope
+        return found.view_as(y), total
 
 
 class Reversed(Bijection):

@@ -5,7 +5,9 @@ the later unit's degree is at least the earlier one's, and to an output where it
 section 3). One pass so gives the parameters of all d conditional distributions. The context enters every layer without a
 mask, and the outputs as well, for the first number has nothing else.
 
-What makes it fail: few hidden units for many numbers, where each degree has less than one.
+What makes it fail: few hidden units for many numbers, where each degree has less than one; and first weights that are drawn for
+all inputs where few are kept, so that the early numbers' units hardly hear theirs. Here a unit's weights have the deviation
+gain / sqrt(its kept inputs), with the nonlinearity's gain, so that each layer's outputs begin as large as its inputs.
 
 Sources:
     Germain et al., MADE: Masked Autoencoder for Distribution Estimation (2015), arXiv 1502.03509
@@ -22,6 +24,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ldm.nn.attention import masked_mean
+from ldm.nn.fixup import SMOOTH
 from ldm.types import Context, ContextShape
 
 
@@ -30,14 +33,18 @@ class MaskedLinear(nn.Linear):
 
     Arguments:
         kept: (outputs, inputs), True for the weights that count.
+        gain: deviation of an output's first weights, in units of 1 / sqrt(its kept inputs).
     """
 
-    def __init__(self, kept: Tensor):
+    def __init__(self, kept: Tensor, gain: float = 1.0):
         super().__init__(kept.shape[1], kept.shape[0])
-        self.register_buffer("kept", kept, persistent=False)
+        self.register_buffer("kept", kept.float(), persistent=False)  # a product with booleans takes longer
+        with torch.no_grad():
+            self.weight.normal_().mul_(gain * self.kept.sum(1, keepdim=True).clamp(min=1).rsqrt())
 
-    def forward(self, x: Float[Tensor, "b i"]) -> Float[Tensor, "b o"]:
-        return F.linear(x, self.weight * self.kept, self.bias)
+    def forward(self, x: Float[Tensor, "b i"], rows: slice = slice(None)) -> Float[Tensor, "b o"]:
+        """All outputs, or those of some rows."""
+        return F.linear(x, self.weight[rows] * self.kept[rows], self.bias[rows])
 
 
 class MADE(nn.Module):
@@ -65,7 +72,7 @@ class MADE(nn.Module):
         numbers = order + 1
         hidden = torch.arange(width) % max(1, len(order) - 1) + 1
         degrees = [numbers, *[hidden] * depth]
-        layers = [MaskedLinear(after[:, None] >= before) for before, after in itertools.pairwise(degrees)]
+        layers = [MaskedLinear(after[:, None] >= before, SMOOTH.gain) for before, after in itertools.pairwise(degrees)]
         self.layers = nn.ModuleList(layers)
         self.head = MaskedLinear((numbers[:, None] > hidden).repeat(count, 1))
         sizes = [*[width] * depth, count * len(order)]
@@ -74,11 +81,16 @@ class MADE(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Float[Tensor, "b d"], c: Context) -> Float[Tensor, "p b d"]:
+    def forward(self, x: Float[Tensor, "b d"], c: Context, number: int | None = None) -> Float[Tensor, "p b n"]:
+        """Parameters of all numbers, or of one alone (n = 1)."""
+        rows = slice(None) if number is None else slice(number, None, x.shape[1])
         pooled = masked_mean(c.tokens, c.mask) if self.contexts else None
-        layers = [*self.layers, self.head]
         y = x
-        for k, layer in enumerate(layers):
-            y = layer(F.silu(y) if k else y)
-            y = y if pooled is None else y + self.contexts[k](pooled)
+        for k, layer in enumerate(self.layers):
+            y = layer(y) if pooled is None else layer(y) + self.contexts[k](pooled)
+            y = SMOOTH.function(y)
+        y = self.head(y, rows)
+        if pooled is not None:
+            last = self.contexts[-1]
+            y = y + F.linear(pooled, last.weight[rows], last.bias[rows])
         return y.float().view(len(x), self.count, -1).transpose(0, 1)

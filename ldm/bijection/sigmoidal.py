@@ -9,7 +9,8 @@ The term `least` x is not the paper's. Between sigmoids that lie far apart the m
 would magnify rounding without bound; so the slope is at least `least`. Likewise a lies within a factor of `steepest` of 1, and
 |b| within 10.
 
-The inverse has no formula. A bracket is doubled until it holds x, and then halved until it is as small as float32 can tell.
+The inverse has no formula. As the slope is at least `least`, x is no further from 0 than |y - y(0)| / least, and this bracket is
+halved until it is as small as float32 can tell.
 
 What makes it fail: a without bounds (a sigmoid becomes a step, and the density a peak of one example).
 
@@ -24,10 +25,11 @@ import math
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
 
 from ldm.bijection.transform import Numbers, Parameters, Transform
 
-_DOUBLINGS, _HALVINGS = 20, 28  # which leave 6e-8 of [-8, 8], and of a wider bracket as small a share
+_HALVINGS = 40
 
 
 class Sigmoidal(Transform):
@@ -43,14 +45,18 @@ class Sigmoidal(Transform):
         self.units, self.steepest, self.least = units, steepest, least
         self.count = 3 * units
 
-    def forward(self, x: Numbers, parameters: Parameters) -> tuple[Numbers, Numbers]:
+    def _units(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+        """log w, log a and b of each unit, (units, *shape)."""
         weights, a, b = parameters.float().unflatten(0, (3, self.units)).unbind(0)
-        log_w = weights.log_softmax(0)
         limit = math.log(self.steepest)
-        log_a = limit * torch.tanh(a / limit)
-        # At first units lie apart, for equal ones would stay equal.
-        places = torch.linspace(-1, 1, self.units, device=x.device).view(-1, *[1] * x.ndim) if self.units > 1 else 0.0
-        inner = log_a.exp() * x.float() + 10 * torch.tanh(b / 10) + places
+        b = 10 * torch.tanh(b / 10)
+        if self.units > 1:  # at first they lie apart, for equal ones would stay equal
+            b = b + torch.linspace(-1, 1, self.units, device=b.device).view(-1, *[1] * (b.ndim - 1))
+        return weights.log_softmax(0), limit * torch.tanh(a / limit), b
+
+    def forward(self, x: Numbers, parameters: Parameters) -> tuple[Numbers, Numbers]:
+        log_w, log_a, b = self._units(parameters)
+        inner = log_a.exp() * x.float() + b
         above, below = F.logsigmoid(inner), F.logsigmoid(-inner)
         high, low = (log_w + above).logsumexp(0), (log_w + below).logsumexp(0)
         log_slope = (log_w + log_a + above + below).logsumexp(0) - high - low
@@ -59,15 +65,19 @@ class Sigmoidal(Transform):
 
     @torch.no_grad()
     def _bisected(self, y: Numbers, parameters: Parameters) -> Numbers:
-        low, high = torch.full_like(y, -8.0), torch.full_like(y, 8.0)
-        for _ in range(_DOUBLINGS):
-            above, below = self.forward(low, parameters)[0] > y, self.forward(high, parameters)[0] < y
-            if not (above | below).any():
-                break
-            low, high = torch.where(above, 2 * low, low), torch.where(below, 2 * high, high)
+        log_w, log_a, b = self._units(parameters)
+        a, both = log_a.exp(), log_w.expand(2, *log_w.shape)
+
+        def value(x: Numbers) -> Numbers:
+            inner = a * x + b
+            high, low = (both + F.logsigmoid(torch.stack([inner, -inner]))).logsumexp(1)
+            return self.least * x + high - low
+
+        high = 1e-3 + 1.001 * (y - value(torch.zeros_like(y))).abs() / self.least
+        low = -high
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            under = self.forward(middle, parameters)[0] < y
+            under = value(middle) < y
             low, high = torch.where(under, middle, low), torch.where(under, high, middle)
         return (low + high) / 2
 

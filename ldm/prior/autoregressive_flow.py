@@ -64,7 +64,8 @@ class AutoregressiveFlow(NormalizingFlow):
         return [module for module in self.modules() if isinstance(module, MADE)]
 
     def flops(self) -> int:
-        """Of a density: each network once or, where samples are quick, once for every number."""
+        """Of a density: each network once or, where samples are quick, once for every number, which it then gives alone."""
         z, c = torch.empty(1, self.latents.numbers, device="meta"), context_on_meta(self.context, self.latents.shape)
-        passes = self.latents.numbers if self.quick_samples else 1
-        return passes * sum(flops(network, z, c)[0] for network in self.networks())
+        if self.quick_samples:
+            return self.latents.numbers * sum(flops(network, z, c, 0)[0] for network in self.networks())
+        return sum(flops(network, z, c)[0] for network in self.networks())

@@ -9,6 +9,7 @@ from ldm.bijection.chain import Chain
 from ldm.bijection.made import MADE
 from ldm.bijection.sigmoidal import Sigmoidal
 from ldm.bijection.transform import Affine
+from ldm.nn.fixup import SMOOTH
 from ldm.types import Context, ContextShape
 
 SHAPE, SIZE = (2, 2, 1), 4
@@ -38,6 +39,14 @@ def test_every_number_hears_the_context():
     network, x = moved(MADE(torch.arange(4), 2, ContextShape(3), width=16)), torch.randn(1, 4)
     found = jacobian(lambda tokens: network(x, Context(tokens[None, None]))[:, 0], torch.randn(3)).abs()
     assert (found.amax((0, 2)) > 0).all()
+
+
+def test_weights_begin_by_the_inputs_that_are_kept():
+    """An output's sum of squared weights is the gain's square on the average, whether it hears one input or all."""
+    [layer] = MADE(torch.arange(5), 2, ContextShape(), width=8000, depth=1).layers
+    squares, heard = (layer.weight * layer.kept).square().sum(1), layer.kept.sum(1)
+    for count in range(1, 5):
+        torch.testing.assert_close(squares[heard == count].mean().item(), SMOOTH.gain**2, rtol=0.2, atol=0)
 
 
 def test_a_single_number_has_parameters_too():
@@ -83,7 +92,7 @@ def made(kind: str) -> Chain:
     parts = [
         Autoregressive(SIZE, TRANSFORMS[kind], ContextShape(3), backwards, width=32) for backwards in (False, True)
     ]
-    return moved(Chain(parts), 0.3)
+    return moved(Chain(parts), 0.1)
 
 
 @pytest.mark.parametrize("kind", TRANSFORMS)

@@ -29,6 +29,17 @@ FAULTS = [
         ("torch.linalg.qr(torch.randn(channels, channels)).Q", "torch.randn(channels, channels)"),
         ("with uncast(x):", "with torch.no_grad():"),
     ),
+    *of(
+        "ldm/bijection/made.py",
+        "tests/bijection/test_autoregressive.py",
+        ("gain * self.kept.sum(1, keepdim=True).clamp(min=1).rsqrt()", "gain * kept.shape[1] ** -0.5"),
+        ("slice(number, None, x.shape[1])", "slice(number, None, self.count)"),
+    ),
+    *of(
+        "ldm/bijection/sigmoidal.py",
+        "tests/bijection/test_autoregressive.py",
+        (".abs() / self.least", ".abs() * self.least"),
+    ),
     *of("ldm/bijection/squeeze.py", _LAWS, ("b c (h p) (w q) -> b (p q c) h w", "b c (h p) (w q) -> b (c p q) h w")),
     *of(
         "ldm/bijection/multiscale.py",

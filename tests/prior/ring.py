@@ -55,3 +55,22 @@ def entropy() -> float:
     points, area = grid()
     log_p = log_density(points.double())
     return float(-(log_p.exp() * log_p).sum() * area)
+
+
+def kernel_distance(x: Tensor, y: Tensor, width: float = 2 * DEVIATION) -> float:
+    """The unbiased estimate of the squared maximum mean discrepancy of two sets of latents under a Gaussian kernel."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return torch.exp(-torch.cdist(a, b).square() / (2 * width**2))
+
+    x, y = x.flatten(1).double(), y.flatten(1).double()
+    within = sum((kernel(each, each).sum() - len(each)) / (len(each) * (len(each) - 1)) for each in (x, y))
+    return float(within - 2 * kernel(x, y).mean())
+
+
+def errors_away(z: Tensor, repeats: int = 20) -> float:
+    """The kernel distance of latents from as many draws of the law, in standard errors: in deviations of that between two
+    sets of draws, whose mean is 0."""
+    generator = torch.Generator().manual_seed(5)
+    own = [kernel_distance(*(draw(len(z), generator) for _ in range(2))) for _ in range(repeats)]
+    return kernel_distance(z, draw(len(z), generator)) / float(torch.tensor(own).square().mean().sqrt())

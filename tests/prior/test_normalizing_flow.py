@@ -18,6 +18,7 @@ from ldm.random import Random
 from ldm.types import Context, ContextShape
 from tests.bijection.laws import context, hold, stirred
 from tests.prior import ring
+from tests.prior.learning import gap, trained
 
 FAMILIES = {"realnvp": RealNVP, "glow": Glow, "spline": Spline}
 SMALL = partial(ConvNet, width=8, depth=1)
@@ -157,35 +158,13 @@ def test_arguments_reach_the_bijection():
         assert "temperature" in inspect.signature(family).parameters and family.DRAWING == ("temperature",)
 
 
-# What is learnt
+# What is learnt; longer, to the law's entropy, in test_learning.py
 
 
-def trained(prior: NormalizingFlow, updates: int, label: bool = False, lr: float = 5e-3) -> NormalizingFlow:
-    """On the ring, with the mode as a context of one hot token where it has a label."""
-
-    def batch(count: int) -> tuple[torch.Tensor, Context]:
-        mode = torch.randint(ring.MODES, (count,))
-        c = Context(tokens=torch.eye(ring.MODES)[mode][:, None]) if label else Context()
-        return ring.draw(count, label=mode), c
-
-    torch.manual_seed(0)
-    prior.begin([batch(512)])
-    optimizer = torch.optim.Adam(prior.parameters(), lr, fused=True)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, updates)
-    for _ in range(updates):
-        prior.loss(*batch(256))["nll per dimension"].backward()
-        torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        rate.step()
-    return prior.eval()
-
-
-@torch.no_grad()
-def gap(prior: NormalizingFlow) -> float:
-    """How many nats more than the entropy the ring takes under a prior, over the same draws."""
-    z = ring.draw(10_000, torch.Generator().manual_seed(5))
-    return (ring.log_density(z) - prior.log_prob(z, Context())).mean().item()
+def named(count: int) -> tuple[torch.Tensor, Context]:
+    """Draws of the ring with their mode as a context of one hot token."""
+    mode = torch.randint(ring.MODES, (count,))
+    return ring.draw(count, label=mode), Context(tokens=torch.eye(ring.MODES)[mode][:, None])
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -193,35 +172,16 @@ def gap(prior: NormalizingFlow) -> float:
 def test_a_density_that_is_learnt_integrates_to_1(family):
     """After a few updates, when it is no longer a Gaussian: one of the ring's moments takes 1.72 nats more than its entropy."""
     options = {"couplings": 4} if family == "realnvp" else {"steps": 2}
-    prior = trained(made(family, PLANE, tokens=None, **options), 60, lr=0.02)
+    prior = trained(made(family, PLANE, tokens=None, **options), 60, 0.02)
     assert ring.integral(lambda z: prior.log_prob(z, Context()), limit=3.5, side=121) == pytest.approx(1, abs=0.01)
     assert gap(prior) < 1.5
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_labels_choose_the_modes():
-    prior = trained(made("glow", PLANE, tokens=ring.MODES), 150, label=True, lr=0.03)
+    prior = trained(made("glow", PLANE, tokens=ring.MODES), 150, 0.03, batch=named)
     label = torch.arange(ring.MODES).repeat(40)
     c = Context(tokens=torch.eye(ring.MODES)[label][:, None])
     with torch.no_grad():
         z = prior.sample((len(label), *PLANE), c, Random(0, 0, torch.arange(len(label))))
     assert (ring.modes(z) == label).float().mean() > 0.8
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("family", "updates", "nats", "options"),
-    [
-        ("realnvp", 2000, 0.15, {"couplings": 12}),
-        ("glow", 2000, 0.1, {"steps": 12}),
-        ("spline", 1000, 0.05, {"steps": 4}),
-    ],
-)
-def test_the_ring_is_learnt_to_its_entropy(family, updates, nats, options):
-    """A minute of one core each. A spline bends one number to several modes at once and takes the fewest layers; affine layers
-    in a fixed order leave bridges of density between the modes (0.117 nats)."""
-    prior = trained(made(family, PLANE, tokens=None, network=partial(ConvNet, width=32, depth=1), **options), updates)
-    assert ring.integral(lambda z: prior.log_prob(z, Context())) == pytest.approx(1, abs=0.01)
-    assert -0.02 < gap(prior) < nats

@@ -28,3 +28,17 @@ def test_its_entropy():
 def test_a_label_names_the_mode():
     label = torch.arange(8).repeat(10)
     assert (ring.modes(ring.draw(80, label=label)) == label).float().mean() > 0.95
+
+
+def test_the_kernel_distance_by_hand():
+    """Two points at a distance d apart on either side: kernels are exp(-d^2 / 2) of points of deviation 1."""
+    x, y = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 2.0], [1.0, 2.0]])
+    wanted = 2 * math.exp(-0.5) - 2 * (math.exp(-2) + math.exp(-2.5)) / 2
+    assert ring.kernel_distance(x, y, width=1.0) == pytest.approx(wanted)
+
+
+def test_draws_are_within_errors_of_the_law_and_others_are_not():
+    assert abs(ring.errors_away(ring.draw(500))) < 4
+    assert ring.errors_away(torch.randn(500, 2, 1, 1)) > 10
+    uneven = torch.multinomial(torch.tensor([2.0] + 7 * [1.0]), 500, replacement=True)
+    assert ring.errors_away(ring.draw(500, label=uneven)) > 3, "one mode of twice the share"
