@@ -8,21 +8,26 @@ import pytest
 import torch
 from torch import nn
 
+from ldm.backbone.mlp import MLP
 from ldm.diffusion.grid import Uniform
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.diffusion.likelihood import Exact, Flow
-from ldm.diffusion.parameterization import Data
+from ldm.diffusion.parameterization import Data, Velocity
 from ldm.diffusion.sampler.ddim import DDIM
 from ldm.diffusion.sampler.ddpm import DDPM
-from ldm.diffusion.schedule import Cosine
+from ldm.diffusion.schedule import Cosine, Rectified
+from ldm.diffusion.time import LogitNormal
 from ldm.diffusion.time import Uniform as UniformTimes
 from ldm.diffusion.weighting import Prediction
 from ldm.ode import RungeKutta
+from ldm.prior.autoregressive import Autoregressive
 from ldm.prior.base import Latents
 from ldm.prior.diffusion import Diffusion
 from ldm.prior.head.base import Bent
 from ldm.prior.head.diffusion import DiffusionHead
+from ldm.prior.network.transformer import Transformer
 from ldm.random import Random
+from ldm.types import Context, ContextShape
 
 DEVIATION = 0.5
 
@@ -137,3 +142,37 @@ def test_a_temperature_without_effect_is_refused():
 
 def test_it_models_latents():
     assert {DiffusionHead.reading(gives) for gives in ("latents", "codes", "pixels")} == {"latents"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+def test_a_law_of_two_modes_is_learnt_through_the_network():
+    """Of two positions the second is the first one plus or minus 1, and which of the two nobody knows."""
+    law = functools.partial(
+        Diffusion,
+        backbone=functools.partial(MLP, width=64, depth=2),
+        schedule=Rectified(),
+        parameterization=Velocity(),
+        weighting=Prediction(),
+        time=LogitNormal(),
+        sampler=DDIM(),
+        grid=Uniform(),
+        guidance=ClassifierFree,
+        steps=30,
+    )
+    network = functools.partial(Transformer, width=32, depth=1, heads=2)
+    own = functools.partial(DiffusionHead, law=law, width=32)
+    prior = Autoregressive(Latents((1, 1, 2)), ContextShape(), network, own)
+    optimizer = torch.optim.Adam(prior.parameters(), 3e-3)
+    steps = 300
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 3e-3 * min((step + 1) / 50, 1) * (1 - step / steps)
+        first = torch.randn(64, 1, 1, 1)
+        z = torch.cat([first, first + torch.randint(2, first.shape) * 2 - 1 + 0.1 * torch.randn_like(first)], 3)
+        optimizer.zero_grad()
+        prior.loss(z / 2**0.5, Context())["diffusion"].backward()
+        optimizer.step()
+    z = 2**0.5 * prior.eval().sample((2_000, 1, 1, 2), Context(), Random(0, 0, torch.arange(2_000)))
+    apart = (z[..., 1] - z[..., 0]).flatten()
+    assert abs((apart > 0).float().mean() - 0.5) < 0.06
+    assert ((apart.abs() - 1).abs() < 0.4).float().mean() > 0.9
