@@ -59,7 +59,7 @@ def plainly(tmp_path_factory) -> Callable[[tuple[str, str]], dict[str, torch.Ten
             before = {name: p.detach().clone() for name, p in one.trained().named_parameters()}
             found[case] = dict(fit(one).trained().state_dict())
             moved = [name for name, p in before.items() if (found[case][name] - p).abs().max() > 1e-5]
-            assert len(moved) > len(before) / 2
+            assert len(moved) > len(before) / 3, "what begins at zero hides what is before it for an update"
         return found[case]
 
     return of
