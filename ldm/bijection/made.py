@@ -28,6 +28,14 @@ from ldm.nn.fixup import SMOOTH
 from ldm.types import Context, ContextShape
 
 
+class RowsLinear(nn.Linear):
+    """A linear layer of which some outputs can be asked alone."""
+
+    def forward(self, x: Float[Tensor, "b i"], rows: slice = slice(None)) -> Float[Tensor, "b o"]:
+        """All outputs, or those of some rows."""
+        return F.linear(x, self.weight[rows], self.bias[rows])
+
+
 class MaskedLinear(nn.Linear):
     """A linear layer with some of its weights left out.
 
@@ -75,8 +83,10 @@ class MADE(nn.Module):
         layers = [MaskedLinear(after[:, None] >= before, SMOOTH.gain) for before, after in itertools.pairwise(degrees)]
         self.layers = nn.ModuleList(layers)
         self.head = MaskedLinear((numbers[:, None] > hidden).repeat(count, 1))
-        sizes = [*[width] * depth, count * len(order)]
-        self.contexts = nn.ModuleList([] if context.tokens is None else [nn.Linear(context.tokens, n) for n in sizes])
+        self.contexts = nn.ModuleList()
+        if context.tokens is not None:
+            self.contexts.extend([nn.Linear(context.tokens, width) for _ in range(depth)])
+            self.contexts.append(RowsLinear(context.tokens, count * len(order)))
         for layer in (self.head, *self.contexts[-1:]):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -91,6 +101,5 @@ class MADE(nn.Module):
             y = SMOOTH.function(y)
         y = self.head(y, rows)
         if pooled is not None:
-            last = self.contexts[-1]
-            y = y + F.linear(pooled, last.weight[rows], last.bias[rows])
+            y = y + self.contexts[-1](pooled, rows)
         return y.float().view(len(x), self.count, -1).transpose(0, 1)

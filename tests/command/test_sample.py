@@ -75,7 +75,7 @@ def test_an_interrupted_job_goes_on_to_the_same_files(run, whole, tmp_path, monk
     [
         {"prompt": "a blue star"},
         {"prompt": "a red circle", "seed": 1},
-        {"prompt": "a red circle", "diffusion": {"sampler": {"eta": 1.0}}},
+        {"prompt": "a red circle", "diffusion": {"guidance": {"scale": 4.0}}},
         {"prompt": "a red circle", "weights": "raw"},
     ],
 )
