@@ -44,17 +44,17 @@ FAULTS = [
     ),
     *of(
         "ldm/experiment/planning.py",
-        ("tests/faults/test_matrix.py::test_words_that_change_on_the_way[condition.width=4, finished]",),
+        ("tests/faults/test_matrix.py::test_words_that_change_on_the_way[prior=normal, finished]",),
         ("if plan.refused:", "if False:"),
     ),
     *of(
         "ldm/experiment/planning.py",
-        ("tests/faults/test_matrix.py::test_words_that_change_on_the_way[second.steps=6, in the second stage]",),
+        ("tests/faults/test_matrix.py::test_words_that_change_on_the_way[cache_latents=false, in the second stage]",),
         ("self.second(first.history, None if", "self.second(provenance.fresh({}), None if"),
     ),
     *of(
         "ldm/experiment/planning.py",
-        ("tests/faults/test_matrix.py::test_words_that_change_on_the_way[first.clip=0.1, in the first stage]",),
+        ("tests/faults/test_matrix.py::test_words_that_change_on_the_way[first.steps=6 (cosine), in the first stage]",),
         ("if plan.changed:", "if False:"),
         ('provenance.begun(self.checkpoints("first"))', "None"),
     ),
@@ -350,18 +350,6 @@ FAULTS = [
         "ldm/experiment/experiment.py",
         _cell("second.steps=6 second.again=true (cosine)", "finished"),
         ("(each.model, each.asked) == (weights, what)", "each.asked == what"),
-    ),
-    *of(
-        "ldm/experiment/experiment.py",
-        _cell("condition.width=4", "finished"),
-    ),
-    *of(
-        "ldm/experiment/experiment.py",
-        _cell("second.steps=6", "in the second stage"),
-    ),
-    *of(
-        "ldm/experiment/experiment.py",
-        _cell("first.clip=0.1", "in the first stage"),
     ),
     *of(
         "ldm/experiment/experiment.py",
