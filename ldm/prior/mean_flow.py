@@ -108,7 +108,8 @@ class MeanFlow(Prior):
         """v_g - (t - r) du/dt, (b, c, h, w), at z and the pair's velocity v."""
         with torch.autocast(z.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
             v = self._guided(z, v, t, c)
-            moves = (v, torch.ones_like(t))
+            # In torch 2.11 group normalisation has no forward derivative for channels-last memory (2.15 has it).
+            z, moves = z.contiguous(), (v.contiguous(), torch.ones_like(t))
             derivative = torch.func.jvp(lambda z, t: self.velocity(z, t, r, c), (z, t), moves)[1]
         return v - along(t - r, z) * derivative
 

@@ -96,6 +96,7 @@ def test_the_derivative_is_the_finite_difference_along_the_path(kind):
     c = Context(c.tokens.double())
     prior.velocity = lambda z, t, r, c: prior.backbone(z, torch.stack([*map(prior.schedule.log_snr, (t, r))], 1), c)
     z, v = (random.normal(name, (2, 4, 4)).double() for name in ("z", "v"))
+    z, v = (each.to(memory_format=torch.channels_last) for each in (z, v))  # as they may come from an encoder
     t, r = torch.tensor([0.01, 0.3, 0.5, 0.9, 0.999]).double(), torch.tensor([0.0, 0.2, 0.5, 0.1, 0.0]).double()
     h = 1e-4
     # The embedding of time is in float32, so the step is not smaller.
