@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import yaml
 from torch import Tensor
-from train_step import CLOCKS
+from turns import CLOCKS
 
 from ldm.build import build
 from ldm.prior.autoregressive import Autoregressive

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from networks import PRECISIONS, SIZES, Autoencoders, autocast, synchronize
 from torch import Tensor
-from train_step import race
+from turns import race
 
 from ldm.run.machine import device_name
 
@@ -52,7 +52,7 @@ def main() -> None:
         calls = [torch.compile(call) if arguments.compile else call for call in both]
         with torch.no_grad(), autocast(device, arguments.precision):
             steps = [functools.partial(call, given) for call in calls]
-            times = race(steps, arguments.rounds, time.perf_counter, functools.partial(synchronize, device))
+            times = race(steps, arguments.rounds, time.perf_counter, synchronize=functools.partial(synchronize, device))
         for name, seconds in zip(("diffusers", "ldm"), times, strict=True):
             ratio = statistics.median(a / b for a, b in zip(seconds, times[0], strict=True))
             median = statistics.median(seconds)

@@ -101,7 +101,7 @@ two_stages() {
 unet=("$python" benchmarks/train_step.py --only unet --device "$device" --size "$size" --rounds "$rounds" --layouts channels_last)
 at=(--device "$device" --size "$size" --rounds "$rounds")
 
-part tests 120 text "Tests that need a GPU" "$python" -m pytest -m gpu -p no:cacheprovider tests/diffusion tests/stage
+part tests 120 text "Tests that need a GPU" "$python" -m pytest -m gpu --disable-warnings -p no:cacheprovider tests/diffusion tests/stage
 part unet 120 table "A training step of ldm_coco's U-Net, bfloat16" "${unet[@]}" --precision bf16-mixed
 part unet_fp16 90 table "The same in float16" "${unet[@]}" --precision "$half"
 part unet_fp32 90 table "The same in float32" "${unet[@]}"

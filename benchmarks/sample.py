@@ -24,7 +24,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from networks import PRECISIONS, SIZES, Size, Unets, autocast, synchronize
 from torch import Tensor, nn
-from train_step import CLOCKS
+from turns import CLOCKS
 
 from ldm.diffusion.denoiser import NetworkDenoiser
 from ldm.diffusion.grid import Trailing

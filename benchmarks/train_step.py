@@ -16,8 +16,7 @@ from __future__ import annotations
 import argparse
 import functools
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,13 +24,13 @@ import torch.nn.functional as F
 from networks import PRECISIONS, SIZES, Autoencoders, Unets, autocast, scaler, synchronize
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from turns import CLOCKS, race
 
 from ldm.diffusion.schedule import ScaledLinear
 from ldm.run.machine import device_name
 from ldm.types import Context
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass
@@ -152,24 +151,6 @@ def saved_bytes(contestant: Contestant) -> int:
     return sum(x.untyped_storage().nbytes() for x in kept.values())
 
 
-def race(
-    steps: Sequence[Callable[[], None]], rounds: int, clock: Callable[[], float], synchronize: Callable[[], None]
-) -> list[list[float]]:
-    """Seconds of every step in every round; contestants take turns, in turned order in every second round."""
-    times: list[list[float]] = [[] for _ in steps]
-    for step in steps:
-        step(), step()
-    for round_ in range(rounds):
-        order = range(len(steps)) if round_ % 2 == 0 else reversed(range(len(steps)))
-        for i in order:
-            synchronize()
-            start = clock()
-            steps[i]()
-            synchronize()
-            times[i].append(clock() - start)
-    return times
-
-
 def compare(title: str, kinds: dict, arguments: argparse.Namespace) -> None:
     device, rounds, batch = torch.device(arguments.device), arguments.rounds, SIZES[arguments.size].batch
     layouts = {name: LAYOUTS[name] for name in arguments.layouts}
@@ -192,7 +173,7 @@ def compare(title: str, kinds: dict, arguments: argparse.Namespace) -> None:
             contestant.name += f", {mode}"
             contestants.append(contestant)
     wait = functools.partial(synchronize, device)
-    times = race([contestant.step() for contestant in contestants], rounds, CLOCKS[arguments.clock], wait)
+    times = race([contestant.step() for contestant in contestants], rounds, CLOCKS[arguments.clock], synchronize=wait)
     where = f"{device_name(device)}, {arguments.precision}"
     print(f"\n{title}, batch {batch}, {where}, {rounds} rounds, {arguments.clock} time\n")
     print(
