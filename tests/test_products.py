@@ -281,3 +281,11 @@ def test_a_first_stage_of_other_words_is_another(config, key, value):
 def test_words_that_change_nothing_of_it_find_it(config, key, value):
     with pytest.raises(_Trains, match="second"):
         Experiment(changed(config, f"same-{key}", key, value)).run()
+
+
+def test_a_first_stage_alone_encodes_nothing(tmp_path):
+    made = tiny(tmp_path) | {"second": {}, "metric": {}, "cache_latents": "auto"}
+    assert Experiment(made).run() == FINISHED
+    run = tmp_path / "runs" / "run"
+    assert {row["stage"] for row in rows(run)} == {"first"}
+    assert not (tmp_path / "store" / "latents").exists()

@@ -18,9 +18,9 @@ from ldm.types import Context, ContextShape, Latent, Probability, Times
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, expansion: int, dropout: float):
+    def __init__(self, width: int, expansion: int, dropout: float, normalise: bool):
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False) if normalise else nn.Identity()
         self.modulation = nn.Linear(width, 2 * width)
         self.hidden, self.out = nn.Linear(width, expansion * width), nn.Linear(expansion * width, width)
         self.dropout = nn.Dropout(dropout)
@@ -43,6 +43,8 @@ class MLP(Backbone):
         depth: number of residual blocks.
         expansion: width inside a block, as a multiple of `width`.
         dropout: inside each block.
+        normalise: by layer normalisation, at the beginning of each block and before the last layer. Without it the field is
+            smoother, which pays where an equation is solved in training (prior=cnf); it may then want a lower learning rate.
         time: makes the embedding of log-SNR, given its width.
     """
 
@@ -56,13 +58,15 @@ class MLP(Backbone):
         depth: PositiveInt = 4,
         expansion: PositiveInt = 2,
         dropout: Probability = 0.0,
+        normalise: bool = True,
         time: TimeEmbedding = LogSnrEmbedding,
     ):
         super().__init__(channels, context, width, width, time, pooled_context=context.tokens is not None)
         self.sides, size = tuple(sides), sides[0] * sides[1]
         self.stem = nn.Linear((channels + (context.spatial or 0)) * size, width)
-        self.blocks = nn.ModuleList(_Block(width, expansion, dropout) for _ in range(depth))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, channels * size)
+        self.blocks = nn.ModuleList(_Block(width, expansion, dropout, normalise) for _ in range(depth))
+        self.norm = nn.LayerNorm(width) if normalise else nn.Identity()
+        self.head = nn.Linear(width, channels * size)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

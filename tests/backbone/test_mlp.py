@@ -41,6 +41,19 @@ def test_starts_at_zero_and_takes_infinite_log_snr():
     assert awake(mlp)(z, torch.tensor([math.inf, -math.inf]), Context()).isfinite().all()
 
 
+def test_without_normalisation_a_long_vector_stays_long():
+    """Blocks begin as the identity, so the first field is head(silu(stem(z))), by hand; normalised, no scale of z is left."""
+    torch.manual_seed(0)
+    for normalise in (False, True):
+        mlp, z = tiny(2, ContextShape(), normalise=normalise), torch.randn(2, 2, 1, 1)
+        torch.nn.init.normal_(mlp.head.weight)
+        torch.nn.init.zeros_(mlp.stem.bias)
+        x = z.flatten(1) @ mlp.stem.weight.T
+        x = (x - x.mean(1, keepdim=True)) / (x.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt() if normalise else x
+        wanted = (x * x.sigmoid()) @ mlp.head.weight.T
+        torch.testing.assert_close(mlp(z, LOG_SNR, Context()).flatten(1), wanted)
+
+
 def test_it_learns_a_function_of_point_and_noise_level():
     """F(z, log_snr) = z for one level and -z for the other, from scratch in a second."""
     torch.manual_seed(0)

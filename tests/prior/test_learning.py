@@ -12,10 +12,10 @@ from ldm.bijection.network import ConvNet
 from ldm.bijection.sigmoidal import Sigmoidal
 from ldm.bijection.transform import Affine
 from ldm.diffusion.likelihood import Exact
-from ldm.ode import DormandPrince
+from ldm.ode import DormandPrince, RungeKutta
 from ldm.prior.autoregressive_flow import AutoregressiveFlow
 from ldm.prior.base import Latents, Prior
-from ldm.prior.cnf import CNF, FlowMatching
+from ldm.prior.cnf import CNF, FlowMatching, MaximumLikelihood
 from ldm.prior.coupling import OptimalTransport
 from ldm.prior.gan import GAN, Relativistic
 from ldm.prior.glow import Glow
@@ -52,23 +52,34 @@ class Recipe:
 
 
 NETWORK = partial(ConvNet, width=32, depth=1)
-FIELD = partial(MLP, width=64, depth=2)
+WIDE, SMOOTH = partial(MLP, width=128, depth=2), partial(MLP, width=64, depth=2, normalise=False)
 EXACT = {"solver": DormandPrince(1e-4), "divergence": Exact()}
 
-# What is reached in a minute. Affine layers (realnvp, maf, tarflow) leave bridges of density between modes and take many layers
-# and updates; a minute of flow matching is about 2000 updates.
+# What is reached in about a minute, but for realnvp, tarflow and cnf, which take two to three. Affine layers (realnvp, maf, iaf,
+# tarflow) leave bridges of density between modes and take many layers and updates. Under layer normalisation cnf by maximum
+# likelihood is still 1.2 nats away after as many updates.
 DENSITIES = {
     "mixture": Recipe(partial(Mixture, components=16), 200, 5e-3, 0.05),
-    "realnvp": Recipe(partial(RealNVP, couplings=12, network=NETWORK), 2000, 5e-3, 0.15),
+    "realnvp": Recipe(partial(RealNVP, couplings=16, network=NETWORK), 2000, 5e-3, 0.11),
     "glow": Recipe(partial(Glow, steps=12, network=NETWORK), 2000, 5e-3, 0.1),
     "spline": Recipe(partial(Spline, steps=4, network=NETWORK), 1000, 5e-3, 0.05),
-    "maf": Recipe(partial(AutoregressiveFlow, transform=Affine(), layers=14, width=64), 1600, 6e-3, 0.15),
+    "maf": Recipe(partial(AutoregressiveFlow, transform=Affine(), layers=14, width=64), 3500, 6e-3, 0.1),
+    "iaf": Recipe(
+        partial(AutoregressiveFlow, transform=Affine(), layers=14, width=64, quick_samples=True), 2000, 5e-3, 0.12
+    ),
     "naf": Recipe(partial(AutoregressiveFlow, transform=Sigmoidal(16), layers=2, width=64), 1500, 5e-3, 0.05),
     "tarflow": Recipe(
         partial(TarFlow, patch=1, groups=2, layers=8, width=64, depth=1, heads=2, noise=0.0), 1000, 3e-3, 0.2
     ),
     "ot_flow": Recipe(
-        partial(CNF, backbone=FIELD, objective=FlowMatching(OptimalTransport()), **EXACT), 2000, 4e-3, 0.15
+        partial(CNF, backbone=WIDE, objective=FlowMatching(OptimalTransport()), **EXACT), 5000, 3e-3, 0.05, 128
+    ),
+    "cnf": Recipe(
+        partial(CNF, backbone=SMOOTH, objective=MaximumLikelihood(0.01, 0.0, RungeKutta(4)), **EXACT),
+        800,
+        4e-3,
+        0.05,
+        128,
     ),
 }
 
@@ -103,7 +114,7 @@ def samples(prior: Prior, count: int = 1000) -> torch.Tensor:
 
 
 def look(name: str, z: torch.Tensor) -> tuple[float, torch.Tensor]:
-    """Errors that the first 250 samples are away from the ring, and the share of all within three deviations of each mode; an
+    """Standard errors that the samples are away from the ring, and the share of them within three deviations of each mode; an
     error is of as many draws as are looked at, so it gets smaller as they get more."""
     mode = ring.modes(z)
     near = (z.flatten(1) - ring.centres()[mode]).norm(dim=1) < 3 * ring.DEVIATION
@@ -114,8 +125,8 @@ def look(name: str, z: torch.Tensor) -> tuple[float, torch.Tensor]:
     return away, shares
 
 
-def test_a_gan_finds_all_modes():
-    """Its kernel distance is printed: it was 10.5 standard errors of 1000 samples after 3000 updates."""
+def test_a_gan_is_not_told_from_the_ring():
+    """1.5 standard errors of 1000 samples, at a low rate and batches of 512; at four times the rate 4 to 13."""
     options = {
         "generator": GENERATOR,
         "critic": CRITIC,
@@ -124,6 +135,6 @@ def test_a_gan_finds_all_modes():
         "r1": 0.02,
         "r2": 0.02,
     }
-    prior = trained(GAN(PLANE, NONE, **options), 3000, 2e-3, betas=(0.0, 0.99))
-    shares = look("gan", samples(prior))[1]
-    assert shares.min() > 0.08 and shares.sum() > 0.9
+    prior = trained(GAN(PLANE, NONE, **options), 6000, 5e-4, rows=512, betas=(0.0, 0.99))
+    away, shares = look("gan", samples(prior))
+    assert away < 3 and shares.min() > 0.08 and shares.sum() > 0.9
