@@ -1,4 +1,5 @@
-"""The training code, once, for one player or two: updates, averages, logging, checkpoints, stops.
+"""The training code, once, for one player or two: setting up, logging, validation, checkpoints, stops. An update itself is
+ldm.stage.update.
 
 A stage does `steps` updates. Update k is a function of the weights before it and of (seed, k) alone: its batch comes
 from a position-addressed sampler, its noise from `ldm.random`, its learning rate from `rate`. The number of updates done is
@@ -10,31 +11,27 @@ optimisers its global step counts twice, and its resume loses the position withi
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
 from ldm.logger.sink import Sink
 from ldm.model import put_weights
-from ldm.random import Random, seed_of
+from ldm.random import Random
 from ldm.run.checkpoint import Checkpoints, to_device
 from ldm.run.directory import Journal
 from ldm.run.signals import Diverged, StopFlag
 from ldm.run.snapshots import Snapshots
-from ldm.stage.average import Average, Powers, WarmUp
 from ldm.stage.clock import Clock
 from ldm.stage.launch import agree
-from ldm.stage.means import Means
-from ldm.stage.player import Player, alone
 from ldm.stage.provenance import History, Settings, fresh, going_on, gone_back
 from ldm.stage.recipe import Recipe
 from ldm.stage.sharding import FullyShard, as_sharded, blocks, gathered, shard
+from ldm.stage.update import Learner
 from ldm.stage.validation import validate
 
 log = logging.getLogger(__name__)
@@ -51,37 +48,19 @@ def _finite(weights: list[dict[str, Tensor]]) -> bool:
     )
 
 
-class Stage(L.LightningModule, ABC):
+class Stage(Learner):
     """One training: so many updates of its players. A new one writes `players`, `averaged`, `trained`, `to_compile` and
-    `validation_terms`.
-
-    Attributes:
-        name: `first` or `second`, as words, files and curves call it.
-        updates: how many are done.
-        returned: how often it has gone back to a checkpoint, after it had diverged.
-    """
-
-    name: str
+    `validation_terms`."""
 
     def __init__(self, recipe: Recipe, seed: int = 0):
-        super().__init__()
-        self.automatic_optimization = False
-        self.recipe, self.seed = recipe, seed
-        self.steps, self.accumulate = recipe.steps, recipe.accumulate
-        self.updates = 0
+        super().__init__(recipe, seed)
         self.stopped = False  # by a signal or a callback, before all updates were done
         self.clock = Clock()
-        self._saved, self._whole = 0, False  # the update of the last checkpoint; between two updates
-        self._held: list[dict[str, Any]] = []  # micro-batches of the update under way that wait for its last
-        self.returned = 0
+        self._saved = 0  # the update of the last checkpoint
         self.latest: dict[str, float] = {}
         self.history: History = fresh({})  # the settings under which its updates were made
 
     # What a stage is
-
-    @abstractmethod
-    def players(self) -> list[Player]:
-        """Who plays; their parameters are disjoint."""
 
     @abstractmethod
     def averaged(self) -> nn.Module:
@@ -131,10 +110,6 @@ class Stage(L.LightningModule, ABC):
         if self.sharded:
             shard(self.to_shard(), self.trained(), self.device_mesh["data_parallel"])
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        self._players = self.players()
-        return [player.build() for player in self._players]
-
     def on_fit_start(self) -> None:
         # Lightning would take SIGTERM, end with exit code 0 and nothing saved, and ask at every step by a broadcast and a
         # wait for the device whether it came. `StopFlag` does this.
@@ -143,10 +118,7 @@ class Stage(L.LightningModule, ABC):
         found = self.checkpoints.load() if self.checkpoints is not None else None
         if found is None:
             self.begin()
-        self.average = Average(self.averaged(), WarmUp(self.recipe.decay, self.steps))
-        self.powers = Powers(self.averaged(), self.recipe.snapshots, self.steps)
-        self._skipped = torch.zeros(2, device=self.device)  # in all, in a row
-        self._means = Means()
+        self.begin_averages(self.averaged())
         self._resume(found)
         if self.checkpoints is not None:
             agree(lambda: self.checkpoints.check_room(self.state()))
@@ -180,10 +152,6 @@ class Stage(L.LightningModule, ABC):
             if self.snapshots is not None and self.powers.averages:
                 self.snapshots.rewind(step)
                 self.snapshots.describe(self.history)
-
-    def _count(self) -> None:
-        """Let `trainer.global_step`, which callbacks read, be the number of updates."""
-        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = self.updates
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; raw weights and averages all."""
@@ -223,98 +191,7 @@ class Stage(L.LightningModule, ABC):
     def trained(self) -> nn.Module:
         """Everything with learnt state: `averaged()` and, in a game, the other side."""
 
-    def _scaler(self) -> torch.amp.GradScaler | None:
-        return getattr(self.trainer.precision_plugin, "scaler", None)
-
-    # Training
-
-    def training_step(self, batch: dict[str, Any], index: int) -> dict[str, Tensor]:
-        """One micro-batch of an update, or all of them with the last where they are prepared together; what the players lost in
-        it, for callbacks."""
-        self._whole = False
-        part = index % self.accumulate
-        if not self.prepares:
-            return self._part(batch, part, {})
-        self._held = [*self._held[:part], batch]
-        if part + 1 < self.accumulate:
-            return {}
-        held, self._held = self._held, []
-        self._seed(batch, 0)
-        told = [
-            self._part(each, k, shared) for k, (each, shared) in enumerate(zip(held, self.prepare(held), strict=True))
-        ]
-        return told[-1]
-
-    @property
-    def prepares(self) -> bool:
-        """Whether the micro-batches of an update are held until the last has come, and then prepared together."""
-        return False
-
-    def prepare(self, held: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What players share of each micro-batch of an update before any of them learns."""
-        return [{} for _ in held]
-
-    def random(self, batch: dict[str, Any]) -> Random:
-        """The random numbers of a training batch."""
-        return Random(self._key(), batch["step"], batch["row"], batch["total"])
-
-    def _seed(self, batch: dict[str, Any], part: int) -> None:
-        """For what draws from torch's own generator, as dropout does."""
-        torch.manual_seed(seed_of(self._key(), batch["step"], part, self.global_rank))
-
-    def _part(self, batch: dict[str, Any], part: int, shared: dict[str, Any]) -> dict[str, Tensor]:
-        last, random = part + 1 == self.accumulate, self.random(batch)
-        if part == 0:
-            factor = self.recipe.rate(self.updates, self.steps)
-            for player in self._players:
-                player.set_rate(factor)
-        self._seed(batch, part)
-        moved, told = [], {}  # players; their losses by name
-        for player in self._players:
-            with alone(player, self._players), contextlib.nullcontext() if last else self._unsynchronised():
-                terms, values = player.loss(batch, random, shared)
-                if not terms:
-                    continue
-                total = sum(terms.values())
-                self.manual_backward(total / self.accumulate)
-            name = "loss" if player is self._players[0] else f"{player.name} loss"
-            self._means.add({**terms, **values, name: total}, 1 / self.accumulate)
-            moved.append(player)
-            told[name] = total.detach()
-        if last:
-            self._update(moved)
-        return told
-
-    def _unsynchronised(self) -> contextlib.AbstractContextManager:
-        """Gradients of a micro-batch that is not the last stay on their rank."""
-        return self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else contextlib.nullcontext()
-
-    def _key(self) -> int:
-        again = () if self.returned == 0 else (self.returned,)  # with other noise than that under which it diverged
-        return seed_of(self.seed, self.name, *again)
-
-    def _update(self, moved: list[Player]) -> None:
-        scaler = self._scaler()
-        finite = torch.ones((), device=self.device)
-        for player in moved:
-            norm = player.step(self.recipe.clip, scaler)
-            ok = torch.isfinite(norm)
-            finite = finite * ok
-            self._means.add({f"{player.name} gradient": norm})
-        if scaler is not None:
-            scaler.update()
-        self._means.add(self.conclude())
-        self.average.update()
-        self.powers.update()
-        bad = 1 - finite
-        self._skipped = torch.stack([self._skipped[0] + bad, (self._skipped[1] + bad) * bad])
-        self.updates += 1
-        self._count()
-        self._means.end_update()
-
-    def conclude(self) -> dict[str, Tensor]:
-        """What an update does on the whole of its batch once its players have moved; numbers of it to log."""
-        return {}
+    # Between updates
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], index: int) -> None:
         if (index + 1) % self.accumulate:

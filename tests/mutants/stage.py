@@ -169,6 +169,13 @@ FAULTS = [
     *of(
         "ldm/stage/stage.py",
         _HAND,
+        ("None if done else self.recipe.validate_images", "self.recipe.validate_images"),
+        ("if self.recipe.validate_every and (", "if ("),
+        ("images = self.updates * total", "images = self.updates"),
+    ),
+    *of(
+        "ldm/stage/update.py",
+        _HAND,
         ("return seed_of(self.seed, self.name, *again)", "return seed_of(self.name, *again)"),
         ("return seed_of(self.seed, self.name, *again)", "return seed_of(self.seed, *again)"),
         ("self.manual_backward(total / self.accumulate)", "self.manual_backward(total)"),
@@ -176,10 +183,7 @@ FAULTS = [
         ('batch["step"], batch["row"], batch["total"])', 'batch["step"], batch["row"])'),
         ('batch["step"], batch["row"], batch["total"])', '0, batch["index"], batch["total"])'),
         ("self.recipe.rate(self.updates, self.steps)", "self.recipe.rate(self.updates + 1, self.steps)"),
-        ("None if done else self.recipe.validate_images", "self.recipe.validate_images"),
-        ("if self.recipe.validate_every and (", "if ("),
         ("self.average.update()\n", "pass\n"),
-        ("images = self.updates * total", "images = self.updates"),
         ("WarmUp(self.recipe.decay, self.steps)", "WarmUp(self.recipe.decay, 10**9)"),
         ("norm = player.step(self.recipe.clip, scaler)", "norm = player.step(1e9, scaler)"),
     ),
@@ -203,6 +207,10 @@ FAULTS = [
             'self.updates, self.clock.seconds = state["updates"], state["seconds"]',
             'self.updates, self.clock.seconds = state["updates"] + 1, state["seconds"]',
         ),
+    ),
+    *of(
+        "ldm/stage/update.py",
+        _RESUME,
         ('torch.manual_seed(seed_of(self._key(), batch["step"], part, self.global_rank))', "pass"),
     ),
     *of(
@@ -224,14 +232,22 @@ FAULTS = [
             "self.snapshots.save(self.updates, width, weights",
             "self.snapshots.save(self.updates, 0.05, weights",
         ),
+    ),
+    *of(
+        "ldm/stage/update.py",
+        (f"{_STAGE}::test_a_crash_before_the_first_checkpoint_leaves_no_row_twice", "tests/stage/test_average.py"),
         ("self.powers.update()", "pass"),
     ),
     *of(
         "ldm/stage/stage.py",
         (f"{_STAGE}::test_patience_ends_with_diverged", f"{_STAGE}::test_patience_counts_only_those_in_a_row", _FINITE),
+        ("if in_a_row >= self.recipe.patience:", "if in_a_row > self.recipe.patience:"),
+    ),
+    *of(
+        "ldm/stage/update.py",
+        (f"{_STAGE}::test_patience_ends_with_diverged", f"{_STAGE}::test_patience_counts_only_those_in_a_row", _FINITE),
         ("(self._skipped[1] + bad) * bad", "self._skipped[1] + bad"),
         ("self._skipped[0] + bad", "self._skipped[0] + 1 - bad"),
-        ("if in_a_row >= self.recipe.patience:", "if in_a_row > self.recipe.patience:"),
         ("finite = finite * ok", "finite = ok * 1.0 + 0 * finite + 1"),
     ),
     *of(
@@ -242,12 +258,23 @@ FAULTS = [
         ),
         ('_finite([state["weights"], state["average"]["weights"]])', '_finite([state["weights"]])'),
         ("if self._whole and self._saved < self.updates and", "if self._saved < self.updates and"),
+    ),
+    *of(
+        "ldm/stage/update.py",
+        (
+            f"{_STAGE}::test_weights_that_are_not_finite_are_never_saved",
+            f"{_STAGE}::test_what_fails_between_updates_is_saved_first",
+        ),
         ("self._whole = False\n        part", "part"),
     ),
     *of(
         "ldm/stage/stage.py",
         f"{_STAGE}::test_a_loss_scale_goes_on_too",
         ('scaler.load_state_dict(state["scaler"])', "pass"),
+    ),
+    *of(
+        "ldm/stage/update.py",
+        f"{_STAGE}::test_a_loss_scale_goes_on_too",
         ("scaler.update()", "pass"),
     ),
     *of(
@@ -463,7 +490,7 @@ FAULTS = [
         ("self._adaptive = None\n        return numbers", "return numbers"),
     ),
     *of(
-        "ldm/stage/stage.py",
+        "ldm/stage/update.py",
         ("tests/stage/test_first.py", "tests/stage/test_accumulate.py"),
         ("self._means.add(self.conclude())", "pass"),
     ),
