@@ -1,9 +1,10 @@
 """The training code, once, for one player or two: setting up, logging, validation, checkpoints, stops. An update itself is
 ldm.stage.update.
 
-A stage does `steps` updates. Update k is a function of the weights before it and of (seed, k) alone: its batch comes
-from a position-addressed sampler, its noise from `ldm.random`, its learning rate from `rate`. The number of updates done is
-therefore the only position, and a stage that goes on from a checkpoint computes what an uninterrupted one would have.
+A stage does `steps` updates, or as many as its budget allows (ldm.stage.budget). Update k is a function of the weights before it
+and of (seed, k) alone: its batch comes from a position-addressed sampler, its noise from `ldm.random`, its learning rate from
+`rate`. The number of updates done is therefore the only position, and with a budget what they have cost, which a checkpoint holds
+too. So a stage that goes on from a checkpoint computes what an uninterrupted one would have, by the same clock.
 
 Lightning carries devices, precision, DDP and sharding. Its own counters, checkpoints and logs are not used: with two
 optimisers its global step counts twice, and its resume loses the position within an epoch.
@@ -11,6 +12,7 @@ optimisers its global step counts twice, and its resume loses the position withi
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.build import ConfigError
 from ldm.logger.sink import Sink
 from ldm.model import put_weights
 from ldm.random import Random
@@ -26,7 +29,8 @@ from ldm.run.checkpoint import Checkpoints, to_device
 from ldm.run.directory import Journal
 from ldm.run.signals import Diverged, StopFlag
 from ldm.run.snapshots import Snapshots
-from ldm.stage.clock import Clock
+from ldm.stage.best import Best
+from ldm.stage.budget import Spent
 from ldm.stage.launch import agree
 from ldm.stage.provenance import History, Settings, fresh, going_on, gone_back
 from ldm.stage.recipe import Recipe
@@ -55,7 +59,7 @@ class Stage(Learner):
     def __init__(self, recipe: Recipe, seed: int = 0):
         super().__init__(recipe, seed)
         self.stopped = False  # by a signal or a callback, before all updates were done
-        self.clock = Clock()
+        self.best: Best | None = None
         self._saved = 0  # the update of the last checkpoint
         self.latest: dict[str, float] = {}
         self.history: History = fresh({})  # the settings under which its updates were made
@@ -73,6 +77,10 @@ class Stage(Learner):
     @abstractmethod
     def validation_terms(self, batch: dict[str, Any], random: Random) -> dict[str, Tensor]:
         """name -> (b,) values of one held-out batch at fixed noise; averaged over the set."""
+
+    @abstractmethod
+    def count_flops(self, images: int) -> int | None:
+        """Floating-point operations of an update on so many images (ldm.stage.budget); None where they cannot be counted."""
 
     def to_shard(self) -> list[nn.Module]:
         """The networks that learn and are large, each called by its forward pass; none where ranks keep this stage whole."""
@@ -115,6 +123,8 @@ class Stage(Learner):
         # wait for the device whether it came. `StopFlag` does this.
         self.trainer._signal_connector.register_signal_handlers = lambda: None
         self.trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        if self.recipe.budget.flops is not None:
+            self.update_flops = 1.0 * self._countable(self.trainer.datamodule.data.batch_size)
         found = self.checkpoints.load() if self.checkpoints is not None else None
         if found is None:
             self.begin()
@@ -131,6 +141,15 @@ class Stage(Learner):
         self.trained().train()
         self.clock.begin()
 
+    def _countable(self, images: int) -> int:
+        count = self.count_flops(images)
+        if not count:
+            raise ConfigError(
+                f"{self.name}.budget.flops: what an update costs cannot be counted here, for a network looks at numbers and not "
+                f"only at shapes, or has none to count; take {self.name}.budget.seconds or .images"
+            )
+        return count
+
     def begin(self) -> None:
         """Take from data what has to be there before update 0 and before averages copy the weights."""
         return
@@ -145,7 +164,7 @@ class Stage(Learner):
             if self.returned > found[1].get("returned", 0):
                 self.history = gone_back(self.history, step, self.returned)
             self._count()
-            log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
+            log.info("%s stage goes on after update %d (of %s)", self.name, step, self.recipe.limit())
         if self.global_rank == 0:  # also of what was killed before its first checkpoint
             if self.journal is not None:
                 self.journal.rewind(self.name, step)
@@ -161,6 +180,7 @@ class Stage(Learner):
             "returned": self.returned,
             "history": self.history,
             "seconds": self.clock.seconds,
+            **({"spent": dataclasses.asdict(self.spent)} if self.recipe.budget else {}),
             "weights": dict(self.trained().state_dict()),
             "average": self.average.state_dict(),
             "powers": self.powers.state_dict(),
@@ -168,11 +188,13 @@ class Stage(Learner):
             "scaler": None if scaler is None else scaler.state_dict(),
             "skipped": self._skipped,
             "means": self._means.state_dict(),
+            **({} if self.best is None else {"best": self.best.state_dict()}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` gave; ValueError where its weights are of another network."""
         self.updates, self.clock.seconds = state["updates"], state["seconds"]
+        self.spent = Spent.of(state, self.trainer.datamodule.data.batch_size, self.update_flops)
         self.returned = max(self.returned, state.get("returned", 0))
         own = self.trained().state_dict()
         weights = {name: as_sharded(value, own.get(name, value)) for name, value in state["weights"].items()}
@@ -186,6 +208,8 @@ class Stage(Learner):
             scaler.load_state_dict(state["scaler"])
         self._skipped = state["skipped"].to(self.device)
         self._means.load_state_dict(to_device(state["means"], self.device))
+        if self.best is not None:
+            self.best.load_state_dict(state.get("best", {}))
 
     @abstractmethod
     def trained(self) -> nn.Module:
@@ -196,12 +220,12 @@ class Stage(Learner):
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], index: int) -> None:
         if (index + 1) % self.accumulate:
             return
-        done = self.updates == self.steps
+        done = self.done
         if self.updates % self.recipe.log_every == 0 or done:
             self._flush(batch["total"])
         if self.recipe.validate_every and (self.updates % self.recipe.validate_every == 0 or done):
             self.validate(batch["total"], None if done else self.recipe.validate_images)
-        if self.powers.due(self.updates):
+        if self.powers.due(self.position, self._before):
             self._snapshot()  # before a checkpoint, so that none before it is missing
         ended = self.trainer.should_stop  # by a callback
         asked = ended if self.stop is None else self.stop.agreed(ended)
@@ -210,6 +234,8 @@ class Stage(Learner):
         self._whole = True
         if asked and not done:
             self.stopped = self.trainer.should_stop = True
+        if done:
+            self.trainer.should_stop = True  # of a budget the loader does not know the end
 
     def save(self) -> None:
         """A checkpoint of this update; Diverged, and none, where a weight is not finite."""
@@ -246,7 +272,7 @@ class Stage(Learner):
         for width, average in self.powers.averages.items():
             weights = gathered(average.named(), keep=self.global_rank == 0)
             if self.snapshots is not None and self.global_rank == 0:
-                self.snapshots.save(self.updates, width, weights, last=self.updates == self.steps)
+                self.snapshots.save(self.updates, width, weights, last=self.done)
         self.clock.go_on()
 
     # Logging

@@ -19,9 +19,14 @@ from torch import Tensor, nn
 
 from ldm.random import Random, seed_of
 from ldm.stage.average import Average, Powers, WarmUp
+from ldm.stage.budget import Spent
+from ldm.stage.clock import Clock
 from ldm.stage.means import Means
 from ldm.stage.player import Player, alone
 from ldm.stage.recipe import Recipe
+
+_NEVER = 2**40  # an update
+_SOON = 0.95  # share of a budget of seconds after which the host waits for the device before it asks for the time
 
 
 class Learner(L.LightningModule, ABC):
@@ -31,6 +36,7 @@ class Learner(L.LightningModule, ABC):
     Attributes:
         name: `first` or `second`, as words, files and curves call it.
         updates: how many are done.
+        spent: what they have cost, by which its progress is judged.
         returned: how often it has gone back to a checkpoint, after it had diverged.
     """
 
@@ -42,6 +48,9 @@ class Learner(L.LightningModule, ABC):
         self.recipe, self.seed = recipe, seed
         self.steps, self.accumulate = recipe.steps, recipe.accumulate
         self.updates = self.returned = 0
+        self.clock, self.spent = Clock(), Spent()
+        self.update_flops = 0.0  # of one update, over all ranks; where a budget counts them
+        self._before = 0.0  # the position before the last update
         self._whole = False  # between two updates
         self._held: list[dict[str, Any]] = []  # micro-batches of the update under way that wait for its last
 
@@ -56,15 +65,48 @@ class Learner(L.LightningModule, ABC):
     def begin_averages(self, averaged: nn.Module) -> None:
         """Set up what updates add to beside weights: averages of those of `averaged`, means of numbers, counts of what was
         skipped."""
-        self.average = Average(averaged, WarmUp(self.recipe.decay, self.steps))
+        self._warm_up = WarmUp(self.recipe.decay, self.steps)
+        self.average = Average(averaged, self._warm_up)
         self.powers = Powers(averaged, self.recipe.snapshots, self.steps)
         self._skipped = torch.zeros(2, device=self.device)  # in all, in a row
         self._means = Means()
 
+    @property
+    def position(self) -> float:
+        """How far the training is, in [0, steps]; one notion for all that depends on its length (ldm.stage.budget)."""
+        return self.recipe.position(self.updates, self.spent)
+
+    @property
+    def done(self) -> bool:
+        """Whether it is at its end."""
+        return self.position >= self.steps
+
+    @property
+    def reads_to(self) -> int:
+        """The update that data are to be read to: the last or, where a budget ends it, one that is never reached."""
+        return self.updates if self.done else _NEVER if self.recipe.budget else self.steps
+
     def training_step(self, batch: dict[str, Any], index: int) -> dict[str, Tensor]:
         """One micro-batch of an update, or all of them with the last where they are prepared together; what the players lost in
         it, for callbacks."""
-        self._whole = False
+        self._whole, before, position = False, self.updates, self.position
+        told = self._micro_batch(batch, index)
+        if self.updates > before:
+            self._before = position
+            self._spend(batch["total"])
+        return told
+
+    def _spend(self, images: int) -> None:
+        """Count what an update of so many images has cost."""
+        budget = self.recipe.budget
+        if budget.seconds is not None:
+            if self.device.type == "cuda" and budget.share(self.spent) > _SOON:
+                torch.cuda.synchronize(self.device)
+            self.clock.agree()
+        flops = self.spent.flops + self.update_flops
+        self.spent = Spent(self.updates * images, self.clock.seconds, flops)
+
+    def _micro_batch(self, batch: dict[str, Any], index: int) -> dict[str, Tensor]:
         part = index % self.accumulate
         if not self.prepares:
             return self._part(batch, part, {})
@@ -98,7 +140,7 @@ class Learner(L.LightningModule, ABC):
     def _part(self, batch: dict[str, Any], part: int, shared: dict[str, Any]) -> dict[str, Tensor]:
         last, random = part + 1 == self.accumulate, self.random(batch)
         if part == 0:
-            factor = self.recipe.rate(self.updates, self.steps)
+            factor = self.recipe.rate(self.position, self.steps)
             for player in self._players:
                 player.set_rate(factor)
         self._seed(batch, part)
@@ -137,6 +179,7 @@ class Learner(L.LightningModule, ABC):
         if scaler is not None:
             scaler.update()
         self._means.add(self.conclude())
+        self._warm_up.steps = self.recipe.length(self.updates, self.spent)
         self.average.update()
         self.powers.update()
         bad = 1 - finite
