@@ -2,7 +2,8 @@
 
     x = decode(z),  z ~ prior(z | c),  c = condition(batch)
 
-On disk it is a directory: `model.safetensors` (averaged weights), `raw.safetensors` (as the optimiser left them), and
+On disk it is a directory: `model.safetensors` (averaged weights), `raw.safetensors` (as the optimiser left them),
+perhaps `best.safetensors` (the averaged ones of the best evaluation in training), and
 `config.json` with the nodes that build the three parts, and the plugins that these need, with their versions. A stranger's
 config can name only parts of a model, and those of a plugin (`ldm.plugins`) only where the caller has named it.
 """
@@ -45,8 +46,8 @@ MODEL_PACKAGES = (
     "ldm.bijection",
 )
 
-Weights = Literal["average", "raw"]
-_FILES: dict[str, str] = {"average": "model.safetensors", "raw": "raw.safetensors"}
+Weights = Literal["average", "raw", "best"]
+_FILES: dict[str, str] = {"average": "model.safetensors", "raw": "raw.safetensors", "best": "best.safetensors"}
 
 
 class LatentModel(nn.Module):
@@ -215,8 +216,21 @@ class LatentModel(nn.Module):
         _compare_versions(config, folder)
         model = cls.build(config, allowed)
         model.made_from = config.get("made_from", {})
+        if weights == "best":
+            model.made_from |= _of_best(model.made_from, folder)
         load_weights(model, folder / _FILES[weights])
         return model.to(device).eval()
+
+
+def _of_best(made_from: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What differs of the best weights in what a model was made from; FileNotFoundError where none were kept."""
+    best = made_from.get("best")
+    if not best or not (folder / _FILES["best"]).exists():
+        raise FileNotFoundError(
+            f"{folder} has no best weights: a run keeps them that was trained with evaluation.every=IMAGES and "
+            "second.keep_best=METRIC"
+        )
+    return {"images_seen": best["images"], "updates": best["updates"]}
 
 
 def _latents(prior: Config, autoencoder: Autoencoder, allowed: tuple[str, ...]) -> Latents:
@@ -256,6 +270,11 @@ def write_weights(state: Mapping[str, Tensor], file: Path) -> None:
     """A state dict as safetensors: whole or not at all."""
     with whole_file(file) as temporary:
         write_tensors(temporary, state)
+
+
+def made_from(folder: Path) -> dict[str, Any]:
+    """What a run has said of the training of a model that it saved."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("made_from", {})
 
 
 def load_weights(module: nn.Module, file: Path, prefix: str = "") -> None:

@@ -43,7 +43,7 @@ class Pictures(L.Callback):
             drop_pictures(self.folder, stage.name, stage.updates)
 
     def on_train_batch_end(self, trainer: L.Trainer, stage: Stage, outputs: Any, batch: Any, index: int) -> None:
-        every, done = stage.recipe.picture_every, stage.updates == stage.steps
+        every, done = stage.recipe.picture_every, stage.done
         whole = (index + 1) % stage.accumulate == 0
         if not every or not whole or (stage.updates % every and not done):
             return

@@ -16,7 +16,7 @@ from typing import Any
 import lightning as L
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -43,13 +43,13 @@ class Bar(L.Callback):
         self._progress: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, stage: Stage) -> None:
-        self._begun, self._first, self._logged_at, self._shown = self.clock(), stage.updates, None, stage.latest
+        self._begun, self._first, self._logged_at, self._shown = self.clock(), stage.position, None, stage.latest
         if not self.console.is_terminal or trainer.global_rank != 0:
             return
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=max(10, self.console.width // 5)),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[standing]}"),
             TimeRemainingColumn(),
             _Numbers(),
             console=self.console,
@@ -58,7 +58,9 @@ class Bar(L.Callback):
             get_time=self.clock,
         )
         name = f"{stage.name} stage"
-        self._task = self._progress.add_task(name, total=stage.steps, completed=stage.updates, numbers=())
+        self._task = self._progress.add_task(
+            name, total=stage.steps, completed=stage.position, standing=_standing(stage), numbers=()
+        )
         self._progress.start()
 
     def on_train_batch_start(self, trainer: L.Trainer, stage: Stage, batch: Any, index: int) -> None:
@@ -73,7 +75,9 @@ class Bar(L.Callback):
 
     def _show(self, trainer: L.Trainer, stage: Stage, last: bool = False) -> None:
         if self._progress is not None:
-            self._progress.update(self._task, completed=stage.updates, numbers=numbers(stage.latest))
+            self._progress.update(
+                self._task, completed=stage.position, standing=_standing(stage), numbers=numbers(stage.latest)
+            )
         elif trainer.global_rank == 0 and stage.latest is not self._shown and (last or self._due()):
             self._logged_at, self._shown = self.clock(), stage.latest
             log.info(self._line(stage))
@@ -85,15 +89,20 @@ class Bar(L.Callback):
         return now - self._logged_at >= max(_APART, _SHARE * (now - self._begun))
 
     def _line(self, stage: Stage) -> str:
-        """A line for a log file. The time left assumes that the remaining updates take as long as those so far."""
-        done, left = stage.updates - self._first, stage.steps - stage.updates
-        wait = f"{duration((self.clock() - self._begun) / max(done, 1) * left)} left" if left else "done"
-        return _BETWEEN.join([f"{stage.name} stage", f"{stage.updates}/{stage.steps}", wait, *numbers(stage.latest)])
+        """A line for a log file. The time left assumes that the rest takes as long as what was done so far."""
+        done, left = stage.position - self._first, stage.steps - stage.position
+        passed = self.clock() - self._begun
+        wait = f"{duration(passed / done * left if done else passed * left)} left" if left else "done"
+        return _BETWEEN.join([f"{stage.name} stage", _standing(stage), wait, *numbers(stage.latest)])
 
     def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _standing(stage: Stage) -> str:
+    return stage.recipe.standing(stage.updates, stage.spent)
 
 
 class _Numbers(ProgressColumn):

@@ -89,11 +89,11 @@ def trainable(config: DictConfig, words: Sequence[str]) -> dict[str, Any]:
     Arguments:
         words: that were typed.
     """
-    from ldm.command.follow import follow, idle
+    from ldm.command.follow import follow, idle, limited_twice
     from ldm.signature import PIECES
 
     follow(config, words)
-    wrong = idle(config, words)
+    wrong = idle(config, words) or limited_twice(config, words)
     if wrong:
         sys.exit(wrong)
     return checked(config, PIECES)

@@ -78,7 +78,7 @@ def measure_again(
         "data": measured.fingerprint,
         "seed": config["seed"],
         "asked": asked_hash(own_evaluation, own_metrics, model.config["prior"], measured),
-        "weights": named(weights, ema),
+        "weights": named(weights, ema, model),
     }
     guide = drawing.guide_named(run)
     facts |= {} if guide is None else {"drawn": {"guide": guide}}

@@ -39,6 +39,19 @@ def idle(config: DictConfig, words: Sequence[str]) -> str | None:
     return None
 
 
+def limited_twice(config: DictConfig, words: Sequence[str]) -> str | None:
+    """What to say of a number of updates that was typed for a stage which ends by a budget."""
+    for key, value in map(_said, words):
+        if key not in ("first.steps", "second.steps"):
+            continue
+        place = key.replace(".steps", ".budget")
+        for name, limit in (OmegaConf.select(config, place) or {}).items():
+            if name != "_target_" and limit is not None:
+                said = f"{place}.{name}"
+                return f"{key}={value} and {said}={limit}: a stage ends by one of them; leave out {key}, or say {said}=null"
+    return None
+
+
 def _said(word: str) -> tuple[str, str]:
     key, _, value = word.partition("=")
     return key.lstrip("+~"), value

@@ -70,7 +70,7 @@ def sample(
     count = len(captions or labels or range(n))
     made_from = {"captions": captions, "labels": labels, "guidance": guidance, "steps": steps, "seed": seed}
     made_from |= {} if negative is None else {"negative": negative}
-    made_from |= drawing.facts() | {"weights": named(weights, ema), "weights_hash": _weights_hash(model)}
+    made_from |= drawing.facts() | {"weights": named(weights, ema, model), "weights_hash": _weights_hash(model)}
     name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run)) % 16**6:06x}"
     folder = Path(out) if out else Path(run) / "samples" / name
     missing = _begin(folder, made_from | {"run": str(run)}, count)

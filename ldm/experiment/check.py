@@ -20,6 +20,7 @@ from ldm.condition.conditioner import Conditioner
 from ldm.data.batches import micro_batch
 from ldm.data.caption import clean
 from ldm.data.module import DataModule
+from ldm.metric.direction import lower_is_better
 from ldm.metric.metric import Metric
 from ldm.model import PARTS, LatentModel
 from ldm.prior.base import GIVEN, Prior
@@ -74,7 +75,26 @@ def checked(config: Config) -> Config:
         if config.get(stage):
             _check_optimizer(config[stage], stage)
     _check_sharding(config["trainer"])
+    _check_best(config)
     return config | dataclasses.asdict(settings) | {"plugins": _plugins(config, settings)}
+
+
+def _check_best(config: Config) -> None:
+    """ConfigError where the best weights are to be kept by what no evaluation in training could tell."""
+    kept = {stage: (config.get(stage) or {}).get("keep_best") for stage in ("first", "second")}
+    if kept["first"] is not None:
+        raise ConfigError("first.keep_best: the first stage is not evaluated in training; second.keep_best= is")
+    if kept["second"] is None:
+        return
+    if not config["evaluation"].get("every") or not config["metric"]:
+        raise ConfigError(
+            f"second.keep_best={kept['second']} chooses among evaluations in training, and there are none: give "
+            "evaluation.every=IMAGES and a metric="
+        )
+    try:
+        lower_is_better(kept["second"])
+    except ValueError as error:
+        raise ConfigError(f"second.keep_best={error}") from error
 
 
 def _check_sharding(trainer: Config) -> None:
@@ -195,8 +215,13 @@ def _plugins(config: Config, settings: Settings) -> list[str]:
 
 
 def _check_optimizer(node: Config, stage: str) -> None:
-    """Ranges that only the optimiser's constructor knows, as a negative learning rate."""
-    recipe = build(node, stage)
+    """Ranges that only a constructor knows, as of the optimiser a negative learning rate, and that there is one budget."""
+    try:
+        recipe = build(node, stage)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{stage}: {error}") from error
     try:
         recipe.optimizer([torch.nn.Parameter(torch.zeros(1))])
     except ValueError as error:

@@ -8,6 +8,7 @@ priors trains one autoencoder. What has been done counts only as far as it was m
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from ldm.build import Config, build
 from ldm.callback import watchers
+from ldm.callback.evaluations import Evaluations, Judge
 from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
 from ldm.data.module import DataModule
@@ -31,7 +33,8 @@ from ldm.experiment.size import footprint
 from ldm.experiment.trainer import trainer
 from ldm.logger.sink import Guarded
 from ldm.logger.wandb import swept
-from ldm.model import LatentModel, load_weights, write_weights
+from ldm.metric.metric import Metric
+from ldm.model import LatentModel, load_weights, made_from, write_weights
 from ldm.random import seed_of
 from ldm.run import record, report
 from ldm.run.directory import Journal, RunDirectory, asked_for
@@ -41,13 +44,14 @@ from ldm.run.record import say
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED, Diverged, StopFlag, Stopped
 from ldm.run.store import Store, key_of
 from ldm.stage import provenance
+from ldm.stage.best import Best
 from ldm.stage.feed import Feed
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics, weights_key
 from ldm.stage.launch import agree, rank, ranks, remember, restarted, turn
 from ldm.stage.provenance import History, Plan
 from ldm.stage.second import Second, aligned
-from ldm.stage.sharding import made_whole
+from ldm.stage.sharding import gathered, made_whole
 from ldm.stage.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -58,9 +62,11 @@ class Experiment:
 
     Arguments:
         config: plain and resolved: the keys of conf/config.yaml.
+        judge: is told what evaluations in training measure and may end the training, as a search prunes a trial.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, judge: Judge | None = None):
+        self.judge = judge
         self.given = Given(config)
         self.config = checked(self.given.config)
         self.seed = self.config["seed"]
@@ -205,8 +211,9 @@ class Experiment:
         with stage.average.applied():
             weights = self.store.workplace("autoencoder", key) / "model.safetensors"
             write_weights(self.model.autoencoder.state_dict(), weights)
-            made_from = {"history": stage.history, "weights": weights_key(self.model.autoencoder)}
-        return self.store.publish("autoencoder", key, made_from)
+            description = {"history": stage.history, "weights": weights_key(self.model.autoencoder)}
+            description |= {"updates": stage.updates, "spent": dataclasses.asdict(stage.spent)}
+        return self.store.publish("autoencoder", key, description)
 
     # Second stage
 
@@ -228,20 +235,34 @@ class Experiment:
             self.model.condition.fit(self.data.captions())
         if self.planning.trains["second"]:
             stage = Second(self.model, build(self.config["second"], "second"), self.seed, self.alignment)
+            stage.best = None if stage.recipe.keep_best is None else Best(stage.recipe.keep_best)
             self._fit(stage, self.second)
             self.model.made_from = self._made_from(stage.history)
+            self._save_best(stage)
             raw = made_whole(self.model)
             agree(lambda: raw.save(self.place.model, self.config, "raw"))
             stage.average.keep()
             self.model = made_whole(self.model)
         elif rank() == 0:
-            self.place.model.joinpath("raw.safetensors").unlink(missing_ok=True)  # of a stage that was trained before
+            for name in ("raw.safetensors", "best.safetensors"):  # of a stage that was trained before
+                self.place.model.joinpath(name).unlink(missing_ok=True)
         agree(lambda: self.model.save(self.place.model, self.config))
+
+    def _save_best(self, stage: Second) -> None:
+        """The best weights as a file of their own; a collective call."""
+        file = self.place.model / "best.safetensors"
+        if stage.best is None or not stage.best.facts:
+            agree(lambda: file.unlink(missing_ok=True))
+            return
+        self.model.made_from["best"] = stage.best.facts
+        weights = gathered(dict(self.model.state_dict()) | stage.best.weights, keep=rank() == 0)
+        agree(lambda: write_weights(weights, file))
 
     def _take_finished(self) -> None:
         """The model of a run of which nothing else is left; how it samples may be said anew."""
+        best = made_from(self.place.model).get("best")
         load_weights(self.model, self.place.model / "model.safetensors")
-        self.model.made_from = self._made_from(self.second.history)
+        self.model.made_from = self._made_from(self.second.history) | ({} if best is None else {"best": best})
         agree(lambda: self.model.save(self.place.model, self.config))
 
     def _made_from(self, second: History) -> dict[str, Any]:
@@ -249,10 +270,16 @@ class Experiment:
             "config": provenance.config_hash(self.first.history, second),
             "images_seen": Journal(self.place.metrics).images_seen("second"),
             "begun_from": self.given.named(),
+            "budget": self._limits(second),
             "returned": sum(provenance.returns(each) for each in (self.first.history, second)) or None,
             "first": self.first.history,
             "second": second,
         }
+
+    def _limits(self, second: History) -> dict[str, str]:
+        """What ended the training of each stage that was trained."""
+        limits = {"first": provenance.limit(self.first.history, "first"), "second": provenance.limit(second, "second")}
+        return {stage: limit for stage, limit in limits.items() if limit is not None}
 
     # Training of either
 
@@ -267,11 +294,11 @@ class Experiment:
         stage.attach(checkpoints, snapshots, journal, self.stop, self.sinks, settings)
         while not self._fitted(stage):
             pass
-        if stage.updates < stage.steps:
+        if not stage.done:
             if not self.stop.raised:
                 log.info(
-                    "a callback ended the %s stage after update %d of %d; %s.steps=%d is a stage that ends there",
-                    *(stage.name, stage.updates, stage.steps, stage.name, stage.updates),
+                    "a callback ended the %s stage after update %d (of %s); %s.steps=%d is a stage that ends there",
+                    *(stage.name, stage.updates, stage.recipe.limit(), stage.name, stage.updates),
                 )
             raise Stopped
 
@@ -283,7 +310,13 @@ class Experiment:
         )
         shards = bool(stage.to_shard())
         trainer = self._trainer(
-            Bar(self.console), pictures, *own, players=len(stage.players()), shards=shards, given=given
+            Bar(self.console),
+            pictures,
+            *self._evaluations(stage),
+            *own,
+            players=len(stage.players()),
+            shards=shards,
+            given=given,
         )
         try:
             trainer.fit(stage, datamodule=Feed(self.data))
@@ -294,6 +327,17 @@ class Experiment:
         finally:
             stage.rescue()
         return True
+
+    def _evaluations(self, stage: Stage) -> list[Evaluations]:
+        """What evaluates a stage in training: the second, where that is asked for."""
+        evaluation: Evaluation = build(self.config["evaluation"], "evaluation")
+        if stage.name != "second" or not evaluation.every or not self.metrics:
+            return []
+
+        def metrics() -> list[Metric]:
+            return list(build(self.config["metric"], "metric").values())
+
+        return [Evaluations(evaluation, metrics, self.model, self.data, self.judge)]
 
     # What came of it
 
@@ -336,6 +380,16 @@ class Experiment:
         if self.config["keep"] == "model":
             for stage, trained in self.planning.trains.items():
                 if trained:
-                    self.planning.checkpoints(stage).prune(self.config[stage]["steps"], self.model.made_from[stage])
+                    self._prune_stage(stage)
                     self.planning.snapshots(stage).clear()
         self.store.needs.settle(goes_on=self.config["keep"] == "all")
+
+    def _prune_stage(self, stage: str) -> None:
+        """Leave of a finished stage what it has cost; one that was found in the store has no checkpoint here."""
+        checkpoints, history = self.planning.checkpoints(stage), self.model.made_from[stage]
+        there = provenance.begun(checkpoints)
+        if there is not None:
+            checkpoints.prune(there.updates, history, dataclasses.asdict(there.spent))
+            return
+        found = self.store.description(self.store.path("autoencoder", key_of(history)))
+        checkpoints.prune(found.get("updates", self.config[stage]["steps"]), history, found.get("spent"))

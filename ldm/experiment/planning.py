@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ldm.build import Config, ConfigError
+from ldm.build import Config, ConfigError, build
 from ldm.callback.pictures import drop_pictures
 from ldm.data.module import DataModule
 from ldm.experiment.given import Given
@@ -79,11 +79,13 @@ class Planning:
         if not self.trains["second"]:
             return False
         asked = self.config["cache_latents"]
-        return pays(self.data, self.config["second"]["steps"]) if asked == "auto" else asked
+        if asked != "auto":
+            return asked
+        return pays(self.data, build(self.config["second"], "second").expected(self.data.batch_size))
 
     def is_left(self, stage: str, plan: Plan) -> bool:
         """Whether updates of a stage are to be made here; the store may still have the first."""
-        return self.trains[stage] and plan.updates < self.config[stage]["steps"]
+        return self.trains[stage] and not plan.finished
 
     def checkpoints(self, stage: str) -> Checkpoints:
         """Those of a stage of this run."""

@@ -53,6 +53,13 @@ def footprint(
     own = {
         "checkpoints": sum(each.checkpoints for each in stages),
         "snapshots": sum(each.snapshots for each in stages),
-        "model": size_of(model.state_dict()) * (2 if planning.trains["second"] else 1),
+        "model": size_of(model.state_dict()) * _copies(planning),
     }
     return Footprint(own, shared, max(each.checkpoint for each in stages) if stages else 0)
+
+
+def _copies(planning: Planning) -> int:
+    """How often a model's weights are saved: averaged and, of a second stage that is trained, raw, and perhaps the best."""
+    if not planning.trains["second"]:
+        return 1
+    return 2 if planning.config["second"].get("keep_best") is None else 3

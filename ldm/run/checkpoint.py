@@ -177,13 +177,15 @@ class Checkpoints:
                 log.info("passed over: %s", error)
         return None
 
-    def prune(self, updates: int, history: Any) -> None:
-        """Replace the checkpoints of a finished stage by a manifest with its number of updates and its history, without
-        tensors."""
+    def prune(self, updates: int, history: Any, spent: dict[str, Any] | None = None) -> None:
+        """Replace the checkpoints of a finished stage by a manifest with its number of updates, what they have cost and its
+        history, without tensors."""
         path = self.folder / f"step-{updates}"
         self.folder.mkdir(parents=True, exist_ok=True)
         with whole_directory(path) as folder:
-            _write_manifest(folder, 0, "", {"__dict__": [["updates", updates], ["history", _split(history, "", {})]]})
+            facts = [["updates", updates], ["history", _split(history, "", {})]]
+            facts += [] if spent is None else [["spent", _split(spent, "", {})]]
+            _write_manifest(folder, 0, "", {"__dict__": facts})
         write_text(self.folder / "latest", f"{path.name}\n")
         for other in self.steps():
             if other != updates:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from ldm.build import Config
 from ldm.cost import counted
@@ -42,11 +42,15 @@ class Evaluation:
         samples: held-out examples to look at, at most as many as there are.
         batch: images at once on each rank.
         seed: of the generated images.
+        every: images of training between two evaluations in training (ldm.callback.evaluations); 0 is none.
+        every_samples: the samples of those.
     """
 
     samples: PositiveInt = 512
     batch: PositiveInt = 64
     seed: int = 0
+    every: NonNegativeInt = 0
+    every_samples: PositiveInt = 256
 
     def __call__(
         self,
@@ -85,7 +89,10 @@ class Evaluation:
             "parameters": sum(p.numel() for p in model.parameters()),
             "split": "val",
             "model": model.weights_hash,
-            **{name: model.made_from.get(name) for name in ("config", "images_seen", "begun_from", "returned")},
+            **{
+                name: model.made_from.get(name)
+                for name in ("config", "images_seen", "begun_from", "returned", "budget", "updates")
+            },
         }
         if samples is not None:
             node = None if model.config is None else model.config["prior"]
@@ -124,7 +131,8 @@ class Evaluation:
 
 def asked_hash(evaluation: Config, metric: Config | None, prior: Config, data: DataModule) -> str:
     """Names what an evaluation is asked for: nodes of a config, how samples are drawn among them, and the images."""
-    return key_of([evaluation, metric or {}, prior, data.fingerprint, data.plain.key])
+    asked = {name: value for name, value in evaluation.items() if name not in ("every", "every_samples")}
+    return key_of([asked, metric or {}, prior, data.fingerprint, data.plain.key])
 
 
 class _Samples:

@@ -59,8 +59,10 @@ def settings_of(run: str | Path) -> Config:
     return {}
 
 
-def named(weights: Weights, ema: float | None) -> str:
-    """The weights of `load`, as a record names them."""
+def named(weights: Weights, ema: float | None, model: LatentModel | None = None) -> str:
+    """The weights of `load`, as a record names them; the best ones by what the model says of them."""
+    if weights == "best" and model is not None:
+        return f"best:{model.made_from['best']['metric']}"
     if ema is not None:
         return f"averaged:{ema:g}"
     return "averaged" if weights == "average" else "raw"

@@ -53,14 +53,16 @@ class Record:
         begun_from: the weights that training began from, by their hashes, where they were not drawn.
         returned: how often training diverged, went back to a checkpoint and on with other noise.
         asked: hash of what was asked for: metrics, samples and their seed, how samples are drawn, held-out images.
-        weights: `raw`, or `averaged` with its profile, as `averaged:0.05`.
+        weights: `raw`, or `averaged` with its profile, as `averaged:0.05`, or `best` with the metric that chose them, as
+            `best:fd_classifier`.
         drawn: how samples were drawn: `prior`, its class, and all that the prior says of it (`Prior.drawn`), as `sampler`:
             `dpmpp(sde=true)`, class and what is not the default; `guide`: of autoguidance, the run and its weights.
         evaluations: network evaluations per sample.
         seconds: how long measuring took, sampling included.
         device: as `NVIDIA H200 x 8` or `CPU, 2 threads`.
         parameters: of the model that is measured.
-        images_seen: during training.
+        images_seen, updates: during training; updates only of weights that are not those of its end.
+        budget: what ended the training of each stage, as `{"first": "500 updates", "second": "120 s"}`.
         code_version: commit, `+` behind it where the tree was changed.
         date: ISO 8601, UTC.
     """
@@ -94,6 +96,8 @@ class Record:
     device: str | None = None
     parameters: int | None = None
     images_seen: int | None = None
+    updates: int | None = None
+    budget: dict[str, str] | None = None
     code_version: str | None = None
     date: str | None = None
 
@@ -103,12 +107,12 @@ class Record:
         return cls(**dataclasses.asdict(measurement), **context)
 
     def flat(self) -> dict[str, Any]:
-        """Its fields, those of `drawn` as `drawn.NAME` in its place; without those that do not apply."""
+        """Its fields, those of `drawn` as `drawn.NAME` in its place, of `budget` so too; without those that do not apply."""
         found: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             found |= (
-                {f"drawn.{name}": each for name, each in value.items()}
+                {f"{field.name}.{name}": each for name, each in value.items()}
                 if isinstance(value, dict)
                 else {field.name: value}
             )
@@ -137,6 +141,8 @@ _VARIES = (
     "model",
     "asked",
     "returned",
+    "images_seen",
+    "updates",
     "seconds",
     "device",
     "code_version",

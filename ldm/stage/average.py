@@ -38,14 +38,14 @@ class WarmUp(Profile):
 
     Arguments:
         decay: the upper bound of d_n. It is at most 1 - 10 / steps, so that in a short run the average is over its last part.
-        steps: the length of the run in updates.
+        steps: the length of the run in updates, as far as it is known; may be set anew on the way.
     """
 
-    def __init__(self, decay: float, steps: int):
-        self.bound = min(decay, max(0.0, 1 - 10 / max(steps, 1)))
+    def __init__(self, decay: float, steps: float | int):
+        self.most, self.steps = decay, steps
 
     def decay(self, n: int) -> float:
-        return min(self.bound, (1 + n) / (10 + n))
+        return min(self.most, max(0.0, 1 - 10 / max(self.steps, 1)), (1 + n) / (10 + n))
 
 
 class Power(Profile):
@@ -129,7 +129,7 @@ class Powers:
     Arguments:
         module: the module whose weights are averaged.
         count: how often snapshots are stored; with 0 there are no averages.
-        steps: the length of the run in updates.
+        steps: the length of the run in updates, or in units of its position (ldm.stage.budget).
     """
 
     WIDTHS = (0.05, 0.10)
@@ -143,9 +143,10 @@ class Powers:
         for average in self.averages.values():
             average.update()
 
-    def due(self, updates: int) -> bool:
-        """Whether snapshots are stored after so many updates: at equal distances, the last ones at the end."""
-        return updates * self.count // self.steps > (updates - 1) * self.count // self.steps
+    def due(self, position: float | int, before: float | int) -> bool:
+        """Whether snapshots are stored at a position, which was `before` an update ago: at equal distances, the last ones at
+        the end."""
+        return position * self.count // self.steps > before * self.count // self.steps
 
     def state_dict(self) -> dict[float, Any]:
         """The states of the averages, by their widths."""

@@ -1,8 +1,15 @@
-"""The time that a stage has trained: what happens between updates (pictures, validation, saving) is left out of it."""
+"""The time that a stage has trained: what happens between updates (pictures, validation, evaluation, saving) is left out of it.
+
+A device computes behind its host, which is as far ahead as its queue is long. Whoever asks what time it is before it has waited
+for the device asks for the host's; at each log it has.
+"""
 
 from __future__ import annotations
 
 import time
+
+import torch
+import torch.distributed as dist
 
 
 class Clock:
@@ -16,6 +23,7 @@ class Clock:
     def __init__(self) -> None:
         self.seconds, self.wait = 0.0, 0.0
         self._lap = self._mark = 0.0
+        self._hosts: dist.ProcessGroup | None = None
 
     def begin(self) -> None:
         """Start with the first update of a process; the first lap begins."""
@@ -31,6 +39,17 @@ class Clock:
         now = time.monotonic()
         self.seconds += now - self._mark
         self._mark = now
+
+    def agree(self) -> None:
+        """Tick, and take rank 0's seconds on all ranks, so that all end with the same update; a collective call of hosts, for
+        which no device waits."""
+        self.tick()
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            if self._hosts is None:
+                self._hosts = dist.new_group(backend="gloo")
+            box = torch.tensor(self.seconds, dtype=torch.float64)
+            dist.broadcast(box, 0, group=self._hosts)
+            self.seconds = box.item()
 
     def waited(self, seconds: float) -> None:
         """Be told of time that was spent waiting for data."""

@@ -20,7 +20,7 @@ class Feed(L.LightningDataModule):
         self.data = data
 
     def train_dataloader(self) -> Waiting:
-        """The loader from the stage's `updates` to its `steps`; the stage is told how long it waits for batches.
+        """The loader from the stage's `updates` to where it `reads_to`; the stage is told how long it waits for batches.
 
         Raises:
             ValueError: validation, which shares out the held-out set, would leave a rank without an image.
@@ -33,7 +33,9 @@ class Feed(L.LightningDataModule):
                 f"data.val: {held_out} held-out images cannot be shared by {world} ranks, of which each wants one; hold "
                 "out more, or take fewer devices"
             )
-        return Waiting(self.data.loader(stage.updates, stage.steps, rank, world, stage.accumulate), stage.clock.waited)
+        return Waiting(
+            self.data.loader(stage.updates, stage.reads_to, rank, world, stage.accumulate), stage.clock.waited
+        )
 
     def val_dataloader(self) -> DataLoader:
         accumulate = self.trainer.lightning_module.accumulate

@@ -49,6 +49,8 @@ def of_stage(
         "powers": {width: average for width in Powers.WIDTHS} if recipe.snapshots else {},
         "optimizers": {"": _remembered(recipe, [_meta(p) for p in modules.parameters() if p.requires_grad])},
     }
+    if recipe.keep_best is not None:
+        state["best"] = learnt
     checkpoint = bytes_of(state)
     saves = -(-recipe.steps // recipe.save_every) if recipe.save_every else 1
     count = min(recipe.snapshots, recipe.steps)

@@ -6,6 +6,10 @@ made, each with the number of updates that were made before, and where a stage d
 
     [{"after": 0, "settings": {...}}, {"after": 20, "settings": {...}, "returned": 1}]
 
+What ends a stage is one of its settings: `steps`, or a budget of seconds, images or operations (ldm.stage.budget). Where it was
+a clock, the updates that were made are not those that another clock would have made, and settings alone say which numbers
+may be averaged.
+
 The history of a new run has one entry. Artifacts in the store and numbers in records carry a hash of the whole history. So 20
 updates followed by 20 more are distinguished from 40 updates under one setting, unless they are the same. They are the same
 where nothing but `steps`, `rate` and `decay` has changed, and the learning rates and decays of the updates so far are equal
@@ -21,7 +25,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,8 @@ from ldm.data.module import DataModule
 from ldm.files import checksum
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.store import key_of
-from ldm.stage.recipe import WATCHING, same_course
+from ldm.stage.budget import Spent
+from ldm.stage.recipe import WATCHING, Recipe, same_course
 
 Settings = dict[str, Any]
 History = list[dict[str, Any]]
@@ -100,6 +105,8 @@ def of_prior(node: Config) -> Settings:
 
 def _training(config: Config, stage: str) -> Settings:
     recipe = {name: value for name, value in (config.get(stage) or {}).items() if name not in WATCHING}
+    if not any(value for name, value in (recipe.get("budget") or {}).items() if name != "_target_"):
+        recipe.pop("budget", None)  # none, as of a run that was begun before there were any
     callback = {name: node for name, node in (config.get("callback") or {}).items() if not _watches(node["_target_"])}
     along = {"callback": callback} if callback else {}
     return {stage: recipe, "trainer": {"precision": config["trainer"].get("precision")}, **along}
@@ -122,6 +129,12 @@ def _plain(value: Any) -> Any:
 def _content(path: Path) -> str:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return key_of([[file.relative_to(path).as_posix(), checksum(file)] for file in files])
+
+
+def limit(history: History, stage: str) -> str | None:
+    """What ended the training of a stage of this history, as `500 updates` or `120 s`; None where it was not trained."""
+    settings = history[-1]["settings"]
+    return build(settings[stage], stage, PACKAGES).limit() if settings.get(stage) else None
 
 
 def fresh(settings: Settings) -> History:
@@ -158,18 +171,23 @@ class Begun:
     Fields:
         updates: number of updates that were made.
         history: the history of the stage.
+        spent: what they have cost.
         pruned: whether weights and the state of the optimiser were removed from the checkpoint.
     """
 
     updates: int
     history: History
     pruned: bool = False
+    spent: Spent = field(default_factory=Spent)
 
 
 def begun(checkpoints: Checkpoints) -> Begun | None:
     """What the newest checkpoint says, without reading its tensors; None where there is none that can be read."""
     state = checkpoints.peek()
-    return None if state is None else Begun(state["updates"], state["history"], checkpoints.pruned())
+    if state is None:
+        return None
+    batch_size = state["history"][-1]["settings"].get("data", {}).get("batch_size", 0)
+    return Begun(state["updates"], state["history"], checkpoints.pruned(), Spent.of(state, batch_size))
 
 
 @dataclass(frozen=True)
@@ -182,6 +200,7 @@ class Plan:
         changed: settings that differ from those of the existing updates, for a message.
         refused: the reasons for which it may not be continued; empty where it may.
         anew: whether what is there has to be removed.
+        finished: whether nothing is left to be done.
     """
 
     updates: int
@@ -189,6 +208,7 @@ class Plan:
     changed: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     anew: bool = False
+    finished: bool = False
 
     def again(self) -> Plan:
         """The same plan, or a new beginning where what is there was not made completely under the last settings."""
@@ -206,17 +226,21 @@ def plan(stage: str, there: Begun | None, settings: Settings) -> Plan:
     if steps is None:
         return Plan(there.updates, fresh(settings), refused=_given_instead(stage, before, settings))
     history = going_on(there.history, there.updates, settings, stage)
-    if there.updates > steps:
+    recipe: Recipe = build(settings[stage], stage, PACKAGES)
+    if there.updates > steps and not recipe.budget:
         return Plan(there.updates, history, refused=(f"{stage}.steps={steps} ({there.updates} updates are done)",))
+    finished = recipe.position(there.updates, there.spent) >= recipe.steps
     own = [] if len(history) == len(there.history) else list(_changed(before, settings))
     refused = said([each for each in own if not _may_change(each[0], stage)])
     changed = said([each for each in own if _may_change(each[0], stage)])
-    if changed and there.updates == steps:
+    if changed and finished:
         refused, changed = refused + changed, ()
-    if there.pruned and there.updates < steps:
-        kept = f"{stage}.steps={steps} (finished with {there.updates} and keep=model, which left no checkpoint to go on from)"
+    if there.pruned and not finished:
+        more = f"{stage}.steps={steps}" if not recipe.budget else f"{stage}.budget of {recipe.budget}"
+        kept = f"{more} (finished with {there.updates} and keep=model, which left no checkpoint to go on from)"
         refused, changed = (kept, *refused), ()
-    return Plan(there.updates, history, changed, refused + said(list(_changed_first(before, settings))))
+    refused += said(list(_changed_first(before, settings)))
+    return Plan(there.updates, history, changed, refused, finished=finished)
 
 
 def _given_instead(stage: str, before: Settings, settings: Settings) -> tuple[str, ...]:

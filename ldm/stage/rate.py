@@ -29,8 +29,8 @@ class Rate(ABC):
     def shape(self, done: float) -> float:
         """The shape of the decay: a function from 1 at done = 0 to 0 at done = 1."""
 
-    def __call__(self, step: int, steps: int) -> float:
-        """The factor for update `step`, counted from 0, of `steps`."""
+    def __call__(self, step: float | int, steps: int) -> float:
+        """The factor for update `step`, counted from 0, of `steps`; with a budget `step` is a position (ldm.stage.budget)."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, steps - self.warmup)

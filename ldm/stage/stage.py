@@ -1,8 +1,10 @@
-"""The training code, once, for one player or two: updates, averages, logging, checkpoints, stops.
+"""The training code, once, for one player or two: setting up, logging, validation, checkpoints, stops. An update itself is
+ldm.stage.update.
 
-A stage does `steps` updates. Update k is a function of the weights before it and of (seed, k) alone: its batch comes
-from a position-addressed sampler, its noise from `ldm.random`, its learning rate from `rate`. The number of updates done is
-therefore the only position, and a stage that goes on from a checkpoint computes what an uninterrupted one would have.
+A stage does `steps` updates, or as many as its budget allows (ldm.stage.budget). Update k is a function of the weights before it
+and of (seed, k) alone: its batch comes from a position-addressed sampler, its noise from `ldm.random`, its learning rate from
+`rate`. The number of updates done is therefore the only position, and with a budget what they have cost, which a checkpoint holds
+too. So a stage that goes on from a checkpoint computes what an uninterrupted one would have, by the same clock.
 
 Lightning carries devices, precision, DDP and sharding. Its own counters, checkpoints and logs are not used: with two
 optimisers its global step counts twice, and its resume loses the position within an epoch.
@@ -10,31 +12,30 @@ optimisers its global step counts twice, and its resume loses the position withi
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
+from ldm.build import ConfigError
 from ldm.logger.sink import Sink
 from ldm.model import put_weights
-from ldm.random import Random, seed_of
+from ldm.random import Random
 from ldm.run.checkpoint import Checkpoints, to_device
 from ldm.run.directory import Journal
 from ldm.run.signals import Diverged, StopFlag
 from ldm.run.snapshots import Snapshots
-from ldm.stage.average import Average, Powers, WarmUp
-from ldm.stage.clock import Clock
+from ldm.stage.best import Best
+from ldm.stage.budget import Spent
 from ldm.stage.launch import agree
-from ldm.stage.means import Means
-from ldm.stage.player import Player, alone
 from ldm.stage.provenance import History, Settings, fresh, going_on, gone_back
 from ldm.stage.recipe import Recipe
 from ldm.stage.sharding import FullyShard, as_sharded, blocks, gathered, shard
+from ldm.stage.update import Learner
 from ldm.stage.validation import validate
 
 log = logging.getLogger(__name__)
@@ -51,37 +52,19 @@ def _finite(weights: list[dict[str, Tensor]]) -> bool:
     )
 
 
-class Stage(L.LightningModule, ABC):
+class Stage(Learner):
     """One training: so many updates of its players. A new one writes `players`, `averaged`, `trained`, `to_compile` and
-    `validation_terms`.
-
-    Attributes:
-        name: `first` or `second`, as words, files and curves call it.
-        updates: how many are done.
-        returned: how often it has gone back to a checkpoint, after it had diverged.
-    """
-
-    name: str
+    `validation_terms`."""
 
     def __init__(self, recipe: Recipe, seed: int = 0):
-        super().__init__()
-        self.automatic_optimization = False
-        self.recipe, self.seed = recipe, seed
-        self.steps, self.accumulate = recipe.steps, recipe.accumulate
-        self.updates = 0
+        super().__init__(recipe, seed)
         self.stopped = False  # by a signal or a callback, before all updates were done
-        self.clock = Clock()
-        self._saved, self._whole = 0, False  # the update of the last checkpoint; between two updates
-        self._held: list[dict[str, Any]] = []  # micro-batches of the update under way that wait for its last
-        self.returned = 0
+        self.best: Best | None = None
+        self._saved = 0  # the update of the last checkpoint
         self.latest: dict[str, float] = {}
         self.history: History = fresh({})  # the settings under which its updates were made
 
     # What a stage is
-
-    @abstractmethod
-    def players(self) -> list[Player]:
-        """Who plays; their parameters are disjoint."""
 
     @abstractmethod
     def averaged(self) -> nn.Module:
@@ -94,6 +77,10 @@ class Stage(L.LightningModule, ABC):
     @abstractmethod
     def validation_terms(self, batch: dict[str, Any], random: Random) -> dict[str, Tensor]:
         """name -> (b,) values of one held-out batch at fixed noise; averaged over the set."""
+
+    @abstractmethod
+    def count_flops(self, images: int) -> int | None:
+        """Floating-point operations of an update on so many images (ldm.stage.budget); None where they cannot be counted."""
 
     def to_shard(self) -> list[nn.Module]:
         """The networks that learn and are large, each called by its forward pass; none where ranks keep this stage whole."""
@@ -131,22 +118,17 @@ class Stage(L.LightningModule, ABC):
         if self.sharded:
             shard(self.to_shard(), self.trained(), self.device_mesh["data_parallel"])
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        self._players = self.players()
-        return [player.build() for player in self._players]
-
     def on_fit_start(self) -> None:
         # Lightning would take SIGTERM, end with exit code 0 and nothing saved, and ask at every step by a broadcast and a
         # wait for the device whether it came. `StopFlag` does this.
         self.trainer._signal_connector.register_signal_handlers = lambda: None
         self.trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        if self.recipe.budget.flops is not None:
+            self.update_flops = 1.0 * self._countable(self.trainer.datamodule.data.batch_size)
         found = self.checkpoints.load() if self.checkpoints is not None else None
         if found is None:
             self.begin()
-        self.average = Average(self.averaged(), WarmUp(self.recipe.decay, self.steps))
-        self.powers = Powers(self.averaged(), self.recipe.snapshots, self.steps)
-        self._skipped = torch.zeros(2, device=self.device)  # in all, in a row
-        self._means = Means()
+        self.begin_averages(self.averaged())
         self._resume(found)
         if self.checkpoints is not None:
             agree(lambda: self.checkpoints.check_room(self.state()))
@@ -158,6 +140,15 @@ class Stage(L.LightningModule, ABC):
                     module.compile()
         self.trained().train()
         self.clock.begin()
+
+    def _countable(self, images: int) -> int:
+        count = self.count_flops(images)
+        if not count:
+            raise ConfigError(
+                f"{self.name}.budget.flops: what an update costs cannot be counted here, for a network looks at numbers and not "
+                f"only at shapes, or has none to count; take {self.name}.budget.seconds or .images"
+            )
+        return count
 
     def begin(self) -> None:
         """Take from data what has to be there before update 0 and before averages copy the weights."""
@@ -173,17 +164,13 @@ class Stage(L.LightningModule, ABC):
             if self.returned > found[1].get("returned", 0):
                 self.history = gone_back(self.history, step, self.returned)
             self._count()
-            log.info("%s stage goes on after update %d of %d", self.name, step, self.steps)
+            log.info("%s stage goes on after update %d (of %s)", self.name, step, self.recipe.limit())
         if self.global_rank == 0:  # also of what was killed before its first checkpoint
             if self.journal is not None:
                 self.journal.rewind(self.name, step)
             if self.snapshots is not None and self.powers.averages:
                 self.snapshots.rewind(step)
                 self.snapshots.describe(self.history)
-
-    def _count(self) -> None:
-        """Let `trainer.global_step`, which callbacks read, be the number of updates."""
-        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = self.updates
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; raw weights and averages all."""
@@ -193,6 +180,7 @@ class Stage(L.LightningModule, ABC):
             "returned": self.returned,
             "history": self.history,
             "seconds": self.clock.seconds,
+            **({"spent": dataclasses.asdict(self.spent)} if self.recipe.budget else {}),
             "weights": dict(self.trained().state_dict()),
             "average": self.average.state_dict(),
             "powers": self.powers.state_dict(),
@@ -200,11 +188,13 @@ class Stage(L.LightningModule, ABC):
             "scaler": None if scaler is None else scaler.state_dict(),
             "skipped": self._skipped,
             "means": self._means.state_dict(),
+            **({} if self.best is None else {"best": self.best.state_dict()}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` gave; ValueError where its weights are of another network."""
         self.updates, self.clock.seconds = state["updates"], state["seconds"]
+        self.spent = Spent.of(state, self.trainer.datamodule.data.batch_size, self.update_flops)
         self.returned = max(self.returned, state.get("returned", 0))
         own = self.trained().state_dict()
         weights = {name: as_sharded(value, own.get(name, value)) for name, value in state["weights"].items()}
@@ -218,113 +208,24 @@ class Stage(L.LightningModule, ABC):
             scaler.load_state_dict(state["scaler"])
         self._skipped = state["skipped"].to(self.device)
         self._means.load_state_dict(to_device(state["means"], self.device))
+        if self.best is not None:
+            self.best.load_state_dict(state.get("best", {}))
 
     @abstractmethod
     def trained(self) -> nn.Module:
         """Everything with learnt state: `averaged()` and, in a game, the other side."""
 
-    def _scaler(self) -> torch.amp.GradScaler | None:
-        return getattr(self.trainer.precision_plugin, "scaler", None)
-
-    # Training
-
-    def training_step(self, batch: dict[str, Any], index: int) -> dict[str, Tensor]:
-        """One micro-batch of an update, or all of them with the last where they are prepared together; what the players lost in
-        it, for callbacks."""
-        self._whole = False
-        part = index % self.accumulate
-        if not self.prepares:
-            return self._part(batch, part, {})
-        self._held = [*self._held[:part], batch]
-        if part + 1 < self.accumulate:
-            return {}
-        held, self._held = self._held, []
-        self._seed(batch, 0)
-        told = [
-            self._part(each, k, shared) for k, (each, shared) in enumerate(zip(held, self.prepare(held), strict=True))
-        ]
-        return told[-1]
-
-    @property
-    def prepares(self) -> bool:
-        """Whether the micro-batches of an update are held until the last has come, and then prepared together."""
-        return False
-
-    def prepare(self, held: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What players share of each micro-batch of an update before any of them learns."""
-        return [{} for _ in held]
-
-    def random(self, batch: dict[str, Any]) -> Random:
-        """The random numbers of a training batch."""
-        return Random(self._key(), batch["step"], batch["row"], batch["total"])
-
-    def _seed(self, batch: dict[str, Any], part: int) -> None:
-        """For what draws from torch's own generator, as dropout does."""
-        torch.manual_seed(seed_of(self._key(), batch["step"], part, self.global_rank))
-
-    def _part(self, batch: dict[str, Any], part: int, shared: dict[str, Any]) -> dict[str, Tensor]:
-        last, random = part + 1 == self.accumulate, self.random(batch)
-        if part == 0:
-            factor = self.recipe.rate(self.updates, self.steps)
-            for player in self._players:
-                player.set_rate(factor)
-        self._seed(batch, part)
-        moved, told = [], {}  # players; their losses by name
-        for player in self._players:
-            with alone(player, self._players), contextlib.nullcontext() if last else self._unsynchronised():
-                terms, values = player.loss(batch, random, shared)
-                if not terms:
-                    continue
-                total = sum(terms.values())
-                self.manual_backward(total / self.accumulate)
-            name = "loss" if player is self._players[0] else f"{player.name} loss"
-            self._means.add({**terms, **values, name: total}, 1 / self.accumulate)
-            moved.append(player)
-            told[name] = total.detach()
-        if last:
-            self._update(moved)
-        return told
-
-    def _unsynchronised(self) -> contextlib.AbstractContextManager:
-        """Gradients of a micro-batch that is not the last stay on their rank."""
-        return self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else contextlib.nullcontext()
-
-    def _key(self) -> int:
-        again = () if self.returned == 0 else (self.returned,)  # with other noise than that under which it diverged
-        return seed_of(self.seed, self.name, *again)
-
-    def _update(self, moved: list[Player]) -> None:
-        scaler = self._scaler()
-        finite = torch.ones((), device=self.device)
-        for player in moved:
-            norm = player.step(self.recipe.clip, scaler)
-            ok = torch.isfinite(norm)
-            finite = finite * ok
-            self._means.add({f"{player.name} gradient": norm})
-        if scaler is not None:
-            scaler.update()
-        self._means.add(self.conclude())
-        self.average.update()
-        self.powers.update()
-        bad = 1 - finite
-        self._skipped = torch.stack([self._skipped[0] + bad, (self._skipped[1] + bad) * bad])
-        self.updates += 1
-        self._count()
-        self._means.end_update()
-
-    def conclude(self) -> dict[str, Tensor]:
-        """What an update does on the whole of its batch once its players have moved; numbers of it to log."""
-        return {}
+    # Between updates
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], index: int) -> None:
         if (index + 1) % self.accumulate:
             return
-        done = self.updates == self.steps
+        done = self.done
         if self.updates % self.recipe.log_every == 0 or done:
             self._flush(batch["total"])
         if self.recipe.validate_every and (self.updates % self.recipe.validate_every == 0 or done):
             self.validate(batch["total"], None if done else self.recipe.validate_images)
-        if self.powers.due(self.updates):
+        if self.powers.due(self.position, self._before):
             self._snapshot()  # before a checkpoint, so that none before it is missing
         ended = self.trainer.should_stop  # by a callback
         asked = ended if self.stop is None else self.stop.agreed(ended)
@@ -333,6 +234,8 @@ class Stage(L.LightningModule, ABC):
         self._whole = True
         if asked and not done:
             self.stopped = self.trainer.should_stop = True
+        if done:
+            self.trainer.should_stop = True  # of a budget the loader does not know the end
 
     def save(self) -> None:
         """A checkpoint of this update; Diverged, and none, where a weight is not finite."""
@@ -369,7 +272,7 @@ class Stage(L.LightningModule, ABC):
         for width, average in self.powers.averages.items():
             weights = gathered(average.named(), keep=self.global_rank == 0)
             if self.snapshots is not None and self.global_rank == 0:
-                self.snapshots.save(self.updates, width, weights, last=self.updates == self.steps)
+                self.snapshots.save(self.updates, width, weights, last=self.done)
         self.clock.go_on()
 
     # Logging

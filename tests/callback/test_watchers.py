@@ -58,7 +58,7 @@ def test_a_stage_that_a_callback_ends_is_saved_and_goes_on(tmp_path, plain, capl
     with caplog.at_level("INFO"):
         assert Experiment(made).run() == PREEMPTED
     assert (
-        "a callback ended the second stage after update 4 of 6; second.steps=4 is a stage that ends there"
+        "a callback ended the second stage after update 4 (of 6 updates); second.steps=4 is a stage that ends there"
         in caplog.text
     )
     run = tmp_path / "runs" / "run"

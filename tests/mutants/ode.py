@@ -22,7 +22,7 @@ FAULTS = [
         ("part[:size] for part", "part for part"),
     ),
     *of(
-        "ldm/stage/stage.py",
+        "ldm/stage/update.py",
         f"{_TRAINING}::test_micro_batches_are_one_batch[ot_flow-kl_f4_small]",
         ("self._held = [*self._held[:part], batch]", "self._held = [batch]"),
         ("if not self.prepares:", "if True:"),

@@ -88,7 +88,7 @@ FAULTS = [
         ),
         ('in {"samples": samples, "seed": seed}.items()', 'in {"seed": seed}.items()'),
         ('"seed": config["seed"],', '"seed": seed,'),
-        ('"weights": named(weights, ema),', '"weights": named("average", ema),'),
+        ('"weights": named(weights, ema, model),', '"weights": named("average", ema, model),'),
         ("drawing.load(run, weights, ema, device_of(device))", 'drawing.load(run, "average", ema, device_of(device))'),
         ('"data": measured.fingerprint,', '"data": "",'),
         ("record.write(place.records, *records)", "record.write(place.records, *records[:1])"),

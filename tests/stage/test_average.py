@@ -88,7 +88,7 @@ def walk(folder, steps: int = 400, count: int = 8, widths=(0.03, 0.05, 0.07, 0.1
         powers.update()
         for average in direct.values():
             average.update()
-        if powers.due(t):
+        if powers.due(t, t - 1):
             for width, average in powers.averages.items():
                 Snapshots(folder).save(t, width, average.named(), last=t == steps)
     return {width: average.named()["weight"] for width, average in direct.items()}, Snapshots(folder).files()
@@ -163,7 +163,7 @@ def test_a_run_begun_without_snapshots_goes_on_without(tmp_path, caplog):
 @pytest.mark.parametrize(("count", "steps"), [(8, 400), (3, 7), (8, 5), (1, 9)])
 def test_snapshots_are_spread_over_the_run_and_end_with_it(count, steps):
     powers = Powers(torch.nn.Linear(1, 1), count, steps)
-    moments = [t for t in range(1, steps + 1) if powers.due(t)]
+    moments = [t for t in range(1, steps + 1) if powers.due(t, t - 1)]
     assert len(moments) == min(count, steps) and moments[-1] == steps
     gaps = [b - a for a, b in zip([0, *moments], moments, strict=False)]
     assert max(gaps) - min(gaps) <= 1

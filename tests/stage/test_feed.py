@@ -17,7 +17,7 @@ def data(held_out: int = 7) -> DataModule:
 class Count(L.LightningModule):
     """A stage that has done 3 of 5 updates."""
 
-    updates, steps, accumulate = 3, 5, 2
+    updates, reads_to, accumulate = 3, 5, 2
 
     def __init__(self):
         super().__init__()
