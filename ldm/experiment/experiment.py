@@ -33,7 +33,8 @@ from ldm.logger.sink import Guarded
 from ldm.logger.wandb import swept
 from ldm.model import LatentModel, load_weights, write_weights
 from ldm.random import seed_of
-from ldm.run import record, report
+from ldm.report import single
+from ldm.run import record
 from ldm.run.directory import Journal, RunDirectory, asked_for
 from ldm.run.evaluation import Evaluation, asked_hash
 from ldm.run.needs import Needs
@@ -163,7 +164,7 @@ class Experiment:
         """Leave how a run ended, and a report of what there is; of one that was refused nothing is touched."""
         if rank() == 0 and self._begun:
             self.account.tell(status, error)
-            report.write(self.place.path)
+            single.write(self.place.path)
 
     # First stage
 
@@ -325,7 +326,7 @@ class Experiment:
     def _conclude(self) -> None:
         self._prune()
         self.account.tell("finished")
-        report.write(self.place.path)
+        single.write(self.place.path)
         for sink in self.sinks:
             sink.conclude(self.measured, self.place.report)
         say(self.measured)

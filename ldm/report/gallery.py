@@ -12,7 +12,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from ldm.run.chart import labels
+from ldm.report.words import labels
 
 _SMALL, _MOST_CELLS, _MOST_STEPS, _ACROSS = 96, 32, 6, 8
 
