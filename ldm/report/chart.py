@@ -132,7 +132,7 @@ def dot_chart(title: str, dots: Sequence[Dot], x_label: str, better: str) -> str
     empty for fewer than two dots.
 
     Arguments:
-        x_label: the unit of the x axis.
+        x_label: what is on the x axis.
         better: what stands beside the title: which way is better.
     """
     known = [dot for dot in dots if math.isfinite(dot.x) and dot.x > 0 and abs(dot.y) < math.inf]
@@ -144,7 +144,7 @@ def dot_chart(title: str, dots: Sequence[Dot], x_label: str, better: str) -> str
     low, high = _range(values, values, log)
     left, right = min(dot.x for dot in known), max(dot.x for dot in known)
     with _Canvas(title) as canvas:
-        canvas.frame((left / 1.15, right * (1.6 if right > left else 1.15)), (low, high), log, x_label, log_x=True)
+        canvas.frame((left / 1.15, right * (1.6 if right > left else 1.15)), (low, high), log, "", log_x=True)
         front = sorted((dot for dot in known if dot.front), key=lambda dot: dot.x)
         canvas.axes.plot([d.x for d in front], [d.y for d in front], color=_MARKS["a"], linewidth=1.2, alpha=0.6)
         for dot in known:
@@ -156,7 +156,7 @@ def dot_chart(title: str, dots: Sequence[Dot], x_label: str, better: str) -> str
             canvas.axes.plot([dot.x], [dot.y], "o", color=colour, markersize=4.5)
         canvas.write(known)
     return _figure(
-        f"{escape(title)}{' <small>log</small>' if log else ''}",
+        f"{escape(title)} over {escape(x_label)}{' <small>log</small>' if log else ''}",
         f'<span class="quiet">{escape(better)}</span>',
         canvas.svg,
     )
@@ -208,7 +208,7 @@ class _Canvas:
         self.axes.minorticks_off()
         self.axes.set_yticks(heights, told)
         words = labels(along)
-        words[-1] = f"{words[-1]} {x_label}"
+        words[-1] = f"{words[-1]} {x_label}".rstrip()
         self.axes.set_xticks(along, words)
         share = self.axes.transAxes.inverted().transform(self.axes.transData.transform((along[-1], up[0])))[0]
         if (1 - share) * (_WIDTH - _RIGHT - left) < 0.55 * _GLYPH * len(words[-1]):
@@ -243,7 +243,7 @@ class _Canvas:
 
 
 def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+    return bool(one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3])
 
 
 def _tidied(svg: str, title: str) -> str:

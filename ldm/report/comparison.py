@@ -24,7 +24,7 @@ from ldm.report.statistic import Difference, Number, Summary, difference, summar
 from ldm.report.words import listed
 from ldm.run.record import MUST_AGREE, Record
 
-_KNOWN_OF_RUN = ("parameters", "evaluations", "images_seen")
+_KNOWN_OF_RUN = ("parameters", "evaluations")
 
 
 class Mark(enum.Enum):
@@ -136,7 +136,7 @@ def compare(settings: Sequence[Setting]) -> Comparison:
                     key = (metric, json.dumps(agreed, sort_keys=True, default=str))
                     columns.setdefault(key, (Column(metric, agreed), len(columns)))
                     _put(numbers.setdefault(key, {}), paired_by, (number, run, date), setting.label, notes)
-            label = f"{setting.label}: {word}" if word else setting.label
+            label = f"{setting.label} · {word}" if word else setting.label
             rows.append(
                 Row(
                     label,
@@ -174,7 +174,8 @@ def _numbers(run: Run, way: str) -> list[tuple[str, dict[str, Any], Number, str]
         agreed = {name: getattr(record, name) for name in MUST_AGREE if name != "metric"}
         if quantity(record.metric).origin is Origin.CLOCKED:
             agreed |= {"device": record.device}
-        found.append((record.metric, agreed, Number(record.value, record.standard_error), record.date or ""))
+        error = 0.0 if quantity(record.metric).origin is not Origin.SAMPLED else record.standard_error
+        found.append((record.metric, agreed, Number(record.value, error), record.date or ""))
     measured = {record.metric for record in own}
     for name in _KNOWN_OF_RUN:
         value = next((v for record in own if (v := getattr(record, name)) is not None), None)
@@ -183,7 +184,7 @@ def _numbers(run: Run, way: str) -> list[tuple[str, dict[str, Any], Number, str]
     seconds = run.facts.get("seconds")
     total = seconds.get("total") if isinstance(seconds, dict) else None
     if isinstance(total, int | float) and total > 0 and "training_seconds" not in measured:
-        found.append(("training_seconds", {"device": run.facts.get("device")}, Number(float(total)), ""))
+        found.append(("training_seconds", {"device": run.facts.get("device")}, Number(float(total), 0.0), ""))
     return found
 
 
@@ -210,7 +211,7 @@ def _ways(setting: Setting) -> dict[str, str]:
     names = dict.fromkeys(name for own in told.values() for name in own)
     differ = [name for name in names if len({str(own.get(name)) for own in told.values()}) > 1]
     words = {way: [f"{name} {own[name]}" for name in differ if own.get(name) is not None] for way, own in told.items()}
-    return {way: ", ".join(said) for way, said in words.items()} or {"": ""}
+    return {way: " · ".join(said) for way, said in words.items()} or {"": ""}
 
 
 # What is not compared

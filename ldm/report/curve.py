@@ -31,10 +31,11 @@ def curves(rows: Iterable[Mapping[str, Any]], stage: str, axis: str = "images") 
     """Points (place on the axis, value) of a stage by name; a row without such a place, as of a version without it, has none."""
     every = traces(row for row in rows if row.get("stage") == stage)
     place = list(AXES).index(axis)
-    return {
-        name: [(places[place], value) for places, value in trace if places[place] is not None]
+    found = {
+        name: [(x, value) for places, value in trace if (x := places[place]) is not None]
         for (_, name), trace in every.items()
     }
+    return {name: points for name, points in found.items() if points}
 
 
 Trace = list[tuple[tuple[float | None, ...], float]]

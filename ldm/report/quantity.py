@@ -54,11 +54,9 @@ def _better(better: Better, part: str, *pairs: tuple[str, str], **more: object) 
 
 _LOW, _HIGH, _UNIT = Better.LOWER, Better.HIGHER, (0.0, 1.0)
 _KNOWN: list[tuple[str, Quantity]] = [
-    *_better(_LOW, _SAMPLES, ("fid", "FID"), ("kid", "KID"), (r"fd_(.+)", "Fréchet distance, {}")),
-    *_better(
-        _LOW, _SAMPLES, (r"kd_(.+)", "Kernel distance, {}"), (r"fdr_(.+)", "Fréchet distance / that of held-out, {}")
-    ),
-    *_better(_LOW, _SAMPLES, ("fdr", "Fréchet distance / that of held-out")),
+    *_better(_LOW, _SAMPLES, ("fid", "FID"), ("kid", "KID"), (r"fd_(.+)", "FD, {}")),
+    *_better(_LOW, _SAMPLES, (r"kd_(.+)", "KD, {}"), (r"fdr_(.+)", "FD / that of held-out, {}")),
+    *_better(_LOW, _SAMPLES, ("fdr", "FD / that of held-out, mean")),
     *_better(_HIGH, _SAMPLES, (r"precision_(.+)", "Precision, {}"), (r"recall_(.+)", "Recall, {}"), bounds=_UNIT),
     *_better(
         _HIGH, _SAMPLES, (r"coverage_(.+)", "Coverage, {}"), (r"shows_(.+)", "Shows the caption's {}"), bounds=_UNIT

@@ -4,8 +4,8 @@ The settings of a run are the dotted keys of its config. A key without a value i
 older version, which had fewer keys, are not others for it. What a run is called, where it lies, what it watches and how it is
 measured make no other setting: what has to agree of a measuring is in its records.
 
-A setting is named by as few of the differing keys as tell all of them apart, chosen one after the other, each as the one that
-splits most: what was named by a person first (`experiment`), then classes of parts, then values.
+A setting is named by as few of the differing keys as tell all of them apart: what was named by a person first (`experiment`),
+then classes of parts, then values, of each kind the one that splits most, as long as it splits further.
 """
 
 from __future__ import annotations
@@ -128,20 +128,30 @@ def _labels(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     """A name for each, from as few keys as tell them apart; where none does, the name of the run beside it."""
     if len(runs) == 1:
         return [str(runs[0].facts.get("experiment") or runs[0].settings.get("experiment") or runs[0].name)]
-    order = sorted(keys, key=lambda key: (key != "experiment", not key.endswith(_TARGET), key.count(".")))
     taken: list[str] = []
-    parts = 1
-    while order:
-        best = max(order, key=lambda key: _told(runs, [*taken, key]))  # the first of equals
-        if _told(runs, [*taken, best]) == parts:
-            break
-        taken.append(best)
-        parts = _told(runs, taken)
-    names = [", ".join(filter(None, (_word(key, run.settings.get(key), taken) for key in taken))) for run in runs]
+    for tier in (["experiment"], [key for key in keys if key.endswith(_TARGET)], list(keys)):
+        left = sorted((key for key in tier if key in keys), key=lambda key: key.count("."))
+        while left:
+            best = max(left, key=lambda key: _told(runs, [*taken, key]))  # the first of equals
+            if _told(runs, [*taken, best]) == _told(runs, taken):
+                break
+            taken.append(best)
+    names = [_name(run, runs, taken) for run in runs]
     return [
         name if name and names.count(name) == 1 else f"{name} ({run.name})" if name else run.name
         for name, run in zip(names, runs, strict=True)
     ]
+
+
+def _name(run: Run, runs: Sequence[Run], taken: Sequence[str]) -> str:
+    """The words that a run needs to be told from the others, of those chosen."""
+    words, alike = [], list(runs)
+    for key in taken:
+        left = [each for each in alike if _value(each.settings.get(key)) == _value(run.settings.get(key))]
+        if len(left) < len(alike):
+            words.append(_word(key, run.settings.get(key), taken))
+            alike = left
+    return " · ".join(filter(None, words))
 
 
 def _told(runs: Sequence[Run], keys: Sequence[str]) -> int:
@@ -160,10 +170,12 @@ def _word(key: str, value: Any, taken: Sequence[str]) -> str:
 
 
 def plain(value: Any) -> str:
-    """A value as it is shown: of a class its name."""
+    """A value as it is shown: of a class its name, of a path its last part."""
     if value is None:
         return ""
     if isinstance(value, bool | str):
         said = str(value)
-        return said.rpartition(".")[2] if said.startswith("ldm.") or said.startswith("torch.") else said
+        if said.startswith("/"):
+            return said.rpartition("/")[2]
+        return said.rpartition(".")[2] if said.startswith(("ldm.", "torch.")) else said
     return f"{value:g}" if isinstance(value, float) else json.dumps(value)

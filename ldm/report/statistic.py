@@ -128,10 +128,10 @@ def _half(
 ) -> tuple[float, Basis]:
     """Half of the interval's width, and what it rests on."""
     k = len(differences)
-    if k > 1:
-        return student(k - 1) * _deviation(differences) / math.sqrt(k), Basis.PAIRS
     if counted:
         return 0.0, Basis.COUNTED
+    if k > 1:
+        return student(k - 1) * _deviation(differences) / math.sqrt(k), Basis.PAIRS
     (e, f), normal = errors[0], NormalDist().inv_cdf((1 + LEVEL) / 2)
     if e is None or f is None:
         return math.nan, Basis.NO_ERROR

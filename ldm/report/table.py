@@ -90,7 +90,8 @@ class Table:
         """A table of GitHub's Markdown; empty without rows."""
         if not self.rows:
             return ""
-        lines = [self._flat, ["---:" if numeric else "---" for numeric in self._numeric]]
+        names = [each or head.title for head in self.heads for each in ("", *head.below[1:])]
+        lines = [list(map(_escaped, names)), ["---:" if numeric else "---" for numeric in self._numeric]]
         lines += [[_markdown(cell) for cell in row] for row in self.rows]
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -138,8 +139,12 @@ def _cell(cell: Cell, numeric: bool, first: bool) -> str:
 
 
 def _markdown(cell: Cell) -> str:
-    text = re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(cell.text.split()))
+    text = _escaped(cell.text)
     return (f"**{text}**" if cell.best and text else text) + (DAGGER if cell.tied else "")
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
 _TEX = {

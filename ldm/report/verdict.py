@@ -25,15 +25,15 @@ def of_column(comparison: Comparison, place: int) -> str:
     others = [i for i in marks if i != best]
     if marks[best] is Mark.BEST:
         nearest = min(others, key=lambda i: abs(comparison.difference(place, best, i).mean))
-        found = comparison.difference(place, best, nearest)
+        found = comparison.difference(place, nearest, best)
         lead = f"{titled(column)}: {name} is best with {mean}; {comparison.rows[nearest].label}, the nearest, is "
         return f"{lead}{_by(found, column)}."
     tied = [i for i in others if marks[i] is Mark.TIED]
-    names = listed([comparison.rows[i].label for i in tied])
-    bases = {comparison.difference(place, best, i).basis for i in tied}
-    if bases <= {Basis.COUNTED}:
-        return f"{titled(column)}: {name} and {names} have the same, {mean}."
-    return f"{titled(column)}: {_NO_BEST[_weakest(bases)].format(name=name, mean=mean, names=names)}"
+    bases = [comparison.difference(place, best, i).basis for i in tied]
+    usual = max(dict.fromkeys(bases), key=bases.count)
+    names = listed([comparison.rows[i].label for i, basis in zip(tied, bases, strict=True) if basis is usual], 3)
+    rest = "" if bases.count(usual) == len(bases) else f" {_others(comparison, tied, bases, usual)}"
+    return f"{titled(column)}: {_NO_BEST[usual].format(name=name, mean=mean, names=names)}{rest}"
 
 
 _NO_BEST = {
@@ -42,12 +42,15 @@ _NO_BEST = {
     f"{CLOSE:.0%} or their sampling error; more seeds would tell.",
     Basis.NO_ERROR: "no verdict: {name} ({mean}) is the best number, but it and {names} are single seeds, and their error "
     "is not known; more seeds would tell.",
-    Basis.NO_PAIR: "no verdict: {name} ({mean}) and {names} have no seed in common, so no difference can be taken.",
+    Basis.NO_PAIR: "no verdict: {name} ({mean}) is the best number, but {names} have no seed in common with it.",
+    Basis.COUNTED: "{name} and {names} have the same, {mean}.",
 }
 
 
-def _weakest(bases: set[Basis]) -> Basis:
-    return next(each for each in (Basis.NO_PAIR, Basis.NO_ERROR, Basis.SINGLE, Basis.PAIRS) if each in bases)
+def _others(comparison: Comparison, tied: Sequence[int], bases: Sequence[Basis], usual: Basis) -> str:
+    """What cannot be told for another reason than most."""
+    rest = [(comparison.rows[i].label, basis) for i, basis in zip(tied, bases, strict=True) if basis is not usual]
+    return f"Nor can {listed([f'{label} ({basis.value})' for label, basis in rest], 3)} be told from it."
 
 
 def of_pair(comparison: Comparison, place: int, a: int, b: int) -> str:
@@ -127,20 +130,21 @@ def said(comparison: Comparison, place: int, row: int) -> str:
 
 
 def unpaired(comparison: Comparison) -> list[str]:
-    """Which runs are in no difference from the best of a column, since that has not their seed; a sentence for each pair."""
-    found: dict[str, None] = {}
+    """Which runs are in no difference between a best row and another, which has no run of their seed; a sentence for each."""
+    found: dict[tuple[int, str], dict[str, None]] = {}
     for place in range(len(comparison.columns)):
         best = comparison.best(place)
         for i in comparison.marks[place] if best is not None else ():
             each = comparison.difference(place, best, i) if i != best else None
-            if each is not None and (each.only_a or each.only_b):
-                alone = [(best, key) for key in each.only_a] + [(i, key) for key in each.only_b]
-                runs = [comparison.rows[row].numbers[place][key][1].name for row, key in alone]
-                pair = f"{comparison.rows[best].label} and {comparison.rows[i].label}"
-                found[
-                    f"In differences of {pair}, {listed(sorted(set(runs)))} is left out, for the other has no run of its seed."
-                ] = None
-    return [*found]
+            if each is not None and each.basis is not Basis.COUNTED:
+                for row, other, keys in ((best, i, each.only_a), (i, best, each.only_b)):
+                    for key in keys:
+                        run = comparison.rows[row].numbers[place][key][1]
+                        found.setdefault((row, run.name), {})[comparison.rows[other].label] = None
+    return [
+        f"{run} ({comparison.rows[row].label}) is left out of differences with {listed([*others])}: no run of its seed is there."
+        for (row, run), others in found.items()
+    ]
 
 
 def facts(comparison: Comparison, pair: tuple[int, int] | None = None) -> dict[str, Any]:

@@ -59,7 +59,11 @@ def test_the_page_is_whole_and_alone(run):
     for tag, name, value in page.attributes:
         if name in ("src", "href"):
             assert value.startswith("#" if tag == "use" else "data:image/"), (tag, name)
-    assert "url(" not in html.replace("url(#", "") and "@import" not in html and "http" not in re.sub(r'src="data:[^"]*"', "", html)
+    assert (
+        "url(" not in html.replace("url(#", "")
+        and "@import" not in html
+        and "http" not in re.sub(r'src="data:[^"]*"', "", html)
+    )
     assert path.stat().st_size < 500_000
 
 
