@@ -42,7 +42,7 @@ Trace = list[tuple[tuple[float | None, ...], float]]
 """(places on the `AXES`, value) in the order of training."""
 
 
-def traces(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Trace]:
+def traces(rows: Iterable[Mapping[str, Any]], most: int = _MOST) -> dict[tuple[str, str], Trace]:
     """All numbers by stage and name. Of a long training every second point is dropped whenever there are too many to be drawn, so
     that a file of any length needs little memory."""
     found: dict[tuple[str, str], Trace] = {}
@@ -56,7 +56,7 @@ def traces(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Trace]:
                 stride[1] += 1
                 if stride[1] % stride[0] == 0:
                     trace.append((places, float(value)))
-                if len(trace) >= _MOST:
+                if len(trace) >= most:
                     del trace[::2]
                     stride[0] *= 2
     return found

@@ -46,7 +46,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(sweep, tmp_path, monke
 
 def test_two_hundred_runs_take_little_memory_and_import_no_torch(tmp_path):
     for i in range(200):
-        path = run(tmp_path / "s" / f"{i}", record(value=i), seed=i % 5, second__optimizer__lr=i // 5 + 1)
+        path = run(tmp_path / "s" / f"{i}", record(value=float(i)), seed=i % 5, second__optimizer__lr=i // 5 + 1)
         curves(path, *(1.0 / (k + 1) for k in range(20)))
     code = "import sys; from ldm.__main__ import main; code = main(sys.argv[1:]); status = open('/proc/self/status').read(); "
     code += "print(status.split('VmHWM:')[1].split()[0], 'torch' in sys.modules); sys.exit(code)"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ldm.callback.image_grid import beside, save
 from ldm.run.record import Record, write
@@ -58,7 +57,7 @@ def record(metric: str = "fd_x", value: float = 1.0, **fields: Any) -> Record:
 def run(path: Path, *records: Record, seed: int = 0, facts: dict[str, Any] | None = None, **words: Any) -> Path:
     """A finished run of a seed with these records, which are given its seed, and words of its config."""
     path.mkdir(parents=True)
-    (path / "config.yaml").write_text(yaml.safe_dump(config(seed, **words)))
+    (path / "config.yaml").write_text(json.dumps(config(seed, **words)))  # which is YAML, too
     own = {"name": path.name, "status": "finished", "seed": seed, "command": f"python train.py name={path.name}"}
     (path / "run.json").write_text(json.dumps(own | {"device": "CPU"} | (facts or {})))
     if records:

@@ -31,7 +31,7 @@ def test_a_row_without_a_place_has_none():
 
 
 def test_a_long_journal_is_thinned_evenly():
-    rows = ({"stage": "second", "step": i, "images": i, "loss": float(i)} for i in range(20_000))
-    points = [value for _, value in traces(rows)["second", "loss"]]
+    rows = ({"stage": "second", "step": i, "images": i, "loss": float(i)} for i in range(2000))
+    points = [value for _, value in traces(rows, 100)["second", "loss"]]
     gaps = {b - a for a, b in pairwise(points)}
-    assert 1000 < len(points) < 4000 and len(gaps) == 1 and points[-1] > 19_900
+    assert 50 <= len(points) < 100 and len(gaps) == 1 and points[-1] > 1960
