@@ -67,7 +67,7 @@ class Table:
         return [head.numeric for head in self.heads for _ in range(head.width)]
 
     @property
-    def _flat(self) -> list[str]:
+    def names(self) -> list[str]:
         """A heading for each column by itself."""
         return [f"{head.title}, {each}" if each else head.title for head in self.heads for each in head.below or ("",)]
 
@@ -114,7 +114,7 @@ class Table:
         """Comma-separated values with a line of headings."""
         out = io.StringIO()
         writer = reader.writer(out, lineterminator="\n")
-        writer.writerows([self._flat, *([cell.text for cell in row] for row in self.rows)])
+        writer.writerows([self.names, *([cell.text for cell in row] for row in self.rows)])
         return out.getvalue()
 
 

@@ -44,6 +44,14 @@ def test_what_is_wrong_is_said_before_anything_is_written(sweep, tmp_path, monke
     assert said in capsys.readouterr().err and not (tmp_path / "report").exists()
 
 
+def test_it_goes_to_wandb_where_asked(sweep, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert main(["report", str(sweep), f"out={tmp_path / 'out'}", "logger=wandb"]) == 0
+    [file] = (tmp_path / "out" / "wandb").glob("offline-run-*/*.wandb")
+    assert file.stat().st_size > 0
+    assert list((tmp_path / "out" / "wandb").glob("offline-run-*/files/media/html/report_*.html"))
+
+
 def test_two_hundred_runs_take_little_memory_and_import_no_torch(tmp_path):
     for i in range(200):
         path = run(tmp_path / "s" / f"{i}", record(value=float(i)), seed=i % 5, second__optimizer__lr=i // 5 + 1)

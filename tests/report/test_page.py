@@ -18,9 +18,10 @@ CHROMIUM = next(
 )
 
 
-@pytest.fixture
-def page(tmp_path) -> str:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
     """Of two settings of two seeds with numbers, curves and pictures, and a third whose files are broken."""
+    tmp_path = tmp_path_factory.mktemp("runs")
     for name, words in (("ours", {}), ("theirs", {"prior___target_": "ldm.prior.glow.Glow"})):
         for seed in (0, 1):
             told = [record(value=1.0 + seed + len(name), parameters=10 * len(name)), record("psnr", 20.0)]
