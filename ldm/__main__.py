@@ -37,11 +37,19 @@ def _store(words: Sequence[str]) -> int:
     return main(words)
 
 
+def _report(words: Sequence[str]) -> int:
+    """Runs against each other, averaged over seeds: a page, tables and what follows from them."""
+    from ldm.command.report import main
+
+    return main(words)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "sample": _sample,
     "evaluate": _evaluate,
     "store": _store,
+    "report": _report,
 }
 
 

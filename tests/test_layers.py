@@ -29,6 +29,7 @@ ROWS = [
     ("model",),
     ("task", "metric", "data"),
     ("run", "interop"),
+    ("report",),
     ("logger",),
     ("stage", "callback"),
     ("experiment",),

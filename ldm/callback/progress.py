@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column
 from rich.text import Text
 
-from ldm.run.report import duration
+from ldm.report.words import duration
 from ldm.stage.stage import Stage
 
 log = logging.getLogger(__name__)

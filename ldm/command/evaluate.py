@@ -19,7 +19,8 @@ from ldm.condition.label import Label, listed
 from ldm.data.module import DataModule
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
-from ldm.run import record, report
+from ldm.report import single
+from ldm.run import record
 from ldm.run.directory import RunDirectory
 from ldm.run.evaluation import Evaluation, asked_hash
 from ldm.run.load import Drawing, named, settings_of
@@ -84,7 +85,7 @@ def measure_again(
     facts |= {} if guide is None else {"drawn": {"guide": guide}}
     records = measure(model, measured, list(metrics.values()), facts, generate=bool(config.get("second")))
     record.write(place.records, *records)
-    report.write(place.path)
+    single.write(place.path)
     record.say(records)
 
 

@@ -3,10 +3,10 @@
     python train.py -m name=ablation prior=normal,diffusion seed=0,1
 
 makes the runs `ablation/prior-normal_seed-0`, ..., named by the words that the sweep gives several values, in letters that
-neither a shell nor Hydra reads as more than letters; `runs/ablation/sweep.json` holds how each ended, and the same command
-goes on: finished jobs are left alone, stopped ones continue, failed ones are tried again. Hydra's own launcher runs all jobs
-in one process, which a job that is killed for memory takes with it, and the first error ends the sweep without a word of
-the others. Which jobs there are is Hydra's to say (`ldm.command.launcher`).
+neither a shell nor Hydra reads as more than letters; `runs/ablation/sweep.json` holds how each ended, `runs/ablation/report/`
+has them against each other (ldm.report.several), and the same command goes on: finished jobs are left alone, stopped ones
+continue, failed ones are tried again. Hydra's own launcher runs all jobs in one process, which a job that is killed for memory
+takes with it, and the first error ends the sweep without a word of the others. Which jobs there are is Hydra's to say (`ldm.command.launcher`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from rich.table import Table
 from ldm.command.job_name import job_name, key_of
 from ldm.command.words import quoted
 from ldm.files import write_json
+from ldm.report.collection import collect
+from ldm.report.several import several, write
 from ldm.run import record
 from ldm.run.directory import finished_as
 from ldm.run.signals import DIVERGED, FAILED, FINISHED, PREEMPTED
@@ -94,6 +96,7 @@ def sweep(
             job.result()
     ended = [rows[each] for each in sorted(rows)]
     _show(ended, runs, name)
+    _compare(runs / name)
     return ended
 
 
@@ -183,6 +186,16 @@ def _error(last: deque[str]) -> str:
     said = [line.strip() for line in last if line.strip() and "HYDRA_FULL_ERROR=1" not in line]
     begin = [i for i, line in enumerate(said) if re.match(r"\w+: ", line)]
     return " ".join(said[begin[-1] :]) if begin else said[-1] if said else "it left no word"
+
+
+def _compare(folder: Path) -> None:
+    """Write the report of the sweep's runs, if there are any. However that goes, the jobs have ended as they have."""
+    found = collect([str(folder)])
+    if found.runs:
+        try:
+            log.info("the runs against each other: %s", write(several(found), folder / "report"))
+        except OSError as error:
+            log.warning("no report of the sweep could be written (%s); ldm report %s writes it", error, folder)
 
 
 class _Screen(Console):

@@ -36,7 +36,8 @@ from ldm.logger.wandb import swept
 from ldm.metric.metric import Metric
 from ldm.model import LatentModel, load_weights, made_from, write_weights
 from ldm.random import seed_of
-from ldm.run import record, report
+from ldm.report import single
+from ldm.run import record
 from ldm.run.directory import Journal, RunDirectory, asked_for
 from ldm.run.evaluation import Evaluation, asked_hash
 from ldm.run.needs import Needs
@@ -169,7 +170,7 @@ class Experiment:
         """Leave how a run ended, and a report of what there is; of one that was refused nothing is touched."""
         if rank() == 0 and self._begun:
             self.account.tell(status, error)
-            report.write(self.place.path)
+            single.write(self.place.path)
 
     # First stage
 
@@ -369,7 +370,7 @@ class Experiment:
     def _conclude(self) -> None:
         self._prune()
         self.account.tell("finished")
-        report.write(self.place.path)
+        single.write(self.place.path)
         for sink in self.sinks:
             sink.conclude(self.measured, self.place.report)
         say(self.measured)

@@ -83,6 +83,13 @@ def test_a_finished_job_whose_run_is_gone_is_done_again(tmp_path, script):
     assert (tmp_path / "ran.txt").read_text().split() == ["well", "again"] * 2
 
 
+def test_a_sweep_ends_by_writing_its_report(tmp_path, script):
+    jobs = [["name=s", f"do={word}"] for word in ("well", "raise")]
+    sweep(jobs, tmp_path / "runs", script)
+    page = (tmp_path / "runs" / "s" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "2 runs" in page and "do-well" in page and "do-raise" in page
+
+
 def test_a_job_that_is_named_alike_and_has_other_words_is_done_again(tmp_path, script):
     """A word that all jobs have is in no name."""
     for seed in (0, 1, 1):

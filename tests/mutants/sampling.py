@@ -92,7 +92,7 @@ FAULTS = [
         ("drawing.load(run, weights, ema, device_of(device))", 'drawing.load(run, "average", ema, device_of(device))'),
         ('"data": measured.fingerprint,', '"data": "",'),
         ("record.write(place.records, *records)", "record.write(place.records, *records[:1])"),
-        ("report.write(place.path)\n", "pass\n"),
+        ("single.write(place.path)\n", "pass\n"),
     ),
     *of(
         "ldm/command/evaluate.py",

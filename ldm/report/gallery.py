@@ -12,7 +12,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from ldm.run.chart import labels
+from ldm.report.words import labels, listed
 
 _SMALL, _MOST_CELLS, _MOST_STEPS, _ACROSS = 96, 32, 6, 8
 
@@ -46,14 +46,68 @@ class Picture:
 
 
 def pictures(directory: Path) -> list[Picture]:
-    """The grids saved in a directory, ordered by step. A grid without one of its two files is incomplete and left out."""
-    found = []
-    for path in sorted(directory.glob("*.json")):
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if path.with_suffix(".png").is_file():
-            names = ("kind", "stage", "step", "images", "title", "scale", "cells")
-            found.append(Picture(path.with_suffix(".png"), *(facts[name] for name in names)))
+    """The grids saved in a directory, ordered by step. A grid without one of its two files, or with one that cannot be read, is
+    incomplete and left out."""
+    found = [picture for path in sorted(directory.glob("*.json")) if (picture := _picture(path)) is not None]
     return sorted(found, key=lambda picture: (picture.step, picture.path.name))
+
+
+def _picture(path: Path) -> Picture | None:
+    names = ("kind", "stage", "step", "images", "title", "scale", "cells")
+    if not path.with_suffix(".png").is_file():
+        return None
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return Picture(path.with_suffix(".png"), *(facts[name] for name in names))
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+
+
+def latest(directory: Path, kind: str) -> Picture | None:
+    """The newest grid of a kind in a directory, whose picture can be opened; None where there is none."""
+    for picture in reversed(pictures(directory)):
+        if picture.kind == kind and picture.rows:
+            try:
+                PIL.Image.open(picture.path).verify()
+                return picture
+            except (OSError, SyntaxError, PIL.Image.DecompressionBombError):
+                continue
+    return None
+
+
+def side_by_side(chosen: Sequence[tuple[str, Picture]]) -> str:
+    """The first images of several grids as HTML, one grid a line, with the captions that most have in common below; lines of
+    others are told. The real images, where there are some, stand on top."""
+    captions = [_captions(picture) for _, picture in chosen]
+    usual = max(captions, key=captions.count)
+    strips, others = [], []
+    beside = chosen[captions.index(usual)][1]
+    originals = [title for title in beside.rows if title in ("original", "real")]
+    if originals:
+        strips.append(_strip(originals[0], beside, originals[0]))
+    for (label, picture), own in zip(chosen, captions, strict=True):
+        row = next((title for title in picture.rows if title not in ("original", "real")), picture.rows[0])
+        strips.append(_strip(label, picture, row))
+        others += [label] if own != usual else []
+    words = "".join(f"<small>{escape(caption)}</small>" for caption in usual)
+    strips += [f'<span></span><div class="captions">{words}</div>'] if any(usual) else []
+    note = (
+        f"{listed(others)}: of other captions or labels than the rest, so its images answer to none above them."
+        if others
+        else ""
+    )
+    lead = f'<p class="quiet">{escape(note)}</p>' if note else ""
+    return f'{lead}<div class="strip named">{"".join(strips)}</div>'
+
+
+def _captions(picture: Picture) -> list[str]:
+    return [str(cell["caption"]) for cell in picture.cells if cell["row"] == picture.rows[0]][:_ACROSS]
+
+
+def _strip(label: str, picture: Picture, row: str) -> str:
+    sheet = PIL.Image.open(picture.path).convert("RGB")
+    cells = [cell for cell in picture.cells if cell["row"] == row][:_ACROSS]
+    return f"<span>{escape(label)}</span><div>{''.join(_inline(sheet, cell, picture.scale) for cell in cells)}</div>"
 
 
 def _inline(sheet: PIL.Image.Image, cell: dict, scale: int) -> str:

@@ -15,7 +15,6 @@ What is not there is left out.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,14 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from ldm.files import write_text
-from ldm.run.chart import Line, line_chart
-from ldm.run.gallery import development, gallery, pictures
-from ldm.run.page import facts, folded, page, section
+from ldm.report.chart import Line, line_chart
+from ldm.report.curve import SPEED, curves, named
+from ldm.report.gallery import development, gallery, pictures
+from ldm.report.page import facts, folded, page, section
+from ldm.report.quantity import quantity
+from ldm.report.reading import lines as read_lines
+from ldm.report.table import Cell, Head, Table
+from ldm.report.words import count, duration, rounded
 from ldm.run.record import MUST_AGREE, Record, current, read
 
 _STAGES = {"first": "First stage", "second": "Second stage"}
-_PLACE = ("stage", "step", "images", "seconds")
-_SPEED = ("images_per_second", "wait")
 _ASIDE = re.compile(r"\b(rate|lr|skipped)\b|grad")
 _STATES = {
     "training": "This run is under way, or was killed; what it has left is below.",
@@ -40,24 +42,8 @@ _STATES = {
     "diverged": "This run diverged; what it has left is below.",
 }
 _BAD = ("failed", "diverged")
-_NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "fid": "FID", "kid": "KID", "bits_per_dim": "Bits per dimension"}
-_FAMILIES = {
-    **{"fd_": "Fréchet distance", "kd_": "Kernel distance", "precision_": "Precision", "recall_": "Recall"},
-    **{"density_": "Density", "coverage_": "Coverage"},
-}
 _HOW = ("split", "weights", "drawn", "evaluations", "kind")
 _WORDS = {"split": "{} split", "weights": "weights {}", "evaluations": "{} network evaluations a sample"}
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects in a file with one object in each line. Incomplete lines, which a crash can leave, are skipped."""
-    found = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 def write(directory: Path) -> Path:
@@ -70,7 +56,7 @@ def write(directory: Path) -> Path:
 
 
 def _sections(directory: Path, name: str, run: Mapping[str, Any]) -> list[str]:
-    metrics = read_lines(directory / "metrics.jsonl")
+    metrics = [*read_lines(directory / "metrics.jsonl")]
     grids = pictures(directory / "samples")
     samples = [grid for grid in grids if grid.kind == "samples"]
     rebuilt = [grid for grid in grids if grid.kind == "reconstructions"]
@@ -86,7 +72,7 @@ def _sections(directory: Path, name: str, run: Mapping[str, Any]) -> list[str]:
         section("Reconstructions", gallery(rebuilt[-1], 16) if rebuilt else ""),
         *(section(f"{title}: curves", _curves(metrics, stage)) for stage, title in _STAGES.items()),
         section("Time", _time(run, metrics)),
-        section("Data", _data(run, read_lines(directory / "bad_samples.jsonl"))),
+        section("Data", _data(run, [*read_lines(directory / "bad_samples.jsonl")])),
         section("Config", folded("config.yaml", f"<pre>{text}</pre>") if text else ""),
         f"<footer>{escape(name)}, written by ldm from the run directory. Numbers with their full provenance are in "
         "records.jsonl.</footer>",
@@ -95,7 +81,7 @@ def _sections(directory: Path, name: str, run: Mapping[str, Any]) -> list[str]:
 
 def _head(name: str, run: Mapping[str, Any]) -> str:
     lead = ", ".join(str(run[key]) for key in ("experiment", "status") if run.get(key))
-    parameters = ", ".join(f"{_count(float(n))} {part}" for part, n in run.get("parameters", {}).items())
+    parameters = ", ".join(f"{count(float(n))} {part}" for part, n in run.get("parameters", {}).items())
     date = str(run.get("date", "")).replace("T", " ")[:16]
     pairs = {
         "Date": date,
@@ -120,32 +106,6 @@ def _state(run: Mapping[str, Any]) -> str:
     return said + (f'<pre class="bad error">{escape(error)}</pre>' if error else "")
 
 
-def _count(n: float) -> str:
-    return f"{n / 1e6:.3g} M" if n >= 1e6 else f"{n / 1e3:.3g} k" if n >= 1e3 else f"{n:.0f}"
-
-
-def _title(metric: str) -> str:
-    if metric.startswith("reconstruction_"):
-        return f"{_title(metric.removeprefix('reconstruction_'))}, of reconstructions"
-    for prefix, title in _FAMILIES.items():
-        if metric.startswith(prefix):
-            return f"{title}, {metric.removeprefix(prefix)}"
-    words = metric.replace("_", " ")
-    return _NAMES.get(metric, words[:1].upper() + words[1:])
-
-
-def rounded(value: float, error: float | None) -> tuple[str, str]:
-    """Value and error as text, to the second significant digit of the error; four digits without one."""
-    if error is None or not math.isfinite(error) or not math.isfinite(value):
-        return f"{value:.4g}", ""
-    if error == 0:
-        return f"{value:.4g}", "0"
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    if digits > 6:
-        return f"{value:.3g}", f"{error:.2g}"
-    return f"{value:.{digits}f}", f"{error:.{digits}f}"
-
-
 def _numbers(records: Sequence[Record]) -> str:
     """The newest value of each metric. Those of earlier weights, before more steps or other settings, are folded away."""
     latest: dict[tuple, Record] = {}
@@ -159,25 +119,22 @@ def _numbers(records: Sequence[Record]) -> str:
 
 
 def _table(records: Sequence[Record]) -> str:
-    """A table of numbers, with a line that says how they were measured wherever this changes."""
+    """Tables of numbers, one for each way in which they were measured, with a line that says it."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(_how(record), []).append(record)
-    names = "".join(f'<th class="number">{name}</th>' for name in ("Value", "Standard error", "n"))
-    body = [f"<tr><th>Metric</th>{names}</tr>"]
-    for how, group in groups.items():
-        body += [f'<tr><td class="how" colspan="4">{escape(how)}</td></tr>'] if how else []
-        body += map(_number, group)
-    return f'<div class="wide"><table class="numbers">{"".join(body)}</table></div>' if records else ""
+    heads = (Head("Metric", numeric=False), Head("Value"), Head("Standard error"), Head("n"))
+    tables = {how: Table(heads, [_number(record) for record in group]) for how, group in groups.items()}
+    return "".join(
+        (f'<p class="quiet how">{escape(how)}</p>' if how else "") + each.html() for how, each in tables.items()
+    )
 
 
-def _number(record: Record) -> str:
+def _number(record: Record) -> list[Cell]:
     value, error = rounded(record.value, record.standard_error)
     n = "" if record.n is None else f"{record.n:,}"
-    return (
-        f'<tr><td class="name">{escape(_title(record.metric))}</td><td class="number value">{value}</td>'
-        f'<td class="number error">{"± " + error if error else ""}</td><td class="number">{n}</td></tr>'
-    )
+    title = quantity(record.metric).title
+    return [Cell(title), Cell(value, best=True), Cell(f"± {error}" if error else "", quiet=True), Cell(n)]
 
 
 def _how(record: Record) -> str:
@@ -198,33 +155,12 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def _series(lines: Sequence[dict], stage: str) -> dict[str, list[tuple[float, float]]]:
-    """Points (images, value) by name."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for line in lines:
-        if line.get("stage") == stage:
-            for name, value in line.items():
-                if name not in _PLACE and isinstance(value, int | float):
-                    found.setdefault(name, []).append((float(line.get("images", line.get("step", 0))), float(value)))
-    return found
-
-
-def _curve(name: str) -> tuple[str, int]:
-    """The quantity that a name in metrics.jsonl stands for, and 0 for training, 1 for validation, or 2 for validation with
-    averaged weights."""
-    base = re.sub(r"(^|/)val[ _/]", r"\1", name)
-    if base == name:
-        return name, 0
-    averaged = re.sub(r"[ _/]?\(?averaged?\)?$", "", base)
-    return averaged, 1 if averaged == base else 2
-
-
 def _curves(lines: Sequence[dict], stage: str) -> str:
     """A chart for each quantity, with training and validation together. Learning rates and gradients are folded away."""
     quantities: dict[str, list[Line]] = {}
-    for name, points in _series(lines, stage).items():
-        if name not in _SPEED:
-            base, kind = _curve(name)
+    for name, points in curves(lines, stage).items():
+        if name not in SPEED:
+            base, kind = named(name)
             label = ("training", "validation", "averaged")[kind]
             quantities.setdefault(base, []).append(Line(label, points, "abc"[kind]))
     order = sorted(quantities, key=lambda name: name != "loss")
@@ -235,22 +171,14 @@ def _curves(lines: Sequence[dict], stage: str) -> str:
     return (f'<div class="charts">{shown}</div>' if shown else "") + other
 
 
-def duration(seconds: float) -> str:
-    """A time in seconds as a text: `1 h 02 min`, `3 min 20 s`, `12 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{seconds:.3g} s"
-
-
 def _time(run: Mapping[str, Any], lines: Sequence[dict]) -> str:
     times = facts(
         {name.capitalize(): duration(float(value)) for name, value in run.get("seconds", {}).items() if value}
     )
     charts = []
     for stage, title in _STAGES.items():
-        for name, label in zip(_SPEED, ("images per second", "share of time waiting for data"), strict=True):
-            points = _series(lines, stage).get(name)
+        for name, label in zip(SPEED, ("images per second", "share of time waiting for data"), strict=True):
+            points = curves(lines, stage).get(name)
             charts.append(line_chart(f"{title}, {label}", [Line("", points)], from_zero=True) if points else "")
     return times + (f'<div class="charts" style="margin-top:1.6rem">{"".join(charts)}</div>' if any(charts) else "")
 

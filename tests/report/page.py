@@ -15,7 +15,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
         self.attributes += [(tag, *pair) for pair in attrs]
-        if tag not in ("img", "meta"):
+        if tag not in ("img", "input", "meta"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):

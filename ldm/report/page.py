@@ -6,9 +6,11 @@ from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fdfdfc; --ink: #22262b; --quiet: #6a7179; --line: #e3e5e8; --soft: #f4f5f6;
-  --a: #2f6fb5; --b: #c8662b; --c: #4d8f5b; --bad: #b3372f; }
+  --a: #2f6fb5; --b: #c8662b; --c: #4d8f5b; --d: #8557ad; --e: #b3454f; --f: #23868f; --g: #94720f; --h: #b0568f;
+  --bad: #b3372f; }
 @media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #dfe3e6; --quiet: #949ca4; --line: #2c3136;
-  --soft: #1d2125; --a: #74aee8; --b: #e69a62; --c: #7fc590; --bad: #ef8a80; } }
+  --soft: #1d2125; --a: #74aee8; --b: #e69a62; --c: #7fc590; --d: #b79be6; --e: #f0909a; --f: #6cc6d2; --g: #d9b95a;
+  --h: #e295c4; --bad: #ef8a80; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0 auto; padding: 3.5rem 1.25rem 4rem; max-width: 64rem; background: var(--paper); color: var(--ink);
@@ -35,9 +37,25 @@ th { text-align: left; font-weight: 500; font-size: .8125rem; color: var(--quiet
 th, td { padding: .5rem 1.2rem .5rem 0; border-bottom: 1px solid var(--line); vertical-align: baseline; }
 th:last-child, td:last-child { padding-right: 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
-td.value { font-weight: 600; } td.error { color: var(--quiet); } td.name { white-space: nowrap; }
-td.how { color: var(--quiet); font-size: .8125rem; padding-top: 1.1rem; }
-table.numbers { max-width: 40rem; }
+td.best { font-weight: 650; color: var(--ink); } td.error { color: var(--quiet); } td.name { white-space: nowrap; }
+p.how { margin: 1.4rem 0 .2rem; } p.verdict { font-size: 1.125rem; max-width: 46rem; } p.legend { margin-top: 1.6rem; }
+th.over { text-align: center; border-bottom: 1px solid var(--line); padding-bottom: .25rem; }
+thead th { vertical-align: bottom; }
+tr:has(th.over) th { border-bottom: 0; } tr:has(th.over) th.over { border-bottom: 1px solid var(--line); }
+table.numbers { width: auto; min-width: min(36rem, 100%); } sup { color: var(--quiet); line-height: 0; }
+td.number sup { display: inline-block; width: 0; text-indent: .1rem; }
+.wide td:first-child, .wide th:first-child { position: sticky; left: 0; background: var(--paper); }
+tr:has(th.over) + tr th:first-child { position: static; }
+table.config td, table.runs td { font-size: .875rem; } table.config td:first-child { font-family: ui-monospace, monospace;
+  font-size: .8125rem; } table.runs td:last-child { min-width: 16rem; }
+ul { margin: 0; padding-left: 1.1rem; max-width: 48rem; } li { margin: 0 0 .45rem; } li::marker { color: var(--quiet); }
+dl.commands { display: block; } dl.commands dd { margin: .2rem 0 1rem; }
+.switch { margin-bottom: 1.1rem; font-size: .875rem; color: var(--quiet); }
+.switched > input { position: absolute; opacity: 0; }
+.switched > label { cursor: pointer; font-size: .875rem; color: var(--quiet); margin-right: 1rem; padding-bottom: .15rem; }
+.switched > input:checked + label { color: var(--ink); border-bottom: 2px solid var(--a); }
+.switched > input:focus-visible + label { outline: 2px solid var(--a); outline-offset: 3px; }
+.switched > .panel { display: none; margin-top: 1.2rem; }
 .cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.4rem, 1fr)); gap: 1.1rem .8rem; }
 .cells.large { grid-template-columns: repeat(auto-fill, minmax(min(13rem, 44%), 1fr)); }
 .cells figure, .strip figure { margin: 0; break-inside: avoid; }
@@ -50,6 +68,8 @@ img.small { image-rendering: pixelated; }
 .strip span { white-space: nowrap; }
 .strip div { display: grid; grid-template-columns: repeat(8, 1fr); gap: .4rem; }
 .strip div img + img { margin-top: 0; }
+.strip.named { grid-template-columns: minmax(6rem, 11rem) 1fr; } .strip.named span { white-space: normal; font-size: .875rem;
+  overflow-wrap: anywhere; line-height: 1.3; } .captions small { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1.6rem 2rem; }
 .chart { margin: 0; break-inside: avoid; max-width: 40rem; }
 .chart figcaption { display: flex; justify-content: space-between; gap: 1rem; flex-wrap: wrap; font-size: .875rem;
@@ -58,15 +78,11 @@ img.small { image-rendering: pixelated; }
 .key { color: var(--quiet); margin-left: .9rem; white-space: nowrap; }
 .key::before { content: ""; display: inline-block; width: .9rem; height: 2px; margin-right: .4rem;
   vertical-align: .25em;  background: currentColor; }
-.key.a::before { background: var(--a); } .key.b::before { background: var(--b); }
-.key.c::before { background: var(--c); }
+.key.a::before { background: var(--a); } .key.b::before { background: var(--b); } .key.c::before { background: var(--c); }
+.key.d::before { background: var(--d); } .key.e::before { background: var(--e); } .key.f::before { background: var(--f); }
+.key.g::before { background: var(--g); } .key.h::before { background: var(--h); }
 svg { display: block; width: 100%; height: auto; }
-svg text { fill: var(--quiet); font-size: 11px; font-family: inherit; }
-svg .grid { stroke: var(--line); stroke-width: 1; } svg .axis { stroke: var(--quiet); stroke-width: 1; opacity: .6; }
-svg polyline { fill: none; stroke-linejoin: round; stroke-width: 1.8; }
-svg .a { stroke: var(--a); } svg .b { stroke: var(--b); } svg .c { stroke: var(--c); }
-svg .dot.a { fill: var(--a); } svg .dot.b { fill: var(--b); } svg .dot.c { fill: var(--c); }
-svg polyline.raw { stroke-width: 1; opacity: .28; }
+svg text { font-family: inherit; paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }
 details { margin-top: 1.6rem; }
 summary { cursor: pointer; color: var(--quiet); } summary:hover { color: var(--ink); }
 details[open] > summary { margin-bottom: .9rem; }
@@ -74,10 +90,12 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   font-size: .8125rem; }
 @media (max-width: 36rem) { body { padding-top: 2rem; } h1 { font-size: 1.6rem; }
   .cells { grid-template-columns: repeat(auto-fill, minmax(5.4rem, 1fr)); }
-  .strip { grid-template-columns: 1fr; gap: .2rem; } .strip div { margin-bottom: .8rem; }
+  .strip, .strip.named { grid-template-columns: 1fr; gap: .2rem; } .strip div { margin-bottom: .8rem; gap: .25rem; }
+  .captions small { font-size: .5625rem; }
   dl { grid-template-columns: 1fr 1fr; } th, td { padding-right: .8rem; } td.name { white-space: normal; } }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --quiet: #555; --line: #ccc; --soft: #f5f5f5;
-  --a: #2f6fb5; --b: #c8662b; --c: #4d8f5b; } html { font-size: 72%; }
+  --a: #2f6fb5; --b: #c8662b; --c: #4d8f5b; --d: #8557ad; --e: #b3454f; --f: #23868f; --g: #94720f;
+  --h: #b0568f; } html { font-size: 72%; }
   body { padding: 0; max-width: none; } h2 { break-after: avoid; }
   .cells { grid-template-columns: repeat(8, 1fr); } .cells.large { grid-template-columns: repeat(4, 1fr); }
   .charts { grid-template-columns: 1fr 1fr; } @page { margin: 16mm; } }
@@ -108,3 +126,23 @@ def facts(pairs: dict[str, str | None]) -> str:
 def folded(summary: str, content: str) -> str:
     """Content that is shown when its summary is clicked; empty where it is empty."""
     return f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>" if content else ""
+
+
+def switched(name: str, lead: str, panels: dict[str, str], first: str) -> str:
+    """Panels of which one is shown, chosen by its title, without a script; that of `first`, if it is there, to begin with.
+
+    Arguments:
+        name: of the choice, which no other on the page has.
+        lead: what stands before the titles.
+    """
+    chosen = first if first in panels else next(iter(panels))
+    style = "".join(f"#{name}-{i}:checked ~ .panel-{i}{{display:block}}" for i in range(len(panels)))
+    heads, bodies = [], []
+    for i, (title, content) in enumerate(panels.items()):
+        mark = " checked" if title == chosen else ""
+        heads.append(
+            f'<input type="radio" name="{name}" id="{name}-{i}"{mark}><label for="{name}-{i}">{escape(title)}</label>'
+        )
+        bodies.append(f'<div class="panel panel-{i}">{content}</div>')
+    said = f'<span class="switch">{escape(lead)}&ensp;</span>'
+    return f'<style>{style}</style><div class="switched">{said}{"".join(heads)}{"".join(bodies)}</div>'

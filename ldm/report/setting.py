@@ -1,0 +1,181 @@
+"""Which runs are one setting: those that differ in nothing but seeds, names and places. And what settings are called.
+
+The settings of a run are the dotted keys of its config. A key without a value is as one that is not there, so that runs of an
+older version, which had fewer keys, are not others for it. What a run is called, where it lies, what it watches and how it is
+measured make no other setting: what has to agree of a measuring is in its records.
+
+A setting is named by as few of the differing keys as tell all of them apart: what was named by a person first (`experiment`),
+then classes of parts, then values, of each kind the one that splits most, as long as it splits further.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ldm.build import nearest
+from ldm.report.reading import Run
+
+_ASIDE = ("name", "runs", "store", "keep", "rank_timeout", "objective", "plugins", "experiment")
+_ASIDE_BELOW = ("logger", "callback", "metric", "evaluation", "data.val")
+_ASIDE_OF_DATA = ("root", "workers", "cache")
+_WATCHING = (
+    *("log_every", "validate_every", "validate_images", "picture_every", "save_every", "snapshots", "patience"),
+    *("accumulate", "compile", "again", "returns"),
+)
+_TARGET = "_target_"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that are averaged.
+
+    Fields:
+        label: what it is called.
+        values: of the keys that make settings differ.
+        runs: each with what it is paired by: seeds, and whatever else differs within a setting.
+    """
+
+    label: str
+    values: Mapping[str, Any]
+    runs: Sequence[tuple[Hashable, Run]]
+
+
+def is_seed(key: str) -> bool:
+    """Whether a key says which random numbers are drawn."""
+    return key.rpartition(".")[2] == "seed"
+
+
+def is_aside(key: str) -> bool:
+    """Whether a key says nothing of what was trained."""
+    part, _, last = key.partition(".")
+    return (
+        key in _ASIDE
+        or any(key == each or key.startswith(f"{each}.") for each in _ASIDE_BELOW)
+        or (part == "data" and key.rpartition(".")[2] in _ASIDE_OF_DATA)
+        or (part in ("first", "second") and last in _WATCHING)
+        or (part == "trainer" and last != "precision")
+    )
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The keys in which configs differ, in the order of the configs; of runs without a config nothing is known."""
+    known = [run.settings for run in runs if run.settings]
+    keys = dict.fromkeys(key for settings in known for key in settings)
+    return [key for key in keys if len({_value(settings.get(key)) for settings in known}) > 1]
+
+
+def settings(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Setting]:
+    """Runs grouped by all that differs but seeds, or by the keys in `by` and what is below them.
+
+    Raises ValueError where no run has a key of `by`.
+    """
+    keys = [key for key in differing(runs) if not is_aside(key)]
+    chosen = [key for key in keys if not is_seed(key)] if not by else _chosen(runs, keys, by)
+    rest = [key for key in keys if key not in chosen]
+    groups: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_key(run, chosen), []).append(run)
+    if not by:
+        groups = {key: each for group in groups.values() for key, each in _by_history(group).items()}
+    names = [key for key in differing(runs) if key == "experiment"] if not by else []
+    called = _labels([group[0] for group in groups.values()], [*names, *chosen])
+    return [
+        Setting(
+            label,
+            {key: group[0].settings.get(key) for key in chosen},
+            [(tuple(_value(run.settings.get(key)) for key in rest), run) for run in group],
+        )
+        for label, group in zip(called, groups.values(), strict=True)
+    ]
+
+
+def _key(run: Run, keys: Sequence[str]) -> Hashable:
+    return tuple(_value(run.settings.get(key)) for key in keys) if run.settings else run.path
+
+
+def _by_history(runs: Sequence[Run]) -> dict[Hashable, list[Run]]:
+    """Runs of equal configs by the history of their training: numbers of two are not averaged, though the configs agree now."""
+    known = [next((record.config for record in run.records if record.config), None) for run in runs]
+    usual = next((each for each in known if each), None)
+    found: dict[Hashable, list[Run]] = {}
+    for run, history in zip(runs, known, strict=True):
+        found.setdefault((runs[0].path, history or usual), []).append(run)
+    return found
+
+
+def _chosen(runs: Sequence[Run], keys: Sequence[str], by: Sequence[str]) -> list[str]:
+    every = {key for run in runs for key in run.settings}
+    parts = {".".join(key.split(".")[:i]) for key in every for i in range(1, key.count(".") + 2)}
+    for word in by:
+        if word not in parts:
+            differ = dict.fromkeys([*(key.partition(".")[0] for key in keys), *keys])
+            raise ValueError(f"by={word}: no run has such a setting{nearest(word, differ, 'These differ:')}")
+    below = [key for key in differing(runs) if any(key == word or key.startswith(f"{word}.") for word in by)]
+    return sorted(below, key=lambda key: next(i for i, word in enumerate(by) if f"{key}.".startswith(f"{word}.")))
+
+
+def _value(value: Any) -> Hashable:
+    """Numbers that are equal are one value, however they were written; True is not 1."""
+    if isinstance(value, bool):
+        return str(value)
+    return float(value) if isinstance(value, int | float) else value
+
+
+def _labels(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """A name for each, from as few keys as tell them apart; where none does, the name of the run beside it."""
+    if len(runs) == 1:
+        return [str(runs[0].facts.get("experiment") or runs[0].settings.get("experiment") or runs[0].name)]
+    taken: list[str] = []
+    for tier in (["experiment"], [key for key in keys if key.endswith(_TARGET)], list(keys)):
+        left = sorted((key for key in tier if key in keys), key=lambda key: key.count("."))
+        while left:
+            best = max(left, key=lambda key: _told(runs, [*taken, key]))  # the first of equals
+            if _told(runs, [*taken, best]) == _told(runs, taken):
+                break
+            taken.append(best)
+    names = [_name(run, runs, taken) for run in runs]
+    return [
+        name if name and names.count(name) == 1 else f"{name} ({run.name})" if name else run.name
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def _name(run: Run, runs: Sequence[Run], taken: Sequence[str]) -> str:
+    """The words that a run needs to be told from the others, of those chosen."""
+    words, alike = [], list(runs)
+    for key in taken:
+        left = [each for each in alike if _value(each.settings.get(key)) == _value(run.settings.get(key))]
+        if len(left) < len(alike):
+            words.append(_word(key, run.settings.get(key), taken))
+            alike = left
+    return " · ".join(filter(None, words))
+
+
+def _told(runs: Sequence[Run], keys: Sequence[str]) -> int:
+    return len({tuple(_value(run.settings.get(key)) for key in keys) for run in runs})
+
+
+def _word(key: str, value: Any, taken: Sequence[str]) -> str:
+    """One setting as a word of a label: a class by its name, a value with the last part of its key."""
+    if value is None:
+        return ""
+    if key == "experiment" or key.endswith(_TARGET):
+        return plain(value)
+    last = key.rpartition(".")[2]
+    alone = [each.rpartition(".")[2] for each in taken].count(last) == 1
+    return f"{last if alone else key}={plain(value)}"
+
+
+def plain(value: Any) -> str:
+    """A value as it is shown: of a class its name, of a path its last part."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | str):
+        said = str(value)
+        if said.startswith("/"):
+            return said.rpartition("/")[2]
+        return said.rpartition(".")[2] if said.startswith(("ldm.", "torch.")) else said
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)

@@ -1,0 +1,171 @@
+"""Many runs against each other: the page, and the same tables as Markdown, LaTeX and CSV, with the verdicts as JSON.
+
+report.html     a page that needs no other file
+report.md       the tables and sentences
+report.tex      the tables, for booktabs
+report.csv      a line for each setting and number
+report.json     the verdicts, with every difference and its interval
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ldm.build import nearest
+from ldm.files import write_json, write_text
+from ldm.report import numbers, verdict
+from ldm.report.collection import Collection
+from ldm.report.comparison import Comparison, apart, compare, unknown
+from ldm.report.quantity import PARTS
+from ldm.report.setting import Setting, settings
+from ldm.report.table import Table, tex
+from ldm.report.words import number
+
+FILES = ("report.html", "report.md", "report.tex", "report.csv", "report.json")
+
+
+@dataclass(frozen=True)
+class Several:
+    """What is known of runs against each other.
+
+    Fields:
+        collection: the runs, and what was left out.
+        settings: runs that are averaged.
+        comparison: their numbers, the best rows first.
+        headline: the column by which rows are ordered; None where there is none.
+        pair: places of two rows that are compared with each other.
+    """
+
+    collection: Collection
+    settings: Sequence[Setting]
+    comparison: Comparison
+    headline: int | None
+    pair: tuple[int, int] | None
+
+    @property
+    def title(self) -> str:
+        return f"{number(len(self.collection.runs), 'run')}, {number(len(self.settings), 'setting')}"
+
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """A table for each part of which there are numbers."""
+        found = {part: numbers.of_part(self.comparison, part) for part in PARTS}
+        return {part: table for part, table in found.items() if table.rows}
+
+    @cached_property
+    def verdicts(self) -> list[str]:
+        """The sentences of all columns, that of the headline first."""
+        places = sorted(range(len(self.comparison.columns)), key=lambda i: i != self.headline)
+        return [line for i in places if (line := verdict.of_column(self.comparison, i))]
+
+    @cached_property
+    def pair_verdicts(self) -> list[str]:
+        """Of the two rows that are compared: what follows from all numbers, and a sentence of each."""
+        if self.pair is None:
+            return []
+        own = [verdict.of_pair(self.comparison, i, *self.pair) for i in range(len(self.comparison.columns))]
+        return [verdict.overall(self.comparison, *self.pair), *filter(None, own)]
+
+    @cached_property
+    def remarks(self) -> list[str]:
+        """What was left out or not compared, and why."""
+        found = [*apart(self.comparison), *self.comparison.notes, *verdict.unpaired(self.comparison)]
+        open_ = unknown(self.comparison)
+        if open_:
+            found.append(f"It is not known which way these are better, so none is marked: {', '.join(open_)}.")
+        found += [f"{run.name}: {note}." for run in self.collection.runs for note in run.notes]
+        return found + [f"{name} is left out: {why}." for name, why in self.collection.left_out]
+
+
+def several(collection: Collection, by: Sequence[str] = (), pair: Sequence[str] = ()) -> Several:
+    """Runs against each other.
+
+    Arguments:
+        by: keys of configs whose values make settings; empty for all that differ but seeds.
+        pair: two rows to compare, by their labels or by the name of a run in each; of two rows in all, these.
+
+    Raises ValueError where a key or a name is not there.
+    """
+    groups = settings(collection.runs, by)
+    found = compare(groups)
+    first = numbers.headline(found, collection.runs)
+    found = _best_first(found, first)
+    chosen = None
+    if pair:
+        chosen = (_row(found, pair[0]), _row(found, pair[1]))
+    elif len(found.rows) == 2:
+        chosen = (0, 1)
+    return Several(collection, groups, found, first, chosen)
+
+
+def _best_first(comparison: Comparison, place: int | None) -> Comparison:
+    if place is None:
+        return comparison
+    sign = comparison.columns[place].quantity.better.value
+    means = [(own.mean if (own := row.summary(place)) else None) for row in comparison.rows]
+    order = sorted(range(len(means)), key=lambda i: (means[i] is None, 0.0 if means[i] is None else -sign * means[i]))
+    return Comparison([comparison.rows[i] for i in order], comparison.columns, comparison.notes)
+
+
+def _row(comparison: Comparison, name: str) -> int:
+    labels = [row.label for row in comparison.rows]
+    if name in labels:
+        return labels.index(name)
+    having = [i for i, row in enumerate(comparison.rows) if name in [run.name for _, run in row.setting.runs]]
+    if not having:
+        runs = [run.name for row in comparison.rows for _, run in row.setting.runs]
+        raise ValueError(
+            f"compare={name}: no setting and no run has this name{nearest(name, dict.fromkeys([*labels, *runs]))}"
+        )
+    return having[0]
+
+
+def write(found: Several, folder: Path) -> Path:
+    """Write all files into a folder, each whole or not at all; the page."""
+    from ldm.report.overview import html
+
+    write_text(folder / "report.html", html(found))
+    write_text(folder / "report.md", markdown(found))
+    write_text(folder / "report.tex", latex(found))
+    write_text(folder / "report.csv", numbers.every(found.comparison).csv())
+    facts = {"runs": [str(run.path) for run in found.collection.runs], "left_out": dict(found.collection.left_out)}
+    write_json(folder / "report.json", facts | verdict.facts(found.comparison, found.pair) | {"remarks": found.remarks})
+    return folder / "report.html"
+
+
+def markdown(found: Several) -> str:
+    """The report as Markdown."""
+    parts = [f"# {found.title}\n"]
+    parts += [_bullets(found.pair_verdicts or found.verdicts)] if found.verdicts or found.pair_verdicts else []
+    parts += [f"## {part}\n\n{table.markdown()}" for part, table in found.tables.items()]
+    parts += [f"{LEGEND}\n"] if found.tables else []
+    parts += [f"## All verdicts\n\n{_bullets(found.verdicts)}"] if found.pair_verdicts and found.verdicts else []
+    parts += [f"## Left out, and not compared\n\n{_bullets(found.remarks)}"] if found.remarks else []
+    configs = numbers.configs(found.settings).markdown()
+    parts += [f"## What differs in the configs\n\n{configs}"] if configs else []
+    return "\n".join(parts)
+
+
+def latex(found: Several) -> str:
+    """The tables, each in an environment of its own, for a document that uses booktabs."""
+    lead = "% written by ldm report; needs \\usepackage{booktabs}\n"
+    tables = [
+        f"\\begin{{table}}\n\\centering\n\\caption{{{tex(part)}. {tex(LEGEND)}}}\n{table.latex()}\\end{{table}}\n"
+        for part, table in found.tables.items()
+    ]
+    return lead + "\n".join(tables)
+
+
+LEGEND = (
+    "Means over training seeds. ± sampling is the error of one run's number, of finitely many images; ± seeds is the deviation "
+    "between trainings. Bold: better than every other row by a 95 % interval of differences between runs of one seed. "
+    "†: not told from the best."
+)
+"""What stands below the tables."""
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "".join(f"- {' '.join(line.split())}\n" for line in lines)

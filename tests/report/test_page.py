@@ -1,0 +1,82 @@
+"""The page of several runs: whole, alone, and as a browser shows it."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from ldm.report.collection import collect
+from ldm.report.several import several, write
+from tests.report.page import Page
+from tests.report.runs import curves, pictures, record, run
+
+EVIL = "<script>alert(1)</script>"
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    """Of two settings of two seeds with numbers, curves and pictures, and a third whose files are broken."""
+    tmp_path = tmp_path_factory.mktemp("runs")
+    for name, words in (("ours", {}), ("theirs", {"prior___target_": "ldm.prior.glow.Glow"})):
+        for seed in (0, 1):
+            told = [record(value=1.0 + seed + len(name), parameters=10 * len(name)), record("psnr", 20.0)]
+            path = run(tmp_path / f"{name}-{seed}", *told, seed=seed, **words)
+            curves(path, *(10.0 / (i + 1 + seed) for i in range(20)))
+            pictures(path)
+    broken = run(tmp_path / "broken", record(value=9.0), facts={"status": EVIL, "command": EVIL}, prior__steps=EVIL)
+    pictures(broken, ["other"] * 4)
+    (broken / "samples" / "second-0000100.png").write_bytes(b"no picture")
+    (broken / "metrics.jsonl").write_text('{"stage": "second", "step": 1\n[1]\n{"stage": 3, "loss": "high"}\n')
+    page = write(several(collect([str(tmp_path)])), tmp_path / "out")
+    return page.read_text(encoding="utf-8")
+
+
+def test_it_is_whole_and_alone(page):
+    found = Page(page)
+    assert "script" not in found.tags and EVIL in found.text
+    assert all(value.startswith(("data:image/", "#")) for _, name, value in found.attributes if name in ("src", "href"))
+    assert "http" not in re.sub(r'src="data:[^"]*"', "", page) and "@import" not in page
+    ids = [value for _, name, value in found.attributes if name == "id"]
+    assert len(set(ids)) == len(ids), "a name that two charts have"
+
+
+def test_it_shows_what_there_is(page):
+    text = Page(page).text
+    for wanted in (
+        "5 runs, 3 settings",
+        "Curves",
+        "updates",
+        "images",
+        "seconds",
+        "Quality against cost",
+        "Their commands",
+    ):
+        assert wanted in text
+    assert "FLOPs" not in text and text.count("caption 0") == 1
+    assert page.count("<img") == 3 * 4  # real, ours, theirs
+
+
+def test_curves_are_averaged_over_seeds(page):
+    """At 800 images the curves of both seeds are at 10 / 20 and 10 / 21; a band is filled in the colour of its curve."""
+    assert re.search(r'class="key [a-h]">Glow <b>0.[45]\d+</b>', page)
+    assert len(re.findall(r"fill: var\(--[a-h]\); fill-opacity: 0.18", page)) >= 2 * 3
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_a_browser_shows_it_without_an_error_or_a_scroll_sideways(page, tmp_path):
+    """It writes what it has measured into its title, which is dumped with the page. Chromium has no window narrower than 500."""
+    paths = "document.querySelectorAll('svg path').length"
+    measured = f"document.title = JSON.stringify([document.body.scrollWidth, innerWidth, {paths}])"
+    probe = f"<script>onerror = () => document.title = 'error'; onload = () => {{ {measured} }}</script></body>"
+    (tmp_path / "probe.html").write_text(page.replace("</body>", probe), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    options += ["--window-size=500,900", f"--user-data-dir={tmp_path / 'own'}"]
+    command = [CHROMIUM, *options, "--dump-dom", (tmp_path / "probe.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    across, window, paths = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1])
+    assert across <= window == 500 and paths > 20
