@@ -174,7 +174,9 @@ class Experiment:
         elif self.planning.trains["first"]:
             found = self._stored_first()
             load_weights(autoencoder, found / "model.safetensors")
-            if weights_key(autoencoder) != self.store.description(found)["weights"]:
+            description = self.store.description(found)
+            self.model.cost["first"] = description.get("cost")
+            if weights_key(autoencoder) != description["weights"]:
                 raise ValueError(
                     f"{found} is damaged: its weights are not those that were put there; delete the folder"
                 )
@@ -205,7 +207,8 @@ class Experiment:
         with stage.average.applied():
             weights = self.store.workplace("autoencoder", key) / "model.safetensors"
             write_weights(self.model.autoencoder.state_dict(), weights)
-            made_from = {"history": stage.history, "weights": weights_key(self.model.autoencoder)}
+            cost = Journal(self.place.metrics).cost("first")
+            made_from = {"history": stage.history, "cost": cost, "weights": weights_key(self.model.autoencoder)}
         return self.store.publish("autoencoder", key, made_from)
 
     # Second stage
@@ -300,7 +303,7 @@ class Experiment:
     def _evaluate(self) -> None:
         what = asked_hash(self.config["evaluation"], self.config["metric"], self.config["prior"], self.data)
         model = self.model.to(self._trainer().strategy.root_device)
-        weights = model.weights_hash
+        weights, model.cost = model.weights_hash, agree(self.account.cost)
         self.measured = [each for each in agree(self._records) if (each.model, each.asked) == (weights, what)]
         if self.measured or not self.metrics:
             return

@@ -30,7 +30,7 @@ from ldm.run.page import facts, folded, page, section
 from ldm.run.record import MUST_AGREE, Record, current, read
 
 _STAGES = {"first": "First stage", "second": "Second stage"}
-_PLACE = ("stage", "step", "images", "seconds")
+_PLACE = ("stage", "step", "images", "seconds", "flops")
 _SPEED = ("images_per_second", "wait")
 _ASIDE = re.compile(r"\b(rate|lr|skipped)\b|grad")
 _STATES = {

@@ -29,6 +29,7 @@ from ldm.run.signals import Diverged, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.stage.average import Average, Powers, WarmUp
 from ldm.stage.clock import Clock
+from ldm.stage.flops import Flops, metered
 from ldm.stage.launch import agree
 from ldm.stage.means import Means
 from ldm.stage.player import Player, alone
@@ -70,7 +71,7 @@ class Stage(L.LightningModule, ABC):
         self.steps, self.accumulate = recipe.steps, recipe.accumulate
         self.updates = 0
         self.stopped = False  # by a signal or a callback, before all updates were done
-        self.clock = Clock()
+        self.clock, self.flops = Clock(), Flops()
         self._saved, self._whole = 0, False  # the update of the last checkpoint; between two updates
         self._held: list[dict[str, Any]] = []  # micro-batches of the update under way that wait for its last
         self.returned = 0
@@ -193,6 +194,7 @@ class Stage(L.LightningModule, ABC):
             "returned": self.returned,
             "history": self.history,
             "seconds": self.clock.seconds,
+            "flops": self.flops.state_dict(),
             "weights": dict(self.trained().state_dict()),
             "average": self.average.state_dict(),
             "powers": self.powers.state_dict(),
@@ -205,6 +207,7 @@ class Stage(L.LightningModule, ABC):
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` gave; ValueError where its weights are of another network."""
         self.updates, self.clock.seconds = state["updates"], state["seconds"]
+        self.flops.load_state_dict(state.get("flops", {}))
         self.returned = max(self.returned, state.get("returned", 0))
         own = self.trained().state_dict()
         weights = {name: as_sharded(value, own.get(name, value)) for name, value in state["weights"].items()}
@@ -228,6 +231,7 @@ class Stage(L.LightningModule, ABC):
 
     # Training
 
+    @metered
     def training_step(self, batch: dict[str, Any], index: int) -> dict[str, Tensor]:
         """One micro-batch of an update, or all of them with the last where they are prepared together; what the players lost in
         it, for callbacks."""
@@ -397,7 +401,7 @@ class Stage(L.LightningModule, ABC):
             return
         images = self.updates * total
         if self.journal is not None:
-            self.journal.write(self.name, self.updates, images, self.clock.seconds, values)
+            self.journal.write(self.name, self.updates, images, self.clock.seconds, values, self.flops.total)
         for sink in self.sinks:
             sink.scalars(self.name, images, values)
 
