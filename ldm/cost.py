@@ -7,7 +7,10 @@ the weights are not touched. A training step costs about three times a forward p
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +58,70 @@ def counted(networks: Sequence[nn.Module]) -> Iterator[list[int]]:
     finally:
         for network, compiled in zip(networks, own, strict=True):
             network._compiled_call_impl = compiled
+
+
+@contextlib.contextmanager
+def uncompiled(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Within the block the networks, and blocks of theirs, are called as they are written."""
+    modules = list({module: None for network in networks for module in network.modules()})
+    compiled = [module._compiled_call_impl for module in modules]
+    for module in modules:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, own in zip(modules, compiled, strict=True):
+            module._compiled_call_impl = own
+
+
+@dataclass
+class Spent:
+    """What a computation took.
+
+    Fields:
+        seconds: until its device had finished.
+        memory: bytes at most meanwhile: of the allocator of a GPU, or of the whole process; 0 where nobody knows.
+    """
+
+    seconds: float = 0.0
+    memory: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.seconds + other.seconds, max(self.memory, other.memory))
+
+
+@contextlib.contextmanager
+def spending(device: torch.device) -> Iterator[Spent]:
+    """What is computed on `device` within the block; known behind it."""
+    spent, gpu = Spent(), device.type == "cuda"
+    if gpu:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    known = gpu or _begin_peak()
+    start = time.perf_counter()
+    yield spent
+    if gpu:
+        torch.cuda.synchronize(device)
+    spent.seconds = time.perf_counter() - start
+    spent.memory = 0 if not known else torch.cuda.max_memory_allocated(device) if gpu else _peak()
+
+
+_PROCESS = Path("/proc/self")
+
+
+def _begin_peak() -> bool:
+    """Let the process's peak of resident memory begin anew, at what there is now; whether the system can."""
+    try:
+        (_PROCESS / "clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _peak() -> int:
+    """The most resident memory since `_begin_peak`, in bytes."""
+    lines = (_PROCESS / "status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def context_on_meta(context: ContextShape, latent_shape: tuple[int, int, int]) -> Context:

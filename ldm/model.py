@@ -56,6 +56,7 @@ class LatentModel(nn.Module):
     Attributes:
         config: the nodes of the three parts, where it was built from some; `save` finds those of other models.
         made_from: what a run says of its training (ldm.stage.provenance); empty of other models.
+        cost: of a run's stages by name what their training took (`ldm.run.directory.Journal.cost`), where it is known; not saved.
     """
 
     def __init__(self, autoencoder: Autoencoder, condition: Conditioner, prior: Prior, config: Config | None = None):
@@ -63,6 +64,7 @@ class LatentModel(nn.Module):
         self.autoencoder, self.condition, self.prior = autoencoder, condition, prior
         self.config = config
         self.made_from: dict[str, Any] = {}
+        self.cost: dict[str, dict[str, int | float] | None] = {}
         self.check_null()
 
     def check_null(self) -> None:

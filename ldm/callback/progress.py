@@ -139,6 +139,6 @@ def numbers(latest: Mapping[str, float]) -> tuple[str, ...]:
     said += [f"{latest['skipped']:.0f} updates skipped"] if latest.get("skipped") else []
     said += [f"{latest['images_per_second']:.0f} images/s"] if "images_per_second" in latest else []
     apart = ("gradient", "(unweighted)")
-    rest = [k for k in latest if k not in ("loss", *_HIDDEN) and not k.endswith(apart) and "quarter" not in k]
+    rest = [k for k in latest if k not in ("loss", *_HIDDEN) and not k.endswith(apart) and "loss_t" not in k]
     rest.sort(key=lambda name: not name.startswith("val loss"))
     return (*said, *(f"{name} {latest[name]:.4g}" for name in rest))

@@ -21,7 +21,7 @@ from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
 from ldm.report import single
 from ldm.run import record
-from ldm.run.directory import RunDirectory
+from ldm.run.directory import RunDirectory, facts_of
 from ldm.run.evaluation import Evaluation, asked_hash
 from ldm.run.load import Drawing, named, settings_of
 from ldm.run.machine import device_of
@@ -71,6 +71,7 @@ def measure_again(
     own_metrics = _metrics(config["metric"] or {}, metric or {}, store or config["store"])
     metrics = build(own_metrics, "metric", PACKAGES)
     model = drawing.load(run, weights, ema, device_of(device))
+    model.cost = facts_of(place.path).get("cost", {})
     _check_classes(model, measured)
     _tell_of_other_data(place, measured)
     facts = {

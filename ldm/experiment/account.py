@@ -58,6 +58,11 @@ class Account:
         if overlap:
             log.warning("%s", overlap)
 
+    def cost(self) -> dict[str, dict[str, int | float] | None]:
+        """What the training of each stage took: here or, of a first stage from the store, where it was trained."""
+        journal = Journal(self.place.metrics)
+        return {stage: journal.cost(stage) or self.model.cost.get(stage) for stage in ("first", "second")}
+
     def tell(self, status: str, error: Exception | None = None) -> None:
         """Write `run.json`: where the run stands, and the facts that its report begins with."""
         seconds = {row["stage"]: row["seconds"] for row in Journal(self.place.metrics).rows()}
@@ -77,6 +82,7 @@ class Account:
             "begun_from": self.given.named(),
             "data": f"{_number(sources['train'])} images to train, {_number(sources['val'])} held out",
             "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
+            "cost": self.cost(),
             "parameters": {part: _parameters(getattr(self.model, part)) for part in PARTS},
         }
         write_json(self.place.path / "run.json", facts)

@@ -181,7 +181,9 @@ class Experiment:
         elif self.planning.trains["first"]:
             found = self._stored_first()
             load_weights(autoencoder, found / "model.safetensors")
-            if weights_key(autoencoder) != self.store.description(found)["weights"]:
+            description = self.store.description(found)
+            self.model.cost["first"] = description.get("cost")
+            if weights_key(autoencoder) != description["weights"]:
                 raise ValueError(
                     f"{found} is damaged: its weights are not those that were put there; delete the folder"
                 )
@@ -213,7 +215,7 @@ class Experiment:
             weights = self.store.workplace("autoencoder", key) / "model.safetensors"
             write_weights(self.model.autoencoder.state_dict(), weights)
             description = {"history": stage.history, "weights": weights_key(self.model.autoencoder)}
-            description |= {"updates": stage.updates, "spent": dataclasses.asdict(stage.spent)}
+            description |= {"updates": stage.updates, "cost": dataclasses.asdict(stage.spent)}
         return self.store.publish("autoencoder", key, description)
 
     # Second stage
@@ -345,7 +347,7 @@ class Experiment:
     def _evaluate(self) -> None:
         what = asked_hash(self.config["evaluation"], self.config["metric"], self.config["prior"], self.data)
         model = self.model.to(self._trainer().strategy.root_device)
-        weights = model.weights_hash
+        weights, model.cost = model.weights_hash, agree(self.account.cost)
         self.measured = [each for each in agree(self._records) if (each.model, each.asked) == (weights, what)]
         if self.measured or not self.metrics:
             return

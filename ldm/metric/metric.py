@@ -11,7 +11,9 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
+from ldm.cost import Spent
 from ldm.metric.measurement import Measurement
+from ldm.metric.scene import Scene
 from ldm.model import LatentModel
 from ldm.types import Image
 
@@ -31,6 +33,7 @@ class Examples:
             the two dependent.
         model, batch: the model that is measured, in eval mode, and the held-out batch as the data gave it, for what is asked
             of latents, context or prior: `model.latent(batch, random)`, `model.condition(batch)`, `model.prior`.
+        drawing: what drawing and decoding the generated images took; None where they were not drawn now, but kept.
     """
 
     real: Image
@@ -41,6 +44,7 @@ class Examples:
     paired: bool = True
     model: LatentModel | None = None
     batch: Mapping[str, Any] | None = None
+    drawing: Spent | None = None
 
 
 class Metric(ABC):
@@ -48,13 +52,19 @@ class Metric(ABC):
 
     Attributes:
         needs: columns of the data ("caption", "label") without which it measures nothing.
+        scene: what a measuring stands on, once it has begun; None where batches are added without one.
     """
 
     needs: tuple[str, ...] = ()
+    scene: Scene | None = None
 
     def check(self, captions: Iterable[str]) -> None:
         """Check held-out captions before anything is trained; ValueError where the metric cannot read one of them."""
         return
+
+    def begin(self, scene: Scene) -> None:
+        """A measuring begins: called on all ranks, before the first batch. One that learns from real images does so here."""
+        self.scene = scene
 
     @abstractmethod
     def add(self, examples: Examples) -> None:

@@ -53,6 +53,7 @@ from ldm.nn.embedding import IntervalEmbedding
 from ldm.ode import DormandPrince, Solution, Solver
 from ldm.prior.base import Invertible, Latents, Likelihood, Part, Prior, Side, Terms
 from ldm.prior.coupling import Coupling, Independent
+from ldm.prior.quarters import by_quarter
 from ldm.random import Random
 from ldm.types import Context, ContextShape, Latent, Time
 
@@ -81,6 +82,11 @@ class Objective(Constructed, ABC):
             noise: of each latent, as they were paired; without it, that of its own row, and no other latent changes what an
                 example loses.
         """
+
+    def held_out(self, flow: CNF, z: Latent, c: Context, random: Random) -> dict[str, Float[Tensor, " b"]]:
+        """What `Prior.held_out` gives; by default all that `losses` does."""
+        terms, values = self.losses(flow, z, c, random)
+        return terms | values
 
 
 class CNF(Prior, Likelihood, Invertible):
@@ -205,8 +211,7 @@ class CNF(Prior, Likelihood, Invertible):
 
     def held_out(self, z: Latent, c: Context, random: Random) -> dict[str, Float[Tensor, " b"]]:
         """The terms of the objective, of each example."""
-        terms, values = self.objective.losses(self, z, c, random)
-        return terms | values
+        return self.objective.held_out(self, z, c, random)
 
     def sample(self, shape: tuple[int, ...], c: Context, random: Random | None = None) -> Latent:
         random = random or Random.fresh(shape[0])
@@ -282,6 +287,11 @@ class FlowMatching(Objective):
         eps = random.normal("noise", tuple(z.shape[1:])) if noise is None else noise
         error = flow.velocity(z + along(t, z) * (eps - z), t, c) - (eps - z)
         return {"flow matching": error.square().flatten(1).mean(1)}, {}
+
+    def held_out(self, flow: CNF, z: Latent, c: Context, random: Random) -> dict[str, Float[Tensor, " b"]]:
+        """The loss, of all and by quarter of the time."""
+        error = self.losses(flow, z, c, random)[0]["flow matching"]
+        return {"flow matching": error, **by_quarter(error, self.time(random.stratified("time"), flow.schedule))}
 
 
 def _solve(solver: Solver, slope: Callable[[Tensor, Tensor], Tensor], y: Tensor, start: float, end: float) -> Solution:

@@ -33,6 +33,7 @@ from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.time import TimeLaw
 from ldm.diffusion.weighting import Weighting
 from ldm.prior.base import Latents, Likelihood, Prior
+from ldm.prior.quarters import by_quarter
 from ldm.random import Random
 from ldm.types import Context, ContextShape, Latent
 
@@ -135,14 +136,10 @@ class Diffusion(Prior, Likelihood):
         return self.guidance(self.denoiser if other is None else Rescheduled(self.denoiser, other))
 
     def held_out(self, z: Latent, c: Context, random: Random) -> dict[str, Float[Tensor, " b"]]:
-        """The loss per example at fixed noise and, NaN where an example's time is elsewhere, in each quarter of the time."""
+        """The loss per example at fixed noise, of all and by quarter of the time."""
         u = random.stratified("time")
         error = self.errors(z, c, u, random.normal("noise", tuple(z.shape[1:])))
-        terms = {"diffusion": error}
-        for i in range(4):
-            inside = (u >= i / 4) & (u < (i + 1) / 4)
-            terms[f"diffusion, quarter {i + 1}"] = torch.where(inside, error, torch.nan)
-        return terms
+        return {"diffusion": error, **by_quarter(error, self.time(u, self.denoiser.schedule))}
 
     def networks(self) -> list[nn.Module]:
         """The backbone and, under autoguidance, the guide's."""

@@ -54,6 +54,7 @@ from ldm.diffusion.schedule import Rectified
 from ldm.diffusion.time import TimeLaw
 from ldm.nn.embedding import IntervalEmbedding
 from ldm.prior.base import Latents, Prior, Side, Terms
+from ldm.prior.quarters import by_quarter
 from ldm.random import Random
 from ldm.types import Context, ContextShape, Latent, Probability, Time
 
@@ -146,8 +147,9 @@ class MeanFlow(Prior):
         return self.sides()[0].loss(z, c, random or Random.fresh(len(z), z.device), 0, {})[0]
 
     def held_out(self, z: Latent, c: Context, random: Random) -> dict[str, Float[Tensor, " b"]]:
-        """The squared error of each example, unweighted."""
-        return {"mean flow": self.errors(z, c, random)}
+        """The squared error of each example, unweighted, of all and by quarter of the later time."""
+        error = self.errors(z, c, random)
+        return {"mean flow": error, **by_quarter(error, self.times(random)[0])}
 
     def sample(self, shape: tuple[int, ...], c: Context, random: Random | None = None) -> Latent:
         random = random or Random.fresh(shape[0])

@@ -42,11 +42,16 @@ def asked_for(config: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+def facts_of(run: Path) -> dict[str, Any]:
+    """What a run says of itself in `run.json`; {} where it does not."""
+    file = run / "run.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
 def finished_as(run: Path) -> str | None:
     """What a run that says that it is finished was asked for (`asked_for`); None of one that was removed since, is trained on, or
     never came to its end."""
-    file = run / "run.json"
-    facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    facts = facts_of(run)
     return facts.get("asked", "") if facts.get("status") == "finished" else None
 
 
@@ -118,7 +123,8 @@ class RunDirectory:
 
 
 class Journal:
-    """The file `metrics.jsonl`, with a line {"stage", "step", "images", "seconds", name: value, ...} each time a stage logs.
+    """The file `metrics.jsonl`, with a line {"stage", "step", "images", "seconds", "flops", name: value, ...} each time a stage
+    logs; without "flops" where they are not known.
 
     A run that is resumed at step N first removes what was written after N, so the curves are those of an uninterrupted run.
 
@@ -140,14 +146,33 @@ class Journal:
         """The number of images that a stage was trained on."""
         return max((row["images"] for row in self.rows() if row["stage"] == stage), default=0)
 
+    def cost(self, stage: str) -> dict[str, int | float]:
+        """What the training of a stage has cost so far: images, seconds and, where known, flops; {} where it has none."""
+        last = max(
+            (row for row in self.rows() if row["stage"] == stage),
+            key=lambda row: (row["step"], row["seconds"]),
+            default={},
+        )
+        return {name: last[name] for name in ("images", "seconds", "flops") if name in last}
+
     def rewind(self, stage: str, step: int) -> None:
         """Remove the lines of a stage after `step`, and incomplete lines."""
         kept = [row for row in self.rows() if row["stage"] != stage or row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def write(self, stage: str, step: int, images: int, seconds: float, values: dict[str, float]) -> None:
-        """Add a line: named numbers of a stage at an update, after so many images and seconds of training."""
-        row = {"stage": stage, "step": step, "images": images, "seconds": round(seconds, 3), **values}
+    def write(
+        self,
+        stage: str,
+        step: int,
+        images: int,
+        seconds: float,
+        values: dict[str, float],
+        flops: int | None = None,
+    ) -> None:
+        """Add a line: named numbers of a stage at an update, after so many images, seconds and floating-point operations of
+        training."""
+        spent = {"seconds": round(seconds, 3)} | ({} if flops is None else {"flops": flops})
+        row = {"stage": stage, "step": step, "images": images, **spent, **values}
         with named(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 

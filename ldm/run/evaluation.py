@@ -19,7 +19,7 @@ import torch.distributed as dist
 from pydantic import NonNegativeInt, PositiveInt
 
 from ldm.build import Config
-from ldm.cost import counted
+from ldm.cost import Spent, counted, spending
 from ldm.data.module import DataModule
 from ldm.metric.metric import Examples, Metric
 from ldm.model import LatentModel
@@ -126,6 +126,7 @@ class Evaluation:
             paired=bool(model.condition.needs),
             model=model,
             batch=batch,
+            drawing=None if samples is None else samples.spent,
         )
 
 
@@ -141,24 +142,30 @@ class _Samples:
     Attributes:
         images: made so far.
         calls: rows that went through networks for them, guidance's second ones and its guide's included.
+        spent: what the latest ones took; None where they had been kept.
     """
 
     def __init__(self, model: LatentModel, seed: int, drawn: Drawn | None):
         self.model, self.seed, self.drawn = model, seed, drawn
         self.images = self.calls = 0
+        self.spent: Spent | None = None
 
     def of(self, rows: list[int], batch: dict[str, Any]) -> Image:
         """Those of the held-out rows of a batch."""
         device = self.model.device
         random = Random(self.seed, 0, torch.tensor(rows, device=device))
+        self.spent = None
 
         def draw() -> tuple[Latent | Codes, int]:
-            with counted(self.model.prior.networks()) as calls:
+            with counted(self.model.prior.networks()) as calls, spending(device) as self.spent:
                 return self.model.sample_latents(batch, random), sum(calls)
 
         z, calls = draw() if self.drawn is None else self.drawn.of(rows, draw)
         self.images, self.calls = self.images + len(rows), self.calls + calls
-        return self.model.decode(z.to(device))
+        with spending(device) as decoding:
+            images = self.model.decode(z.to(device))
+        self.spent = None if self.spent is None else self.spent + decoding
+        return images
 
     def evaluations(self) -> int | None:
         """Of a network, for one image; None where the prior has none."""

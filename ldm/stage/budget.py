@@ -35,11 +35,11 @@ class Spent:
     flops: float = 0.0
 
     @classmethod
-    def of(cls, state: Mapping[str, Any], batch_size: int, update_flops: float = 0.0) -> Spent:
+    def of(cls, state: Mapping[str, Any], batch_size: int) -> Spent:
         """What a stage's state in a checkpoint says; without a budget it says only how many updates there were, in how many
         seconds."""
         updates = state["updates"]
-        plain = cls(updates * batch_size, state.get("seconds", 0.0), updates * update_flops)
+        plain = cls(updates * batch_size, state.get("seconds", 0.0), state.get("flops", {}).get("total") or 0)
         return cls(**state["spent"]) if "spent" in state else plain
 
 
@@ -78,6 +78,14 @@ class Budget:
         """As a record names it: `120 s`, `100000 images`, `1e+15 FLOPs`."""
         ((name, value),) = self._given().items()
         return f"{value:.12g} {_UNITS[name]}"
+
+    def said(self, spent: Spent) -> str:
+        """What was spent of it, as `31.2/120 s`."""
+        ((name, _),) = self._given().items()
+        return f"{getattr(spent, name):.4g}/{self}"
+
+
+_UNITS[name]}"
 
     def said(self, spent: Spent) -> str:
         """What was spent of it, as `31.2/120 s`."""

@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.cost import flops
 from ldm.loss.adaptive import AdaptiveWeight
 from ldm.loss.first_stage import FirstStageLoss
 from ldm.random import Random
-from ldm.stage.budget import PASSES
 from ldm.stage.player import Player, Terms
 from ldm.stage.recipe import Recipe
 from ldm.stage.stage import Stage
@@ -50,14 +48,6 @@ class First(Stage):
 
     def to_compile(self) -> list[nn.Module]:
         return [self.autoencoder.encoder, self.autoencoder.decoder]
-
-    def count_flops(self, images: int) -> int | None:
-        own = self.autoencoder  # without the networks of its loss
-        x, z = (torch.empty(1, *shape, device="meta") for shape in (own.image_shape, own.latent_shape))
-        try:
-            return PASSES * images * (flops(own.encoder, x)[0] + flops(own.decoder, z)[0])
-        except NotImplementedError:
-            return None
 
     def _reconstruct(self, batch: dict[str, Any], random: Random, shared: dict[str, Any]) -> tuple[Terms, Terms]:
         x = batch["image"]

@@ -24,7 +24,6 @@ from ldm.build import Config, ConfigError, build
 from ldm.model import LatentModel
 from ldm.prior.base import Prior, Side
 from ldm.random import Random, seed_of
-from ldm.stage.budget import PASSES
 from ldm.stage.player import Player, Terms
 from ldm.stage.recipe import Recipe
 from ldm.stage.sharding import let_go
@@ -131,10 +130,6 @@ class Second(Stage):
         if len(self.model.prior.sides()) > 1:  # a game's backward passes leave parameters without a gradient
             return []
         return [self.model.condition, *self.to_compile(), *([] if self.alignment is None else [self.alignment])]
-
-    def count_flops(self, images: int) -> int | None:
-        forward = self.model.prior.flops()
-        return None if forward is None else PASSES * images * forward
 
     def begin(self) -> None:
         self.model.prior.begin(self._whole_batches())

@@ -143,7 +143,7 @@ def made_whole(model: LatentModel) -> LatentModel:
     if not any(isinstance(p, DTensor) for p in model.parameters()):
         return model
     made = LatentModel.build(model.config)
-    made.made_from = model.made_from
+    made.made_from, made.cost = model.made_from, model.cost
     made.load_state_dict(gathered(dict(model.state_dict()), keep=True))
     return made.requires_grad_(False).eval()
 

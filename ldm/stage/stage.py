@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.build import ConfigError
 from ldm.logger.sink import Sink
 from ldm.model import put_weights
 from ldm.random import Random
@@ -78,10 +77,6 @@ class Stage(Learner):
     def validation_terms(self, batch: dict[str, Any], random: Random) -> dict[str, Tensor]:
         """name -> (b,) values of one held-out batch at fixed noise; averaged over the set."""
 
-    @abstractmethod
-    def count_flops(self, images: int) -> int | None:
-        """Floating-point operations of an update on so many images (ldm.stage.budget); None where they cannot be counted."""
-
     def to_shard(self) -> list[nn.Module]:
         """The networks that learn and are large, each called by its forward pass; none where ranks keep this stage whole."""
         return []
@@ -123,8 +118,6 @@ class Stage(Learner):
         # wait for the device whether it came. `StopFlag` does this.
         self.trainer._signal_connector.register_signal_handlers = lambda: None
         self.trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
-        if self.recipe.budget.flops is not None:
-            self.update_flops = 1.0 * self._countable(self.trainer.datamodule.data.batch_size)
         found = self.checkpoints.load() if self.checkpoints is not None else None
         if found is None:
             self.begin()
@@ -140,15 +133,6 @@ class Stage(Learner):
                     module.compile()
         self.trained().train()
         self.clock.begin()
-
-    def _countable(self, images: int) -> int:
-        count = self.count_flops(images)
-        if not count:
-            raise ConfigError(
-                f"{self.name}.budget.flops: what an update costs cannot be counted here, for a network looks at numbers and not "
-                f"only at shapes, or has none to count; take {self.name}.budget.seconds or .images"
-            )
-        return count
 
     def begin(self) -> None:
         """Take from data what has to be there before update 0 and before averages copy the weights."""
@@ -181,6 +165,7 @@ class Stage(Learner):
             "history": self.history,
             "seconds": self.clock.seconds,
             **({"spent": dataclasses.asdict(self.spent)} if self.recipe.budget else {}),
+            "flops": self.flops.state_dict(),
             "weights": dict(self.trained().state_dict()),
             "average": self.average.state_dict(),
             "powers": self.powers.state_dict(),
@@ -194,7 +179,8 @@ class Stage(Learner):
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` gave; ValueError where its weights are of another network."""
         self.updates, self.clock.seconds = state["updates"], state["seconds"]
-        self.spent = Spent.of(state, self.trainer.datamodule.data.batch_size, self.update_flops)
+        self.flops.load_state_dict(state.get("flops", {}))
+        self.spent = Spent.of(state, self.trainer.datamodule.data.batch_size)
         self.returned = max(self.returned, state.get("returned", 0))
         own = self.trained().state_dict()
         weights = {name: as_sharded(value, own.get(name, value)) for name, value in state["weights"].items()}
@@ -300,7 +286,7 @@ class Stage(Learner):
             return
         images = self.updates * total
         if self.journal is not None:
-            self.journal.write(self.name, self.updates, images, self.clock.seconds, values)
+            self.journal.write(self.name, self.updates, images, self.clock.seconds, values, self.flops.total)
         for sink in self.sinks:
             sink.scalars(self.name, images, values)
 

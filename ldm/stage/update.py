@@ -17,10 +17,12 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from ldm.build import ConfigError
 from ldm.random import Random, seed_of
 from ldm.stage.average import Average, Powers, WarmUp
 from ldm.stage.budget import Spent
 from ldm.stage.clock import Clock
+from ldm.stage.flops import Flops, metered
 from ldm.stage.means import Means
 from ldm.stage.player import Player, alone
 from ldm.stage.recipe import Recipe
@@ -48,8 +50,7 @@ class Learner(L.LightningModule, ABC):
         self.recipe, self.seed = recipe, seed
         self.steps, self.accumulate = recipe.steps, recipe.accumulate
         self.updates = self.returned = 0
-        self.clock, self.spent = Clock(), Spent()
-        self.update_flops = 0.0  # of one update, over all ranks; where a budget counts them
+        self.clock, self.flops, self.spent = Clock(), Flops(), Spent()
         self._before = 0.0  # the position before the last update
         self._whole = False  # between two updates
         self._held: list[dict[str, Any]] = []  # micro-batches of the update under way that wait for its last
@@ -103,9 +104,13 @@ class Learner(L.LightningModule, ABC):
             if self.device.type == "cuda" and budget.share(self.spent) > _SOON:
                 torch.cuda.synchronize(self.device)
             self.clock.agree()
-        flops = self.spent.flops + self.update_flops
-        self.spent = Spent(self.updates * images, self.clock.seconds, flops)
+        if budget.flops is not None and not self.flops.total:
+            raise ConfigError(
+                f"{self.name}.budget.flops: torch counts no operation in an update here; take {self.name}.budget.seconds or .images"
+            )
+        self.spent = Spent(self.updates * images, self.clock.seconds, self.flops.total or 0)
 
+    @metered
     def _micro_batch(self, batch: dict[str, Any], index: int) -> dict[str, Tensor]:
         part = index % self.accumulate
         if not self.prepares:

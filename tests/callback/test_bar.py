@@ -24,4 +24,4 @@ def test_numbers_are_those_worth_a_line():
     assert numbers(latest) == ("loss 0.1235", "12 images/s")
     assert numbers(latest | {"skipped": 0.0}) == numbers(latest)
     assert numbers(latest | {"skipped": 3.0}) == ("loss 0.1235", "3 updates skipped", "12 images/s")
-    assert numbers({"kl (unweighted)": 1.0, "val diffusion, quarter 1": 2.0}) == ()
+    assert numbers({"kl (unweighted)": 1.0, "val loss_t0": 2.0}) == ()

@@ -13,7 +13,7 @@ from ldm.callback.progress import Bar, fitting, numbers
 from tests.stage.tiny import second
 
 LATEST = {
-    **{"loss": 0.12345, "eps quarter 1": 0.5, "backbone gradient": 1.5, "error (unweighted)": 2.0, "skipped": 0.0},
+    **{"loss": 0.12345, "loss_t1": 0.5, "backbone gradient": 1.5, "error (unweighted)": 2.0, "skipped": 0.0},
     **{"rate": 1e-4, "images_per_second": 1234.4, "wait": 0.1, "error": 0.25, "val error": 0.5},
     **{"val loss": 0.23456, "val loss (average)": 0.34567},
 }

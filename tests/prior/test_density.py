@@ -88,7 +88,7 @@ def test_validation_is_the_loss_by_time(monkeypatch):
     monkeypatch.setattr(Diffusion, "log_prob", log_prob)
     batch = {"image": torch.zeros(4, 3, 8, 8), "label": torch.arange(4) % 3, "index": torch.arange(4)}
     terms = second().validation_terms(batch, Random(0, 0, batch["index"]))
-    assert set(terms) == {"diffusion", *(f"diffusion, quarter {i}" for i in range(1, 5))}
+    assert set(terms) == {"diffusion", *(f"loss_t{i}" for i in range(4))}
 
 
 class Begins(Sampler):

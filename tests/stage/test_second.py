@@ -117,7 +117,7 @@ def held_out(model, batches) -> dict[str, list[float]]:
     for batch in batches:
         random = Random(seed_of(0, "second"), -1, batch["index"], batch["total"])
         for loss, u in zip(losses(model, batch, random, 0.0).tolist(), random.stratified("time").tolist(), strict=True):
-            for name in ("diffusion", f"diffusion, quarter {int(4 * u) + 1}"):
+            for name in ("diffusion", f"loss_t{int(4 * (0.001 + 0.999 * u))}"):
                 found.setdefault(name, []).append(loss)
     return found
 
@@ -143,7 +143,7 @@ def test_validation_by_hand(tmp_path):
         for name, values in found.items():
             assert row[f"val {name}{ending}"] == pytest.approx(sum(values) / len(values), rel=1e-4)
         assert len(found["diffusion"]) == 5
-        absent = {f"diffusion, quarter {i}" for i in range(1, 5)} - found.keys()
+        absent = {f"loss_t{i}" for i in range(4)} - found.keys()
         assert all(row[f"val {name}{ending}"] == 0 for name in absent)
     assert row["val diffusion"] != pytest.approx(row["val diffusion (average)"], rel=1e-3), "averages differ"
 
