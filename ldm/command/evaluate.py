@@ -24,6 +24,7 @@ from ldm.run.directory import RunDirectory
 from ldm.run.evaluation import Evaluation, asked_hash
 from ldm.run.load import Drawing, named, settings_of
 from ldm.run.machine import device_of
+from ldm.run.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,14 @@ def measure_again(
     }
     guide = drawing.guide_named(run)
     facts |= {} if guide is None else {"drawn": {"guide": guide}}
-    records = measure(model, measured, list(metrics.values()), facts, generate=bool(config.get("second")))
+    records = measure(
+        model,
+        measured,
+        list(metrics.values()),
+        facts,
+        generate=bool(config.get("second")),
+        store=Store(Path(store or config["store"])),
+    )
     record.write(place.records, *records)
     report.write(place.path)
     record.say(records)

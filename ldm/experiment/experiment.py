@@ -22,7 +22,7 @@ from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
 from ldm.data.module import DataModule
 from ldm.experiment.account import Account
-from ldm.experiment.check import check_batch, check_data, check_prior, check_stages, checked
+from ldm.experiment.check import check_batch, check_data, check_evaluation, check_prior, check_stages, checked
 from ldm.experiment.classes import fitted, provisional
 from ldm.experiment.given import Given
 from ldm.experiment.log_file import LogFile
@@ -33,18 +33,19 @@ from ldm.logger.sink import Guarded
 from ldm.logger.wandb import swept
 from ldm.model import LatentModel, load_weights, write_weights
 from ldm.random import seed_of
+from ldm.ranks import agree, rank
 from ldm.run import record, report
 from ldm.run.directory import Journal, RunDirectory, asked_for
 from ldm.run.evaluation import Evaluation, asked_hash
 from ldm.run.needs import Needs
 from ldm.run.record import say
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED, Diverged, StopFlag, Stopped
-from ldm.run.store import Store, key_of
+from ldm.run.store import Store, key_of, turn
 from ldm.stage import provenance
 from ldm.stage.feed import Feed
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics, weights_key
-from ldm.stage.launch import agree, rank, ranks, remember, restarted, turn
+from ldm.stage.launch import ranks, remember, restarted
 from ldm.stage.provenance import History, Plan
 from ldm.stage.second import Second, aligned
 from ldm.stage.sharding import made_whole
@@ -109,6 +110,8 @@ class Experiment:
             self._build_model(whole)
         self.metrics = build(self.config["metric"] or {}, "metric")
         check_data(self.model.condition, self.metrics, self.data)
+        if self.metrics:
+            check_evaluation(build(self.config["evaluation"], "evaluation"), self.model.condition, self.data)
         watchers.check(self.config["callback"])
         self.given.load_into(self.model)
 
@@ -315,7 +318,7 @@ class Experiment:
         }
         generate = bool(self.config.get("second"))
         metrics, kept = list(self.metrics.values()), self.place.path / "evaluation"
-        self.measured = evaluation(model, self.data, metrics, facts, generate, kept, self.stop)
+        self.measured = evaluation(model, self.data, metrics, facts, generate, kept, self.stop, self.store)
         if rank() == 0:
             record.write(self.place.records, *self.measured)
 

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ldm.metric.measurement import Measurement
+from ldm.metric.scene import Scene
 from ldm.model import LatentModel
 from ldm.types import Image
 
@@ -23,24 +24,35 @@ class Examples:
     """A batch for metrics, on one device. Images are (b, c, h, w) in [-1, 1].
 
     Fields:
-        real, reconstruction: images of held-out examples, and their reconstructions.
-        generated: a generated image for each of them; None where there is no prior.
-        captions: the captions.
+        real, reconstruction: images of held-out examples, and their reconstructions; None where all held-out examples have
+            come before and there are further generated images alone.
+        generated: as many generated images; None where there is no prior.
+        captions: that the generated images were drawn for, or those of the examples.
         index: the rows of the examples in the held-out set, (b,).
         paired: whether each generated image was drawn for the caption or label of the real image in its row, which makes
             the two dependent.
         model, batch: the model that is measured, in eval mode, and the held-out batch as the data gave it, for what is asked
-            of latents, context or prior: `model.latent(batch, random)`, `model.condition(batch)`, `model.prior`.
+            of latents, context or prior: `model.latent(batch, random)`, `model.condition(batch)`, `model.prior`; the batch is
+            None where `real` is.
+        place: the number of each generated image among all of them, (b,); None is that of its example.
+        labels: that the generated images were drawn for, (b,); -1 and None for none.
     """
 
-    real: Image
-    reconstruction: Image
+    real: Image | None
+    reconstruction: Image | None
     generated: Image | None
     captions: Sequence[str]
     index: Int[Tensor, " b"]
     paired: bool = True
     model: LatentModel | None = None
     batch: Mapping[str, Any] | None = None
+    place: Int[Tensor, " b"] | None = None
+    labels: Int[Tensor, " b"] | None = None
+
+    @property
+    def places(self) -> Int[Tensor, " b"]:
+        """The number of each generated image among all of them, (b,)."""
+        return self.index if self.place is None else self.place
 
 
 class Metric(ABC):
@@ -48,13 +60,19 @@ class Metric(ABC):
 
     Attributes:
         needs: columns of the data ("caption", "label") without which it measures nothing.
+        scene: what a measuring stands on, once it has begun; None where batches are added without one.
     """
 
     needs: tuple[str, ...] = ()
+    scene: Scene | None = None
 
     def check(self, captions: Iterable[str]) -> None:
         """Check held-out captions before anything is trained; ValueError where the metric cannot read one of them."""
         return
+
+    def begin(self, scene: Scene) -> None:
+        """A measuring begins: called on all ranks, before the first batch. One that learns from real images does so here."""
+        self.scene = scene
 
     @abstractmethod
     def add(self, examples: Examples) -> None:

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from ldm.logger.sink import Sink
 from ldm.model import put_weights
 from ldm.random import Random, seed_of
+from ldm.ranks import agree
 from ldm.run.checkpoint import Checkpoints, to_device
 from ldm.run.directory import Journal
 from ldm.run.signals import Diverged, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.stage.average import Average, Powers, WarmUp
 from ldm.stage.clock import Clock
-from ldm.stage.launch import agree
 from ldm.stage.means import Means
 from ldm.stage.player import Player, alone
 from ldm.stage.provenance import History, Settings, fresh, going_on, gone_back

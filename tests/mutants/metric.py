@@ -160,7 +160,7 @@ FAULTS = [
         ("shares = (precise / n, recalled / m,", "shares = (recalled / m, precise / n,"),
         ("return (share * torch.stack(squares).mean(0)).sqrt()", "return torch.stack(squares).mean(0).sqrt()"),
         ("return (share * torch.stack(squares).mean(0)).sqrt()", "return share * torch.stack(squares).mean(0).sqrt()"),
-        ("(first - second)[:-1].square() / 2", "(first - second)[:-1].square()"),
+        ("(first - second).square() / 2", "(first - second).square()"),
         ("share = min(1 / 2, _POOL / 2 / max(n, m))", "share = 1 / 2"),
         ("of_y = of_x if paired else", "of_y ="),
         ("hit | inside.any(0)", "inside.any(0)"),
