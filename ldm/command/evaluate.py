@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from ldm.build import PACKAGES, Config, build, check_named, is_node, merged
+from ldm.callback.measured import save_pictures
 from ldm.condition.label import Label, listed
 from ldm.data.module import DataModule
 from ldm.model import LatentModel, Weights
@@ -92,6 +93,8 @@ def measure_again(
         store=Store(Path(store or config["store"])),
     )
     record.write(place.records, *records)
+    steps = (config.get("second") or {}).get("steps", 0)
+    save_pictures(metrics.values(), place.samples, steps, model.made_from.get("images_seen") or 0)
     report.write(place.path)
     record.say(records)
 

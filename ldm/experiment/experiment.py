@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ldm.build import Config, build
 from ldm.callback import watchers
+from ldm.callback.measured import save_pictures
 from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
 from ldm.data.module import DataModule
@@ -321,6 +322,8 @@ class Experiment:
         self.measured = evaluation(model, self.data, metrics, facts, generate, kept, self.stop, self.store)
         if rank() == 0:
             record.write(self.place.records, *self.measured)
+            steps = (self.config.get("second") or {}).get("steps", 0)
+            save_pictures(metrics, self.place.samples, steps, self.model.made_from.get("images_seen") or 0)
 
     def _records(self) -> list[record.Record]:
         return record.read(self.place.records)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ldm.constructed import Constructed
 from ldm.eight_bits import eight_bits
-from ldm.metric.features import FeatureNetwork
+from ldm.metric.features import FeatureNetwork, Judging
 from ldm.metric.scene import RealImages, Scene, Tensors
 from ldm.random import Random, seed_of
 from ldm.ranks import agree
@@ -44,21 +44,6 @@ _LARGEST, _LEAST = 64, 4  # sides: of images, and of the last map
 _BYTES = 2**28  # of training images in memory
 _READ, _HELD_OUT = 256, 10_000  # images read at once; at most on which accuracy is measured
 _VERSION = 1  # of all below that no argument names
-
-
-class Judging(FeatureNetwork):
-    """A feature network that is a classifier: its features, multiplied by a matrix, are logits of classes. A new one writes
-    `logits`, too.
-
-    Attributes:
-        score: the name of the Inception score, or its analogue, of these classes.
-    """
-
-    score: str
-
-    @abstractmethod
-    def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        """The logits of the classes, given features."""
 
 
 class Classifier(Judging):

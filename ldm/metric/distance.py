@@ -21,9 +21,10 @@ from ldm.metric import frechet
 from ldm.metric.classifier import Learnt
 from ldm.metric.comparison import Comparison, compare
 from ldm.metric.feature_set import FeatureCollector, FeatureSet, features_of
-from ldm.metric.features import FeatureNetwork, available
+from ldm.metric.features import FeatureNetwork, Judging, available
 from ldm.metric.frechet import Frechet, Ratio, frechet_distance
 from ldm.metric.gather import gather_rows
+from ldm.metric.inception_score import inception_score
 from ldm.metric.kernel import kernel_distance
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out
@@ -33,6 +34,7 @@ from ldm.tensors import hash_of
 __all__ = ["Distances", "compare", "frechet_distance", "kernel_distance"]
 
 FEWEST_NETWORKS = 3  # for the mean of ratios
+_AT_ONCE = 1024
 
 Kind = Literal["generated", "reconstruction"]
 
@@ -112,10 +114,22 @@ class Distances(Metric):
                     continue
                 both = Comparison(images, self._reference.get(name, real), self._are_pairs(bool(paired)))
                 found += self._said([*both.numbers(self.limit), *both.of_parts(self.sizes)], self._scene_said())
+                found += self._said(self._score(network, both), self._scene_said() | {"reference": None})
                 of_real = self._of_real(network)
                 if both.distance is not None and of_real is not None:
                     ratios.append((both, frechet.ratio(both.distance, of_real)))
         return found + self._ratios(ratios)
+
+    def _score(self, network: FeatureNetwork, both: Comparison) -> list[Measurement]:
+        """The Inception score, or its analogue, of a classifier."""
+        features = both.generated.features
+        if not isinstance(network, Judging) or len(features) < 2:
+            return []
+        device = next(network.parameters()).device
+        with torch.no_grad():
+            logits = torch.cat([network.logits(part.to(device)).cpu() for part in features.split(_AT_ONCE)])
+        value = both.number(network.score, *inception_score(logits), "jackknife", len(features))
+        return [dataclasses.replace(value, reference_hash=None, paired=None)]
 
     def _are_pairs(self, examples: bool) -> bool:
         return self.scene.paired if self._reference and self.scene is not None else examples
@@ -127,7 +141,7 @@ class Distances(Metric):
     def _scene_said(self) -> dict[str, str | None]:
         """What a record says of the real images and of what samples were drawn for."""
         if self.scene is None:
-            return {}
+            return {"reference": None, "labels": None}
         return {"reference": self.scene.reference.name, "labels": self.scene.labels}
 
     def _of_real(self, network: FeatureNetwork) -> Frechet | None:

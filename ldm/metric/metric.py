@@ -55,6 +55,23 @@ class Examples:
         return self.index if self.place is None else self.place
 
 
+@dataclass(frozen=True)
+class Picture:
+    """Images that a metric wants to be looked at.
+
+    Fields:
+        name: in the name of its file.
+        rows: (title, images (n, c, h, w) in [-1, 1]) of sets that belong together.
+        captions: below each column.
+        title: a line for the report.
+    """
+
+    name: str
+    rows: Sequence[tuple[str, Image]]
+    captions: Sequence[str]
+    title: str
+
+
 class Metric(ABC):
     """Measures images. A new one writes `add` and `measure`.
 
@@ -85,6 +102,10 @@ class Metric(ABC):
 
         A number that cannot be computed from these images is left out with `leave_out`.
         """
+
+    def pictures(self) -> list[Picture]:
+        """What is to be looked at beside the numbers, after `measure`; the same on all ranks."""
+        return []
 
 
 def leave_out(metric: str, wanted: str, came: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -48,6 +48,12 @@ class RealImages:
     def name(self) -> str:
         """What a record says of them, as `val:10000`."""
         return f"{self.split}:{len(self)}"
+
+    def first(self, count: int) -> RealImages:
+        """The first so many of them."""
+        if count >= len(self):
+            return self
+        return replace(self, rows=self.rows[:count], key=f"{self.key}-{count}", labels=None)
 
     def batch(self, places: Sequence[int]) -> Mapping[str, Any]:
         """The images at these places of `rows`."""
