@@ -103,7 +103,7 @@ def changed(x: Float[Tensor, "b 3 s s"], random: Random) -> Float[Tensor, "b 3 s
     soft = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
     x = x.lerp(soft, (2 * u["blur"] - 1).clamp(min=0))
     x = x * (0.9 + 0.2 * u["gain"]) + 0.1 * (2 * u["offset"] - 1)
-    x = x + 0.1 * (2 * u["noise"] - 1).clamp(min=0) * random.normal("pixels", tuple(x.shape[1:]))
+    x = x + 0.1 * (2 * u["noise"] - 1).clamp(min=0) * random.normal("pixels", (1, *x.shape[2:]))
     return _shifted(x, random)
 
 
