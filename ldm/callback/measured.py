@@ -9,13 +9,15 @@ from ldm.callback.image_grid import beside, save
 from ldm.metric.metric import Metric
 
 
-def save_pictures(metrics: Iterable[Metric], folder: Path, step: int, images: int) -> None:
+def save_pictures(metrics: Iterable[Metric], folder: Path, images: int, batch: int) -> None:
     """Save what metrics want to be looked at, as `second-NAME-STEP.png` with a JSON file each.
 
     Arguments:
         folder: of a run's pictures.
-        step, images: the update of the second stage, and how many images it had been trained on.
+        images: how many the second stage was trained on.
+        batch: of these in an update.
     """
+    step = images // batch
     for metric in metrics:
         for picture in metric.pictures():
             grid = beside(list(picture.rows), list(picture.captions))

@@ -93,8 +93,8 @@ def measure_again(
         store=Store(Path(store or config["store"])),
     )
     record.write(place.records, *records)
-    steps = (config.get("second") or {}).get("steps", 0)
-    save_pictures(metrics.values(), place.samples, steps, model.made_from.get("images_seen") or 0)
+    images = model.made_from.get("images_seen") or 0
+    save_pictures(metrics.values(), place.samples, images, config["data"]["batch_size"])
     report.write(place.path)
     record.say(records)
 

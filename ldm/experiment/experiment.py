@@ -322,8 +322,8 @@ class Experiment:
         self.measured = evaluation(model, self.data, metrics, facts, generate, kept, self.stop, self.store)
         if rank() == 0:
             record.write(self.place.records, *self.measured)
-            steps = (self.config.get("second") or {}).get("steps", 0)
-            save_pictures(metrics, self.place.samples, steps, self.model.made_from.get("images_seen") or 0)
+            images = self.model.made_from.get("images_seen") or 0
+            save_pictures(metrics, self.place.samples, images, self.data.batch_size)
 
     def _records(self) -> list[record.Record]:
         return record.read(self.place.records)

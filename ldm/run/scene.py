@@ -44,7 +44,7 @@ def real_images(data: DataModule, split: Split, places: slice = slice(None)) -> 
     if source.stream is not None:
         return None
     rows = shuffled(len(source))[places]
-    key = key_of([source.fingerprint, data.plain.key, data.on_error, rows])
+    key = key_of([source.fingerprint, data.plain.key, data.on_error, places.indices(len(source))])
 
     def labels() -> list[int | None]:
         every = list(source.labels())

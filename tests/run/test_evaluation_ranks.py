@@ -18,7 +18,7 @@ from ldm.metric.memorisation import Memorisation
 from ldm.model import LatentModel
 from ldm.run.evaluation import Evaluation
 from ldm.run.store import Store
-from tests.runs import tiny, write_parquet
+from tests.run.test_scene import labelled_run
 
 
 def evaluated(config, folder):
@@ -43,11 +43,7 @@ def on_rank(rank, folder, config):
 
 
 def test_two_ranks_measure_what_one_does(tmp_path):
-    root = write_parquet(tmp_path / "data", label=True, count=20)
-    words = ["data=hub", f"data.root={root}", "data.train.files=train.parquet", "data.val.files=test.parquet"]
-    words += ["data.train.label=label", "data.val.label=label", "condition=label", "condition.classes=10"]
-    config = tiny(tmp_path, "experiment=images", *words)
-    config["data"]["image_shape"] = [3, 32, 32]
+    config = labelled_run(tmp_path)
     config["autoencoder"].pop("checkpoint", None)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -8,7 +8,7 @@ from ldm.metric.metric import Metric
 from ldm.model import LatentModel
 from ldm.run.evaluation import Evaluation
 from ldm.run.scene import others, real_images, shuffled, wanted
-from tests.runs import tiny, write_parquet
+from tests.runs import compose, shrunk, tiny, write_parquet
 
 
 class Seen(Metric):
@@ -30,12 +30,14 @@ def data(tmp_path):
 
 @pytest.fixture
 def labelled(tmp_path):
-    root = write_parquet(tmp_path / "data", label=True, count=20)
-    words = ["data=hub", f"data.root={root}", "data.train.files=train.parquet", "data.val.files=test.parquet"]
-    words += ["data.train.label=label", "data.val.label=label", "condition=label", "condition.classes=10"]
-    config = tiny(tmp_path, "experiment=images", *words, "autoencoder=kl_f4_small")
-    config["data"]["image_shape"] = [3, 32, 32]
-    return config
+    return labelled_run(tmp_path)
+
+
+def labelled_run(folder):
+    """The config of a run on 20 grey images of either split, in ten classes."""
+    root = write_parquet(folder / "data", label=True, mode="L")
+    words = ["experiment=fashion_mnist", f"data.root={root}", "data.cache=false", "condition.classes=10"]
+    return shrunk(compose(*words, "trainer=cpu", "logger=none", "metric=offline"), folder)
 
 
 def test_any_first_part_is_a_fair_sample_and_always_the_same():
@@ -91,7 +93,7 @@ def evaluated(config, **options):
 
 
 def test_more_samples_than_held_out_images_are_drawn_and_no_example_comes_twice(tmp_path):
-    seen, _ = evaluated(tiny(tmp_path, "condition=text"), samples=11, batch=4)
+    seen, _ = evaluated(tiny(tmp_path, "condition=label", "condition.classes=28"), samples=11, batch=4)
     real = [batch for batch in seen.batches if batch.real is not None]
     further = [batch for batch in seen.batches if batch.real is None]
     assert sorted(torch.cat([batch.index for batch in real]).tolist()) == list(range(6))
