@@ -19,6 +19,8 @@ Sources:
 
 from __future__ import annotations
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,7 +32,7 @@ def inception_score(logits: Float[Tensor, "n k"]) -> tuple[float, float]:
         logits: of k classes, at least two images.
     """
     log_p = logits.double().log_softmax(1)
-    p = log_p.exp()
-    divergence = (p * (log_p - p.mean(0).log())).sum(1)
+    of_all = log_p.logsumexp(0) - math.log(len(log_p))  # log p(y), finite where all p(y | x) round to 0
+    divergence = (log_p.exp() * (log_p - of_all)).sum(1)
     score = float(divergence.mean().exp())
     return score, score * float(divergence.std()) / len(divergence) ** 0.5
