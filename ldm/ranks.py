@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """The number of this process among the ranks; 0 where there is one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def agree(choose: Callable[[], T]) -> T:
+    """Rank 0 chooses, all get the answer; an exception of rank 0 is raised on all."""
+    if _alone():
+        return choose()
+    box: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            box[0] = choose()
+        except Exception as error:
+            box[1] = error
+    dist.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
 
 
 def of_all_ranks(x: Shaped[Tensor, "n *c"], sizes: Sequence[int] | None = None) -> Shaped[Tensor, "m *c"]:

@@ -12,7 +12,7 @@ Sources:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,16 @@ from ldm.types import Image
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of ImageNet
 _CLASSIFIERS = ("classifier", "fc", "head")  # torchvision's names of classifiers, behind the features
 _RECTIFIERS = nn.ReLU | nn.ReLU6 | nn.LeakyReLU | nn.ELU | nn.SiLU | nn.Hardswish | nn.Hardtanh
+
+
+class Sees:
+    """A part of a loss by which a pretrained network judges images, so that a distance in the features of this network is not
+    independent of training."""
+
+    @classmethod
+    def sees(cls, node: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the networks that a part of this config node sees, as feature networks have them; none by default."""
+        return ()
 
 
 class FrozenNetwork:
@@ -69,7 +79,7 @@ def rgb(x: Image) -> Float[Tensor, "b 3 h w"]:
     return x[:, :3] * alpha + 1 - alpha
 
 
-class Maps(FrozenNetwork):
+class Maps(FrozenNetwork, Sees):
     """The feature maps of some layers of a network, with gradients for the image where it needs them.
 
     Arguments:
@@ -111,6 +121,10 @@ class TorchvisionMaps(Maps):
     Raises:
         ValueError: no such architecture or layer, or the weights are of another network.
     """
+
+    @classmethod
+    def sees(cls, node: Mapping[str, Any]) -> tuple[str, ...]:
+        return (node["architecture"],)
 
     def __init__(
         self,
@@ -186,8 +200,17 @@ class DinoMaps(Maps):
         ImportError: transformers is missing. OSError: nothing at `source`. ValueError: it is no DINOv2.
     """
 
+    @classmethod
+    def sees(cls, node: Mapping[str, Any]) -> tuple[str, ...]:
+        return (short_name(node["source"]),)
+
     def __init__(self, source: str, smallest: PositiveInt = 224):
         super().__init__(_Patches(source), smallest)
+
+
+def short_name(source: str) -> str:
+    """Of a network on the hub or in a directory, for names of numbers: `facebook/dinov2-base` is `dinov2_base`."""
+    return Path(source).name.lower().replace("-", "_").replace(".", "_")
 
 
 class _Patches(nn.Module):

@@ -193,7 +193,7 @@ def _drawn(rows, pixels, captions: list[str], columns: int, scale: int, size: tu
 def save(
     grid: ImageGrid,
     path: Path,
-    kind: Literal["samples", "reconstructions"],
+    kind: Literal["samples", "reconstructions", "neighbours"],
     stage: Literal["first", "second"],
     step: int,
     images: int,

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from ldm.build import PACKAGES, Config, build, check_named, is_node, merged
+from ldm.callback.measured import save_pictures
 from ldm.condition.label import Label, listed
 from ldm.data.module import DataModule
 from ldm.model import LatentModel, Weights
@@ -25,6 +26,7 @@ from ldm.run.directory import RunDirectory, facts_of
 from ldm.run.evaluation import Evaluation, asked_hash
 from ldm.run.load import Drawing, named, settings_of
 from ldm.run.machine import device_of
+from ldm.run.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +86,17 @@ def measure_again(
     }
     guide = drawing.guide_named(run)
     facts |= {} if guide is None else {"drawn": {"guide": guide}}
-    records = measure(model, measured, list(metrics.values()), facts, generate=bool(config.get("second")))
+    records = measure(
+        model,
+        measured,
+        list(metrics.values()),
+        facts,
+        generate=bool(config.get("second")),
+        store=Store(Path(store or config["store"])),
+    )
     record.write(place.records, *records)
+    images = model.made_from.get("images_seen") or 0
+    save_pictures(metrics.values(), place.samples, images, config["data"]["batch_size"])
     single.write(place.path)
     record.say(records)
 

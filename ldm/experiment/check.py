@@ -24,6 +24,7 @@ from ldm.metric.direction import lower_is_better
 from ldm.metric.metric import Metric
 from ldm.model import PARTS, LatentModel
 from ldm.prior.base import GIVEN, Prior
+from ldm.run.evaluation import Evaluation
 from ldm.signature import PIECES
 from ldm.stage.sharding import check_sharding
 
@@ -179,15 +180,24 @@ def check_data(condition: Conditioner, metrics: Mapping[str, Metric], data: Data
     held_out = data.sources["val"]
     for name, metric in metrics.items():
         for column in metric.needs:
-            if column not in held_out.columns:
+            for split in [split for split in ("val", "train") if column not in data.sources[split].columns]:
                 raise ConfigError(
-                    f"metric.{name} reads each image's {column} and data.val has none: take another metric=, as offline"
+                    f"metric.{name} reads each image's {column} and data.{split} has none: name the column "
+                    f"(data.{split}.{column}=COLUMN), or take another metric=, as offline"
                 )
         if "caption" in held_out.columns:
             try:
                 metric.check(clean(stored)[0] for stored in held_out.captions())
             except ValueError as error:
                 raise ConfigError(f"metric.{name}: {error}") from error
+
+
+def check_evaluation(evaluation: Evaluation, condition: Conditioner, data: DataModule) -> None:
+    """ConfigError where the data do not have the real images, or the labels, that samples are to be measured with."""
+    try:
+        evaluation.check(data, condition.needs)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _settings(config: Config) -> Settings:

@@ -20,11 +20,12 @@ from rich.console import Console
 from ldm.build import Config, build
 from ldm.callback import watchers
 from ldm.callback.evaluations import Evaluations, Judge
+from ldm.callback.measured import save_pictures
 from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
 from ldm.data.module import DataModule
 from ldm.experiment.account import Account
-from ldm.experiment.check import check_batch, check_data, check_prior, check_stages, checked
+from ldm.experiment.check import check_batch, check_data, check_evaluation, check_prior, check_stages, checked
 from ldm.experiment.classes import fitted, provisional
 from ldm.experiment.given import Given
 from ldm.experiment.log_file import LogFile
@@ -36,6 +37,7 @@ from ldm.logger.wandb import swept
 from ldm.metric.metric import Metric
 from ldm.model import LatentModel, load_weights, made_from, write_weights
 from ldm.random import seed_of
+from ldm.ranks import agree, rank
 from ldm.report import single
 from ldm.run import record
 from ldm.run.directory import Journal, RunDirectory, asked_for
@@ -43,13 +45,13 @@ from ldm.run.evaluation import Evaluation, asked_hash
 from ldm.run.needs import Needs
 from ldm.run.record import say
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED, Diverged, StopFlag, Stopped
-from ldm.run.store import Store, key_of
+from ldm.run.store import Store, key_of, turn
 from ldm.stage import provenance
 from ldm.stage.best import Best
 from ldm.stage.feed import Feed
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics, weights_key
-from ldm.stage.launch import agree, rank, ranks, remember, restarted, turn
+from ldm.stage.launch import ranks, remember, restarted
 from ldm.stage.provenance import History, Plan
 from ldm.stage.second import Second, aligned
 from ldm.stage.sharding import gathered, made_whole
@@ -116,6 +118,8 @@ class Experiment:
             self._build_model(whole)
         self.metrics = build(self.config["metric"] or {}, "metric")
         check_data(self.model.condition, self.metrics, self.data)
+        if self.metrics:
+            check_evaluation(build(self.config["evaluation"], "evaluation"), self.model.condition, self.data)
         watchers.check(self.config["callback"])
         self.given.load_into(self.model)
 
@@ -362,9 +366,11 @@ class Experiment:
         }
         generate = bool(self.config.get("second"))
         metrics, kept = list(self.metrics.values()), self.place.path / "evaluation"
-        self.measured = evaluation(model, self.data, metrics, facts, generate, kept, self.stop)
+        self.measured = evaluation(model, self.data, metrics, facts, generate, kept, self.stop, self.store)
         if rank() == 0:
             record.write(self.place.records, *self.measured)
+            images = self.model.made_from.get("images_seen") or 0
+            save_pictures(metrics, self.place.samples, images, self.data.batch_size)
 
     def _records(self) -> list[record.Record]:
         return record.read(self.place.records)

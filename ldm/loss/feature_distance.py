@@ -12,20 +12,23 @@ Sources:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ldm.alignment.maps import FrozenNetwork, Maps
+from ldm.alignment.maps import FrozenNetwork, Maps, Sees
 from ldm.loss.perceptual import Perceptual
 from ldm.tensors import read_tensors
 from ldm.types import Image
 
+_ARCHITECTURES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
 
-class LPIPS(Perceptual):
+
+class LPIPS(Perceptual, Sees):
     """LPIPS as torchmetrics has it, with its learnt layer weights.
 
     Arguments:
@@ -35,6 +38,10 @@ class LPIPS(Perceptual):
     Raises:
         OSError: the download failed. ValueError: the file is of another network.
     """
+
+    @classmethod
+    def sees(cls, node: Mapping[str, Any]) -> tuple[str, ...]:
+        return (_ARCHITECTURES[node.get("network", "vgg")],)
 
     def __init__(self, network: Literal["vgg", "alex", "squeeze"] = "vgg", backbone: Path | None = None):
         from torchmetrics.functional.image.lpips import _LPIPS
@@ -83,7 +90,7 @@ def _published(network: str) -> dict[str, Tensor]:
     """torchvision's ImageNet weights, from torch's hub cache or downloaded to it."""
     from torchvision.models import get_model_weights
 
-    name = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}[network]
+    name = _ARCHITECTURES[network]
     url = get_model_weights(name).DEFAULT.url
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)

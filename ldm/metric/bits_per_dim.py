@@ -83,6 +83,8 @@ class BitsPerDim(Metric):
     @torch.no_grad()
     def add(self, examples: Examples) -> None:
         model, batch = examples.model, examples.batch
+        if examples.real is None:
+            return
         self._hashes.append(image_hashes(eight_bits(examples.real)))
         if model is None or batch is None:
             return

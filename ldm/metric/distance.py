@@ -1,259 +1,84 @@
-"""Distances between two sets of images in the features of a network.
+"""Distances between two sets of images in the features of a network, and the ratio to that of real images.
 
-Fréchet distance (FID, Heusel et al. 2017, equation 6): the distance between Gaussians with the means mu and the covariances
-S of the two sets,
-    |mu - mu'|^2 + tr(S + S' - 2 (S S')^(1/2)),
-computed by torchmetrics in float64. It has an upward bias of order 1/n, so only values at equal n can be compared. With fewer
-images than features the covariances are singular; the value is still defined, and comparable at equal n.
-
-Kernel distance (KID, Bińkowski et al. 2018): the squared maximum mean discrepancy for the kernel k(x, y) = (x.y / d + 1)^3 of
-d features, estimated without bias over all pairs of images,
-    sum_{i != j} k(x_i, x_j) / n(n - 1) + sum_{i != j} k(y_i, y_j) / m(m - 1) - 2 sum_{ij} k(x_i, y_j) / nm.
-Averages over random subsets, which torchmetrics and others report, have the same expectation and a greater variance, depend on
-the global random generator, and the spread of overlapping subsets is not a standard error.
-
-Paired sets. Where x_i was drawn for the caption of the real image y_i, or is its reconstruction, the two are dependent. Then
-E k(x_i, y_i) is greater than E k(x_i, y_j), and the terms i = j of the last sum make the estimate negative for sets of the
-same distribution. The pairs z_i = (x_i, y_i) are still independent of each other, so that
-    sum_{i != j} h(z_i, z_j) / n(n - 1),   h(z_i, z_j) = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)
-has no bias (Gretton et al., A Kernel Two-Sample Test (2012), JMLR 13, equation 4). It is the same sum without all terms
-i = j. Drawing images for the captions of other images of the set would only move the dependent terms to other places. The
-Fréchet distance has no such terms to leave out: for d-dimensional Gaussians of the same distribution N(mu, 1), and a
-correlation r within pairs, its bias is 2 (1 - r) d / n + (1 - r^2) d (d + 1) / 2n to first order, which is less than that of
-independent sets. So a record says whether sets are `paired`, and records that differ in this are not compared.
-
-Standard error of the kernel distance. The mean over pairs is theta + 2/n sum_i g(z_i) + 1/n(n - 1) sum_{i != j} r(z_i, z_j)
-with uncorrelated terms (Hoeffding's decomposition), so its variance is 4 E g^2 / n + 2 E r^2 / n(n - 1). The jackknife, which
-leaves out one pair at a time, has the expectation 4 E g^2 / n + 4 E r^2 / n(n - 2) (Efron and Stein, The Jackknife Estimate of
-Variance (1981), doi 10.1214/aos/1176345462). This is right for sets that differ; for sets of the same distribution, where
-g = 0, its square root is too large by sqrt 2. An unbiased estimate of E r^2 is the sum over i != j of the squares of the matrix
-h without its row and column effects, divided by n(n - 3) (Székely and Rizzo, Partial Distance Correlation with Methods for
-Dissimilarities (2014), doi 10.1214/14-AOS1255). The variance is then the jackknife's less 4 E r^2 / n(n - 2), but at least 0,
-plus 2 E r^2 / n(n - 1). For independent sets one x and one y are left out in turn, and each of the three kernel matrices has
-such an r.
+Beside each Fréchet distance stands `fdr_<network>`, its ratio to the distance of other real images, as many as samples, from the
+same reference (Yang et al. 2026). Real images have 1, whatever n and the network; the distance itself means nothing without
+both. `fdr` is the mean over the networks that no loss saw, where there are at least three of them.
 
 Sources:
-    Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium (2017),
-        arXiv 1706.08500
-    Bińkowski et al., Demystifying MMD GANs (2018), arXiv 1801.01401
+    Yang et al., Representation Fréchet Loss for Visual Generation (2026), arXiv 2604.28190
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from pydantic import PositiveInt
-from torch import Tensor, nn
 
-from ldm.metric import precision_recall
-from ldm.metric.feature_set import FeatureCollector, FeatureSet
-from ldm.metric.features import FeatureNetwork, available
+from ldm.metric import frechet
+from ldm.metric.classifier import Learnt
+from ldm.metric.comparison import Comparison, compare
+from ldm.metric.feature_set import FeatureCollector, FeatureSet, features_of
+from ldm.metric.features import FeatureNetwork, Judging, available
+from ldm.metric.frechet import Frechet, Ratio, frechet_distance
 from ldm.metric.gather import gather_rows
+from ldm.metric.inception_score import inception_score
+from ldm.metric.kernel import kernel_distance
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out
+from ldm.metric.scene import Scene
+from ldm.tensors import hash_of
 
-SMALLEST_FRECHET, SMALLEST_KERNEL = 2, 4  # the fewest images in each set
-_BLOCK = 1024
+__all__ = ["Distances", "compare", "frechet_distance", "kernel_distance"]
 
-
-class _Given(nn.Module):
-    """The identity in place of a network, because torchmetrics is given features that are computed already."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.num_features = width
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
-
-
-def frechet_distance(generated: Float[Tensor, "n d"], reference: Float[Tensor, "m d"]) -> float:
-    """The Fréchet distance of two sets of features (n, d) and (m, d), of at least two images each."""
-    from torchmetrics.image.fid import FrechetInceptionDistance  # here, because it takes seconds to import
-
-    metric = FrechetInceptionDistance(_Given(generated.shape[1]), sync_on_compute=False)
-    # A common shift does not change the distance, but without it sums of squares lose digits.
-    centre = reference.double().mean(0)
-    for features, real in ((generated, False), (reference, True)):
-        for block in features.split(_BLOCK):
-            metric.update(block.double() - centre, real=real)
-    return max(float(metric.compute()), 0.0)
-
-
-def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], paired: bool) -> tuple[float, float]:
-    """The unbiased estimate of the squared maximum mean discrepancy of features x (n, d) and y (m, d), and its standard error.
-
-    Arguments:
-        paired: whether x_i and y_i belong together.
-
-    Raises:
-        ValueError: a set has fewer than 4 images, or paired sets are of different sizes.
-    """
-    n, m = len(x), len(y)
-    if min(n, m) < SMALLEST_KERNEL:
-        raise ValueError(f"a kernel distance needs at least {SMALLEST_KERNEL} images of each kind, got {n} and {m}")
-    if paired and n != m:
-        raise ValueError(f"pairs are of equal number, got {n} and {m} images")
-    value, variance = (_of_pairs if paired else _of_independent)(x.double(), y.double())
-    return value, variance**0.5
-
-
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    return (x @ y.T / x.shape[1] + 1) ** 3
-
-
-def _of_pairs(x: Tensor, y: Tensor) -> tuple[float, float]:
-    def h(rows: slice) -> Tensor:
-        within = _kernel(x[rows], x) + _kernel(y[rows], y)
-        return within - _kernel(x[rows], y) - _kernel(y[rows], x)
-
-    n = len(x)
-    sums, rest = _symmetric(h, n)
-    total = sums.sum()
-    without = (total - 2 * sums) / ((n - 1) * (n - 2))
-    jackknife = float((n - 1) * without.var(unbiased=False))
-    variance = max(jackknife - 4 * rest / (n * (n - 2)), 0.0) + 2 * rest / (n * (n - 1))
-    return float(total / (n * (n - 1))), variance
-
-
-def _of_independent(x: Tensor, y: Tensor) -> tuple[float, float]:
-    n, m = len(x), len(y)
-    within_x, rest_x = _symmetric(lambda rows: _kernel(x[rows], x), n)
-    within_y, rest_y = _symmetric(lambda rows: _kernel(y[rows], y), m)
-    cross_x, cross_y, rest = _cross(lambda rows: _kernel(x[rows], y), n, m)
-    xx, yy, cross = within_x.sum(), within_y.sum(), cross_x.sum()
-    value = xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * cross / (n * m)
-    # The same formula with one x, or one y, left out, up to terms that do not change.
-    without_x = (xx - 2 * within_x) / ((n - 1) * (n - 2)) - 2 * (cross - cross_x) / ((n - 1) * m)
-    without_y = (yy - 2 * within_y) / ((m - 1) * (m - 2)) - 2 * (cross - cross_y) / (n * (m - 1))
-    jackknife = float((n - 1) * without_x.var(unbiased=False) + (m - 1) * without_y.var(unbiased=False))
-    counted = 4 * rest_x / (n * (n - 2)) + 4 * rest_y / (m * (m - 2)) + 8 * rest / (n * m)
-    true = 2 * rest_x / (n * (n - 1)) + 2 * rest_y / (m * (m - 1)) + 4 * rest / (n * m)
-    return float(value), max(jackknife - counted, 0.0) + true
-
-
-def _symmetric(matrix: Callable[[slice], Tensor], n: int) -> tuple[Float[Tensor, " n"], float]:
-    """For a symmetric matrix (n, n), given by a function of blocks of rows: its row sums over j != i, and E r^2, the mean
-    square of what remains of the matrix without row and column effects."""
-    sums, squares = [], 0.0
-    for start in range(0, n, _BLOCK):
-        block = matrix(slice(start, start + _BLOCK))
-        block.diagonal(start).zero_()
-        sums.append(block.sum(1))
-        squares += float(block.square().sum())
-    rows = torch.cat(sums)
-    rest = squares - 2 * float(rows.square().sum()) / (n - 2) + float(rows.sum()) ** 2 / ((n - 1) * (n - 2))
-    return rows, max(rest, 0.0) / (n * (n - 3))
-
-
-def _cross(matrix: Callable[[slice], Tensor], n: int, m: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"], float]:
-    """For a matrix (n, m), given by a function of blocks of rows: its row sums, its column sums, and E r^2."""
-    sums, columns, squares = [], torch.zeros(m, dtype=torch.float64), 0.0
-    for start in range(0, n, _BLOCK):
-        block = matrix(slice(start, start + _BLOCK))
-        sums.append(block.sum(1))
-        columns += block.sum(0)
-        squares += float(block.square().sum())
-    rows = torch.cat(sums)
-    rest = squares - float(rows.square().sum()) / m - float(columns.square().sum()) / n
-    rest += float(rows.sum()) ** 2 / (n * m)
-    return rows, columns, max(rest, 0.0) / ((n - 1) * (m - 1))
-
-
-def _at_most(features: Tensor, limit: int) -> Tensor:
-    """At most `limit` rows, spread evenly over all rows."""
-    if len(features) <= limit:
-        return features
-    return features[torch.linspace(0, len(features) - 1, limit).long()]
-
-
-def compare(
-    generated: FeatureSet, reference: FeatureSet, paired: bool, limit: int = 10_000, prefix: str = ""
-) -> list[Measurement]:
-    """All measurements of two sets of images in the features of one network.
-
-    They are the Fréchet and the kernel distance, called `fid` and `kid` for the features of Inception and `fd_<network>` and
-    `kd_<network>` for others, and `precision_<network>`, `recall_<network>`, `density_<network>` and `coverage_<network>`.
-    A number that needs more images than there are is left out, with a warning.
-
-    Arguments:
-        generated, reference: the two sets.
-        paired: whether the i-th images of both sets belong together.
-        limit: the greatest number of images of each set for everything but the Fréchet distance, since the cost grows with
-            its square.
-        prefix: of the names of the numbers.
-
-    Raises:
-        ValueError: the features are of two networks, or paired sets are of different sizes.
-    """
-    if (generated.network, generated.network_hash) != (reference.network, reference.network_hash):
-        raise ValueError(
-            f"features of {generated.network} ({generated.network_hash}) cannot be compared with features of "
-            f"{reference.network} ({reference.network_hash}); collect both with one network"
-        )
-    network, n = generated.network, min(len(generated.features), len(reference.features))
-    x, y = (_at_most(each.features, limit) for each in (generated, reference))
-    names = ("fid", "kid") if generated.inception else (f"fd_{network}", f"kd_{network}")
-    fid, kid, *shares = [
-        prefix + name for name in (*names, *(f"{share}_{network}" for share in precision_recall.NAMES))
-    ]
-    found: dict[str, tuple[float, float | None]] = {}
-    if _enough(fid, n, SMALLEST_FRECHET):
-        found[fid] = frechet_distance(generated.features, reference.features), None
-    if _enough(kid, n, SMALLEST_KERNEL):
-        found[kid] = kernel_distance(x, y, paired)
-    if _enough(", ".join(shares), n, precision_recall.SMALLEST):
-        found |= zip(shares, precision_recall.precision_recall(x, y, paired).values(), strict=True)
-    return [
-        Measurement(
-            metric=metric,
-            value=value,
-            standard_error=error,
-            n=len(generated.features) if metric == fid else len(x),
-            features=network,
-            features_hash=generated.network_hash,
-            reference_hash=reference.images_hash,
-            paired=paired,
-            rounded=True,
-        )
-        for metric, (value, error) in found.items()
-    ]
-
-
-def _enough(metric: str, images: int, wanted: int) -> bool:
-    if images < wanted:
-        leave_out(metric, f"at least {wanted} images of each kind", str(images))
-    return images >= wanted
-
+FEWEST_NETWORKS = 3  # for the mean of ratios
+_AT_ONCE = 1024
 
 Kind = Literal["generated", "reconstruction"]
 
 
 class Distances(Metric):
     """All measurements of `compare` for generated images, or for reconstructions, against the real images, in the features of
-    several networks. Every image passes each network once, whatever is measured with it.
+    several networks, and of generated images the ratio to the distance of real ones, `fdr_<network>`. Every image passes each
+    network once, whatever is measured with it, and the reference once for all runs that keep its features in one store.
 
-    The networks are built when the first batch arrives, so that a run that measures nothing downloads nothing. A network
-    that is not available, or that needs larger images, gives a warning, and its numbers are left out.
+    The networks are built when a measuring begins, or the first batch arrives, so that a run that measures nothing downloads
+    nothing. A network that is not available, or that needs larger images, gives a warning, and its numbers are left out.
 
     Arguments:
-        networks: constructors of feature networks by name (`_partial_` nodes of a config), in the order of the records.
+        networks: constructors of feature networks by name (`_partial_` nodes of a config), or recipes of networks that are
+            trained on the data, in the order of the records.
         of: which images are measured; numbers of reconstructions are called `reconstruction_fid` and so on.
         limit: as for `compare`.
+        batch: images at once through a network, on which its rounding depends.
+        sizes: of parts of the samples whose Fréchet distance is measured, too, as `fd_<network>_of_1000`: how it depends on n.
     """
 
     def __init__(
         self,
-        networks: dict[str, Callable[[], FeatureNetwork]],
+        networks: dict[str, Callable[[], FeatureNetwork] | Learnt],
         of: tuple[Kind, ...] = ("generated",),
         limit: PositiveInt = 10_000,
+        batch: PositiveInt = 64,
+        sizes: tuple[PositiveInt, ...] = (),
     ):
-        self.networks, self.of, self.limit = networks, of, limit
+        self.networks, self.of, self.limit, self.batch, self.sizes = networks, of, limit, batch, sizes
+        learnt = [each for each in networks.values() if isinstance(each, Learnt)]
+        self.needs = tuple(dict.fromkeys(column for each in learnt for column in each.needs))
+        self._built: dict[str, FeatureNetwork] | None = None
         self._sets: dict[str, dict[str, FeatureCollector]] | None = None
+        self._reference: dict[str, FeatureSet] = {}
         self._came, self._paired = {kind: False for kind in of}, False
+
+    def begin(self, scene: Scene) -> None:
+        super().begin(scene)
+        if scene.samples or "reconstruction" in self.of:
+            self._sets = self._empty(scene.device, scene.image_shape[1:])
+        if scene.samples and "generated" in self.of:
+            for name, sets in (self._sets or {}).items():
+                self._reference[name] = features_of(sets["real"].network, scene.reference, scene, self.batch)
 
     def add(self, examples: Examples) -> None:
         images = {"generated": examples.generated, "reconstruction": examples.reconstruction}
@@ -262,10 +87,12 @@ class Distances(Metric):
             return
         if self._sets is None:
             self._sets = self._empty(examples.real.device, tuple(examples.real.shape[-2:]))
+        if examples.real is not None and (not self._reference or "reconstruction" in images):
+            images["real"] = examples.real
         for sets in self._sets.values():
-            for kind, batch in (images | {"real": examples.real}).items():
-                sets[kind].add(batch, examples.index)
-        self._came |= dict.fromkeys(images, True)
+            for kind, batch in images.items():
+                sets[kind].add(batch, examples.places if kind == "generated" else examples.index)
+        self._came |= {kind: True for kind in images if kind in self._came}
         self._paired |= examples.paired
 
     def measure(self) -> list[Measurement]:
@@ -276,23 +103,99 @@ class Distances(Metric):
         if self._sets is None:  # this rank was given no images
             self._sets = self._empty(torch.device("cpu"), None)
         everywhere = gather_rows(torch.tensor([[name in self._sets for name in self.networks]]).long()).amin(0).tolist()
-        found = []
+        found, ratios = [], list[tuple[Comparison, Ratio]]()
         for name in [name for name, there in zip(self.networks, everywhere, strict=True) if there]:
-            real = self._sets[name]["real"].gather()
+            sets = self._sets[name]
+            real, network = sets["real"].gather(), sets["real"].network
             for kind in [kind for kind, some in zip(self.of, came, strict=True) if some]:
-                images, original = self._sets[name][kind].gather(), kind == "reconstruction"
-                prefix = "reconstruction_" if original else ""
-                found += compare(images, real, original or bool(paired), self.limit, prefix)
-        return found
+                images = sets[kind].gather()
+                if kind == "reconstruction":
+                    found += self._said(Comparison(images, real, True, "reconstruction_").numbers(self.limit))
+                    continue
+                both = Comparison(images, self._reference.get(name, real), self._are_pairs(bool(paired)))
+                found += self._said([*both.numbers(self.limit), *both.of_parts(self.sizes)], self._scene_said())
+                found += self._said(self._score(network, both), self._scene_said() | {"reference": None})
+                of_real = self._of_real(network)
+                if both.distance is not None and of_real is not None:
+                    ratios.append((both, frechet.ratio(both.distance, of_real)))
+        return found + self._ratios(ratios)
+
+    def _score(self, network: FeatureNetwork, both: Comparison) -> list[Measurement]:
+        """The Inception score, or its analogue, of a classifier."""
+        features = both.generated.features
+        if not isinstance(network, Judging) or len(features) < 2:
+            return []
+        device = next(network.parameters()).device
+        with torch.no_grad():
+            logits = torch.cat([network.logits(part.to(device)).cpu() for part in features.split(_AT_ONCE)])
+        value = both.number(network.score, *inception_score(logits), "jackknife", len(features))
+        return [dataclasses.replace(value, reference_hash=None, paired=None)]
+
+    def _are_pairs(self, examples: bool) -> bool:
+        return self.scene.paired if self._reference and self.scene is not None else examples
+
+    def _said(self, found: list[Measurement], more: dict[str, str | None] | None = None) -> list[Measurement]:
+        """Measurements with what all of one metric have in common."""
+        return [dataclasses.replace(each, feature_batch=self.batch, **(more or {})) for each in found]
+
+    def _scene_said(self) -> dict[str, str | None]:
+        """What a record says of the real images and of what samples were drawn for."""
+        if self.scene is None:
+            return {"reference": None, "labels": None}
+        return {"reference": self.scene.reference.name, "labels": self.scene.labels}
+
+    def _of_real(self, network: FeatureNetwork) -> Frechet | None:
+        """The distance of other real images, as many as samples, from the reference; computed once for all runs."""
+        scene = self.scene
+        if scene is None or scene.others is None or min(len(scene.others), len(scene.reference)) < frechet.SMALLEST:
+            return None
+        others, reference = scene.others, scene.reference
+
+        def make() -> dict[str, torch.Tensor]:
+            both = (features_of(network, each, scene, self.batch).features for each in (others, reference))
+            return frechet.frechet(*both).tensors()
+
+        key = hash_of({}, others.key, reference.key, network.weights_hash, self.batch)[:20]
+        made_from = {"split": others.split, "weights": network.weights_hash}
+        return Frechet.of(scene.artifacts.kept("real_distance", key, made_from, make))
+
+    def _ratios(self, found: list[tuple[Comparison, Ratio]]) -> list[Measurement]:
+        """The ratio in each network, and the mean over those that no loss saw."""
+        if self.scene is None or not found:
+            if self.scene is not None and self.scene.samples and self.scene.others is None and self._reference:
+                wanted = f"{self.scene.samples} real images beside the reference {self.scene.reference.name}"
+                leave_out("fdr", wanted, "not so many")
+            return []
+        said = self._scene_said() | {"reference": f"{self.scene.reference.name}/{self.scene.others.name}"}
+        each = [both.of_ratio(ratio) for both, ratio in found]
+        fair = [(both, ratio) for both, ratio in found if both.generated.network not in self.scene.seen]
+        if len(fair) >= FEWEST_NETWORKS:
+            sets = [both.generated for both, _ in fair]
+            one = fair[0][0].of_ratio(frechet.mean([ratio for _, ratio in fair]))
+            networks = ", ".join(of.network for of in sets)
+            key = hash_of({}, *(of.network_hash for of in sets))[:16]
+            each.append(dataclasses.replace(one, metric="fdr", features=networks, features_hash=key))
+        return self._said(each, said)
 
     def _empty(self, device: torch.device, size: tuple[int, int] | None) -> dict[str, dict[str, FeatureCollector]]:
         """A collector for each kind of image, by network. `size` is that of the images, or None where this rank has none."""
         found = {}
-        for name, network in available(self.networks).items():
+        for name, network in self._networks().items():
             if size is not None and min(size) < network.smallest:
                 wanted = f"images of at least {network.smallest} x {network.smallest} pixels"
                 leave_out(f"every number of {network.name}", wanted, f"{size[0]} x {size[1]}")
                 continue
             network = network.to(device)
-            found[name] = {kind: FeatureCollector(network) for kind in ("real", *self.of)}
+            found[name] = {kind: FeatureCollector(network, self.batch) for kind in ("real", *self.of)}
         return found
+
+    def _networks(self) -> dict[str, FeatureNetwork]:
+        """All that are available, in their order."""
+        learnt = {name: each for name, each in self.networks.items() if isinstance(each, Learnt)}
+        if learnt and self.scene is None:
+            raise ValueError(
+                f"{', '.join(learnt)} learns from the data, and no measuring has begun: call begin(scene) first"
+            )
+        built = available({name: each for name, each in self.networks.items() if name not in learnt})
+        built |= {name: each.learn(self.scene) for name, each in learnt.items()}
+        return {name: built[name] for name in self.networks if name in built}

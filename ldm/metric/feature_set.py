@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import PositiveInt
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,6 +16,8 @@ from ldm.eight_bits import eight_bits
 from ldm.metric.features import FeatureNetwork
 from ldm.metric.gather import gather_rows, image_hashes, set_hash
 from ldm.metric.pretrained import Inception2015
+from ldm.metric.scene import RealImages, Scene
+from ldm.tensors import hash_of
 from ldm.types import Image
 
 
@@ -56,10 +59,11 @@ class FeatureCollector:
 
     Arguments:
         network: the feature network.
+        batch: images at once through it.
     """
 
-    def __init__(self, network: FeatureNetwork):
-        self.network = network
+    def __init__(self, network: FeatureNetwork, batch: PositiveInt = 64):
+        self.network, self.batch = network, batch
         self._features = [torch.zeros(0, network.width)]
         self._hashes = [torch.zeros(0, dtype=torch.int64)]
         self._index = [torch.zeros(0, dtype=torch.int64)]
@@ -72,7 +76,7 @@ class FeatureCollector:
     def add(self, images: Image, index: Int[Tensor, " b"]) -> None:
         """Add a batch of images (b, c, h, w) in [-1, 1] with 1, 3 or 4 channels, on the network's device; `index` (b,) is the
         place of each in the set. ValueError where a feature is not finite."""
-        features = self.network(images)
+        features = torch.cat([self.network(part) for part in images.split(self.batch)])
         if not torch.isfinite(features).all():
             raise ValueError(f"{self.network.name} gave features that are not finite; its weights are bad")
         self._features.append(features.cpu())
@@ -82,7 +86,32 @@ class FeatureCollector:
     def gather(self) -> FeatureSet:
         """The whole set in the order of `index`, whatever the batches and ranks. With several ranks all of them have to call
         this, and each gets the whole set."""
+        return as_set(self.network, self.tensors())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole set as `features` (n, d) and `hashes` (n,) of the images, in order; called as `gather`."""
         features, hashes, index = (gather_rows(torch.cat(rows)) for rows in (self._features, self._hashes, self._index))
-        inception = isinstance(self.network, Inception2015)
-        network = self.network
-        return FeatureSet(features[index.argsort()], set_hash(hashes), network.name, network.weights_hash, inception)
+        order = index.argsort()
+        return {"features": features[order], "hashes": hashes[order]}
+
+
+def as_set(network: FeatureNetwork, tensors: dict[str, Tensor]) -> FeatureSet:
+    """The set that `FeatureCollector.tensors` gave of a network."""
+    inception = isinstance(network, Inception2015)
+    return FeatureSet(tensors["features"], set_hash(tensors["hashes"]), network.name, network.weights_hash, inception)
+
+
+def features_of(network: FeatureNetwork, images: RealImages, scene: Scene, batch: PositiveInt = 64) -> FeatureSet:
+    """The features of real images in their order, computed by all ranks, or found where they were kept."""
+
+    def make() -> dict[str, Tensor]:
+        collector = FeatureCollector(network, batch)
+        for places in scene.shares(len(images), batch):
+            if places:
+                real = images.batch(places)["image"].to(scene.device)
+                collector.add(real, torch.tensor(places))
+        return collector.tensors()
+
+    key = hash_of({}, images.key, network.weights_hash, batch)[:20]
+    made_from = {"split": images.split, "weights": network.weights_hash}
+    return as_set(network, scene.artifacts.kept("features", key, made_from, make))

@@ -13,6 +13,8 @@ So a network is given what a viewer sees.
     <torchvision>            weights of that architecture   varies  photographs, offline
     cifar10_resnet20 .. 110  the classifier                 64      images of 32 pixels
     random_conv              nothing                        288     any machine; weak: colour, texture and coarse layout only
+    classifier               labels of the data             96      data with classes: trained on them, once
+    <transformers>           weights (DINOv2, CLIP)         varies  photographs and what is drawn, with a GPU
     <any module>             a module with `features(x)`    given   features that were trained for the data at hand
 
 Sources:
@@ -28,7 +30,7 @@ import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -87,17 +89,33 @@ class FeatureNetwork(nn.Module, ABC):
         self.eval().requires_grad_(False)
 
 
+class Judging(FeatureNetwork):
+    """A feature network that is a classifier: its features, multiplied by a matrix, are logits of classes. A new one writes
+    `logits`, too.
+
+    Attributes:
+        score: the name of the Inception score, or its analogue, of these classes.
+    """
+
+    score: str
+
+    @abstractmethod
+    def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
+        """The logits of the classes, given features."""
+
+
 def standardized(
     pixels: UInt8[Tensor, "b 3 h w"],
     size: int | None,
     mean: Sequence[float] = _IMAGENET_MEAN,
     std: Sequence[float] = _IMAGENET_STD,
+    mode: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> Float[Tensor, "b 3 H W"]:
     """8-bit images (b, 3, h, w), resized with antialiasing to squares of side `size` unless it is None, with numbers scaled to
     [0, 1] and then standardised by `mean` and `std`, which by default are those of ImageNet."""
     x = pixels.float() / 255
     if size is not None and x.shape[-2:] != (size, size):
-        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        x = F.interpolate(x, size=(size, size), mode=mode, antialias=True, align_corners=False)
     centre, spread = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (mean, std))
     return (x - centre) / spread
 

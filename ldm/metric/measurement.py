@@ -21,6 +21,10 @@ class Measurement:
             same original). Dependent sets have smaller distances than independent ones.
         rounded: whether images were rounded to 8 bits first.
         kind: for likelihoods, whether the value is exact, a bound or an estimate.
+        reference: split and number of the real images that samples are compared with, as `val:10000`; of a ratio both sets.
+        labels: the law of the labels or captions that samples were drawn for (ldm.run.scene).
+        feature_batch: how many images passed the feature network at once, of which its rounding depends.
+        error: how the standard error was made: `jackknife`, `halves`, `binomial`, ...
     """
 
     metric: str
@@ -33,3 +37,7 @@ class Measurement:
     paired: bool | None = None
     rounded: bool | None = None
     kind: Literal["exact", "bound", "estimate"] | None = None
+    reference: str | None = None
+    labels: str | None = None
+    feature_batch: int | None = None
+    error: str | None = None

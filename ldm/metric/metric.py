@@ -25,19 +25,23 @@ class Examples:
     """A batch for metrics, on one device. Images are (b, c, h, w) in [-1, 1].
 
     Fields:
-        real, reconstruction: images of held-out examples, and their reconstructions.
-        generated: a generated image for each of them; None where there is no prior.
-        captions: the captions.
+        real, reconstruction: images of held-out examples, and their reconstructions; None where all held-out examples have
+            come before and there are further generated images alone.
+        generated: as many generated images; None where there is no prior.
+        captions: that the generated images were drawn for, or those of the examples.
         index: the rows of the examples in the held-out set, (b,).
         paired: whether each generated image was drawn for the caption or label of the real image in its row, which makes
             the two dependent.
         model, batch: the model that is measured, in eval mode, and the held-out batch as the data gave it, for what is asked
-            of latents, context or prior: `model.latent(batch, random)`, `model.condition(batch)`, `model.prior`.
+            of latents, context or prior: `model.latent(batch, random)`, `model.condition(batch)`, `model.prior`; the batch is
+            None where `real` is.
         drawing: what drawing and decoding the generated images took; None where they were not drawn now, but kept.
+        place: the number of each generated image among all of them, (b,); None is that of its example.
+        labels: that the generated images were drawn for, (b,); -1 and None for none.
     """
 
-    real: Image
-    reconstruction: Image
+    real: Image | None
+    reconstruction: Image | None
     generated: Image | None
     captions: Sequence[str]
     index: Int[Tensor, " b"]
@@ -45,6 +49,30 @@ class Examples:
     model: LatentModel | None = None
     batch: Mapping[str, Any] | None = None
     drawing: Spent | None = None
+    place: Int[Tensor, " b"] | None = None
+    labels: Int[Tensor, " b"] | None = None
+
+    @property
+    def places(self) -> Int[Tensor, " b"]:
+        """The number of each generated image among all of them, (b,)."""
+        return self.index if self.place is None else self.place
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Images that a metric wants to be looked at.
+
+    Fields:
+        name: in the name of its file.
+        rows: (title, images (n, c, h, w) in [-1, 1]) of sets that belong together.
+        captions: below each column.
+        title: a line for the report.
+    """
+
+    name: str
+    rows: Sequence[tuple[str, Image]]
+    captions: Sequence[str]
+    title: str
 
 
 class Metric(ABC):
@@ -77,6 +105,10 @@ class Metric(ABC):
 
         A number that cannot be computed from these images is left out with `leave_out`.
         """
+
+    def pictures(self) -> list[Picture]:
+        """What is to be looked at beside the numbers, after `measure`; the same on all ranks."""
+        return []
 
 
 def leave_out(metric: str, wanted: str, came: str) -> None:

@@ -26,7 +26,7 @@ from jaxtyping import Float, UInt8
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from ldm.metric.features import FeatureNetwork, FeaturesUnavailable, standardized
+from ldm.metric.features import FeatureNetwork, FeaturesUnavailable, Judging, standardized
 from ldm.tensors import read_tensors
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -62,7 +62,7 @@ def load_weights(network: nn.Module, path: Path, name: str, optional: tuple[str,
     network.load_state_dict(found, strict=False)
 
 
-class Inception2015(FeatureNetwork):
+class Inception2015(Judging):
     """TensorFlow's Inception of 2015-12-05 in the port of torch-fidelity. Only a distance in its features is called `fid`.
 
     The whole computation, with the resizing of images, is that of torch-fidelity. The default of torchmetrics has
@@ -75,6 +75,8 @@ class Inception2015(FeatureNetwork):
     Raises:
         FeaturesUnavailable: the file is not there and cannot be downloaded, or it is another file.
     """
+
+    score = "inception_score"
 
     def __init__(self, weights: Path | None = None, timeout: PositiveInt = 15):
         super().__init__()
@@ -97,6 +99,10 @@ class Inception2015(FeatureNetwork):
 
     def embed(self, pixels: Tensor) -> Tensor:
         return self.network(pixels)[0]
+
+    def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
+        # Without the bias, as the Inception score was published.
+        return features @ self.network.fc.weight.T
 
 
 def _sha256(path: Path) -> str:
@@ -136,7 +142,8 @@ class TorchvisionFeatures(FeatureNetwork):
 
     Arguments:
         architecture: torchvision's name of the network, as `mobilenet_v2`.
-        weights: a file with a state dict, safetensors or `.pth`; the classifier may be missing in it.
+        weights: a file with a state dict, safetensors or `.pth`; the classifier may be missing in it. None takes torchvision's
+            best from torch's hub cache, or downloads them.
         size: side that images are resized to.
         flip180: turn images by 180 degrees first, which weights converted from TensorFlow can need.
         name: the name in the names of numbers, as `fd_<name>`; by default that of the architecture.
@@ -145,7 +152,7 @@ class TorchvisionFeatures(FeatureNetwork):
     def __init__(
         self,
         architecture: str,
-        weights: Path,
+        weights: Path | None = None,
         size: PositiveInt = 224,
         flip180: bool = False,
         name: str | None = None,
@@ -157,6 +164,7 @@ class TorchvisionFeatures(FeatureNetwork):
             raise ValueError(f"torchvision has no classifier {architecture!r}; see torchvision.models.list_models()")
         self.size, self.flip180 = size, flip180
         network = torchvision.models.get_model(architecture, weights=None)
+        weights = _published(architecture) if weights is None else weights
         load_weights(network, weights, architecture, optional=("classifier.", "fc.", "head", "heads."))
         self.network = network
         self._drop_classifier()
@@ -174,6 +182,21 @@ class TorchvisionFeatures(FeatureNetwork):
     def embed(self, pixels: Tensor) -> Tensor:
         x = standardized(pixels, self.size)
         return self.network(x.flip(2, 3) if self.flip180 else x).flatten(1)
+
+
+def _published(architecture: str) -> Path:
+    """torchvision's best weights of a network, in torch's hub cache."""
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights(architecture).DEFAULT.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    try:
+        torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except OSError as error:  # URLError is one
+        raise FeaturesUnavailable(
+            f"could not download torchvision's {architecture} ({error}); put it at {path} or give weights=PATH"
+        ) from error
+    return path
 
 
 class _Block(nn.Module):

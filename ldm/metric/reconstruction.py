@@ -35,6 +35,8 @@ class ReconstructionQuality(Metric):
         from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
         original, reconstruction = examples.real, examples.reconstruction
+        if original is None or reconstruction is None:
+            return
         if original.shape != reconstruction.shape:
             raise ValueError(f"a reconstruction of {tuple(original.shape)} came as {tuple(reconstruction.shape)}")
         self._size = tuple(original.shape[-2:])

@@ -43,7 +43,8 @@ class Record:
     """One number. What does not apply is None.
 
     Attributes:
-        metric, value, standard_error, n, features, features_hash, reference_hash, paired, rounded, kind: see `Measurement`.
+        metric, value, standard_error, n, features, features_hash, reference_hash, paired, rounded, kind, reference, labels,
+            feature_batch, error: see `Measurement`.
         run: name of the run directory.
         experiment: what the numbers of several seeds are grouped under.
         data, split: the data set's fingerprint or name, and which part of it was measured on.
@@ -57,6 +58,7 @@ class Record:
             `best:fd_classifier`.
         drawn: how samples were drawn: `prior`, its class, and all that the prior says of it (`Prior.drawn`), as `sampler`:
             `dpmpp(sde=true)`, class and what is not the default; `guide`: of autoguidance, the run and its weights.
+        seen: feature networks that a loss of either stage saw; distances in their features are no headline.
         evaluations: network evaluations per sample.
         seconds: how long measuring took, sampling included.
         device: as `NVIDIA H200 x 8` or `CPU, 2 threads`.
@@ -79,6 +81,10 @@ class Record:
     paired: bool | None = None
     rounded: bool | None = None
     kind: str | None = None
+    reference: str | None = None
+    labels: str | None = None
+    feature_batch: int | None = None
+    error: str | None = None
     run: str | None = None
     experiment: str | None = None
     data: str | None = None
@@ -91,6 +97,7 @@ class Record:
     asked: str | None = None
     weights: str | None = None
     drawn: dict[str, Any] | None = None
+    seen: list[str] | None = None
     evaluations: int | None = None
     seconds: float | None = None
     device: str | None = None
@@ -128,6 +135,8 @@ MUST_AGREE = (
     "paired",
     "rounded",
     "kind",
+    "reference",
+    "labels",
     "data",
     "split",
 )
@@ -136,6 +145,7 @@ MUST_AGREE = (
 _VARIES = (
     "value",
     "standard_error",
+    "error",
     "seed",
     "run",
     "model",

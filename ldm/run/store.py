@@ -8,16 +8,19 @@ is recorded before the look-up (ldm.run.needs).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ldm.files import write_json
+from ldm.ranks import agree, rank
 from ldm.run.needs import Needs
 
 log = logging.getLogger(__name__)
@@ -100,3 +103,15 @@ class Store:
         write_json(part / "artifact.json", {"kind": kind, "key": key, "made_from": description})
         os.replace(part, path)
         return path
+
+
+@contextlib.contextmanager
+def turn(lock: Lock) -> Iterator[None]:
+    """Rank 0 holds `lock` for all ranks. While it waits they meet twice a minute, so that no collective times out."""
+    while not agree(lambda: lock.acquire(30.0)):
+        pass
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            lock.release()

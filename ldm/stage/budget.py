@@ -85,15 +85,4 @@ class Budget:
         return f"{getattr(spent, name):.4g}/{self}"
 
 
-_UNITS[name]}"
-
-    def said(self, spent: Spent) -> str:
-        """What was spent of it, as `31.2/120 s`."""
-        ((name, _),) = self._given().items()
-        return f"{getattr(spent, name):.4g}/{self}"
-
-
-PASSES = 3
-"""Passes through a network that a training step costs: one forward, and one backward that costs two."""
-
 _UNITS = {"seconds": "s", "images": "images", "flops": "FLOPs"}

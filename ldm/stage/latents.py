@@ -18,9 +18,9 @@ from ldm.alignment.alignment import Alignment
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.data import latent
 from ldm.data.module import DataModule, Split
+from ldm.ranks import agree, rank
 from ldm.run.signals import StopFlag
-from ldm.run.store import Store
-from ldm.stage.launch import agree, rank, turn
+from ldm.run.store import Store, turn
 from ldm.tensors import hash_of
 from ldm.types import Reads
 

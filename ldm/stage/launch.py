@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import lightning as L
 import torch.distributed as dist
@@ -19,11 +18,9 @@ from lightning.pytorch.strategies.parallel import ParallelStrategy
 from torch.distributed.rendezvous import rendezvous
 
 from ldm.build import Config, ConfigError, build
+from ldm.ranks import agree
 from ldm.run.signals import StopFlag
-from ldm.run.store import Lock
 from ldm.stage.pulse import Pulse
-
-T = TypeVar("T")
 
 _NAME = "ldm run"
 
@@ -120,36 +117,3 @@ def remember(name: str) -> None:
 
 def _under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def rank() -> int:
-    """The number of this process among the ranks; 0 where there is one."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def agree(choose: Callable[[], T]) -> T:
-    """Rank 0 chooses, all get the answer; an exception of rank 0 is raised on all."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return choose()
-    box: list[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            box[0] = choose()
-        except Exception as error:
-            box[1] = error
-    dist.broadcast_object_list(box, src=0)
-    if box[1] is not None:
-        raise box[1]
-    return box[0]
-
-
-@contextlib.contextmanager
-def turn(lock: Lock) -> Iterator[None]:
-    """Rank 0 holds `lock` for all ranks. While it waits they meet twice a minute, so that no collective times out."""
-    while not agree(lambda: lock.acquire(30.0)):
-        pass
-    try:
-        yield
-    finally:
-        if rank() == 0:
-            lock.release()

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from ldm.logger.sink import Sink
 from ldm.model import put_weights
 from ldm.random import Random
+from ldm.ranks import agree
 from ldm.run.checkpoint import Checkpoints, to_device
 from ldm.run.directory import Journal
 from ldm.run.signals import Diverged, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.stage.best import Best
 from ldm.stage.budget import Spent
-from ldm.stage.launch import agree
 from ldm.stage.provenance import History, Settings, fresh, going_on, gone_back
 from ldm.stage.recipe import Recipe
 from ldm.stage.sharding import FullyShard, as_sharded, blocks, gathered, shard

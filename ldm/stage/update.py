@@ -106,7 +106,8 @@ class Learner(L.LightningModule, ABC):
             self.clock.agree()
         if budget.flops is not None and not self.flops.total:
             raise ConfigError(
-                f"{self.name}.budget.flops: torch counts no operation in an update here; take {self.name}.budget.seconds or .images"
+                f"{self.name}.budget.flops: torch counts no operation in an update here; take {self.name}.budget.seconds "
+                f"or .images"
             )
         self.spent = Spent(self.updates * images, self.clock.seconds, self.flops.total or 0)
 

@@ -10,7 +10,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
 from ldm.build import ConfigError, build, check
-from ldm.metric import distance
+from ldm.metric import frechet, kernel, precision_recall
 from ldm.metric.distance import Distances, compare, frechet_distance, kernel_distance
 from ldm.metric.feature_set import FeatureCollector, FeatureSet
 from ldm.metric.features import FeaturesUnavailable, FeaturesUnavailableWarning, RandomConv
@@ -120,7 +120,7 @@ def unexplained(h, symmetric):
 
 
 def test_error_of_independent_sets_is_leaving_one_out_less_what_that_counts_twice(monkeypatch):
-    monkeypatch.setattr(distance, "_BLOCK", 4)
+    monkeypatch.setattr(kernel, "_BLOCK", 4)
     torch.manual_seed(0)
     x, y = torch.randn(9, 3), torch.randn(6, 3) + 1
     value, error = kernel_distance(x, y, paired=False)
@@ -146,7 +146,7 @@ def test_error_of_independent_sets_is_leaving_one_out_less_what_that_counts_twic
 
 @pytest.mark.parametrize("shift", [1.0, 0.0])  # 0: what is counted twice is all that there is
 def test_error_of_pairs_is_leaving_one_pair_out_less_what_that_counts_twice(monkeypatch, shift):
-    monkeypatch.setattr(distance, "_BLOCK", 4)
+    monkeypatch.setattr(kernel, "_BLOCK", 4)
     torch.manual_seed(0)
     n = 9
     x, y = gaussian_pairs(n, 3, 0.7, shift)
@@ -222,8 +222,8 @@ def test_a_measurement_knows_what_it_measured():
     assert [m.metric for m in found] == names()
     assert [m.n for m in found] == [40, 20, 20, 20, 20, 20]
     errors = {m.metric: m.standard_error for m in found}
-    assert errors["fd_random_conv"] is None and errors["coverage_random_conv"] is None
-    assert all(errors[f"{name}_random_conv"] > 0 for name in ("kd", "precision", "recall", "density"))
+    assert all(errors[f"{name}_random_conv"] > 0 for name in NETWORK_NAMES)
+    assert [m.error for m in found] == ["jackknife"] * 2 + ["halves"] * 4
     for m in found:
         assert (m.features, m.features_hash, m.rounded, m.paired) == ("random_conv", network.weights_hash, True, False)
     order = torch.randperm(30)
@@ -238,9 +238,9 @@ def test_the_numbers_are_of_their_names():
     x, y = torch.randn(30, 4), torch.randn(30, 4) + 0.5
     sets = [FeatureSet(features, "i", "net", "h", inception=False) for features in (x, y)]
     found = {m.metric: (m.value, m.standard_error) for m in compare(*sets, paired=True)}
-    assert found["fd_net"] == (frechet_distance(x, y), None)
+    assert found["fd_net"] == (frechet_distance(x, y), frechet.frechet(x, y).error(paired=True))
     assert found["kd_net"] == kernel_distance(x, y, True)
-    shares = distance.precision_recall.precision_recall(x, y, True)
+    shares = precision_recall.precision_recall(x, y, True)
     assert {name: found[f"{name}_net"] for name in shares} == shares
 
 

@@ -112,10 +112,10 @@ def test_errors_are_the_true_spread(unchecked, n, d, correlation, paired, scale)
         x, y = gaussian_pairs(n, d, correlation)
         found.append([*precision_recall(x * scale, y, paired).values()])
     spread = torch.tensor([[value for value, _ in each] for each in found]).std(0)
-    claimed = torch.tensor([[error for _, error in each[:3]] for each in found]).mean(0)
-    # A spread of 60 repetitions is known to 9 %.
-    assert ((claimed / spread[:3] > 0.8) & (claimed / spread[:3] < 1.25)).all()
-    assert all(error is None for *_, (_, error) in found)
+    claimed = torch.tensor([[error for _, error in each] for each in found]).mean(0)
+    # A spread of 60 repetitions is known to 9 %; coverage is near to 1, where few balls decide.
+    assert ((claimed / spread > 0.8) & (claimed / spread < 1.25))[:3].all()
+    assert 0.7 < claimed[3] / spread[3] < 1.3
 
 
 def test_errors_of_larger_sets_are_taken_from_a_part_of_them(monkeypatch):
@@ -134,7 +134,7 @@ def test_names_and_refusals():
     torch.manual_seed(0)
     x, y = torch.randn(50, 2), torch.randn(60, 2) * 2
     assert tuple(precision_recall(x, y, False)) == NAMES == ("precision", "recall", "density", "coverage")
-    assert [error is None for _, error in precision_recall(x[:14], y, False).values()] == [False, False, False, True]
+    assert [error is None for _, error in precision_recall(x[:14], y, False).values()] == [False] * 4
     assert [error for _, error in precision_recall(x[:13], y, False).values()] == [None] * 4
     assert precision_recall(x, y, False) == precision_recall(x, y, False)
     with pytest.raises(ValueError, match="at least 7 images of each kind, got 50 and 6"):

@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from ldm.run.store import Store, key_of
-from ldm.stage.launch import turn
+from ldm.run.store import Store, key_of, turn
 
 
 def test_keys_name_what_was_described():

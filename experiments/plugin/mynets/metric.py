@@ -14,6 +14,8 @@ class Brightness(Metric):
         self._differences = [torch.zeros(0)]
 
     def add(self, examples: Examples) -> None:
+        if examples.real is None:  # further samples, when all held-out images have come
+            return
         made = examples.reconstruction if examples.generated is None else examples.generated
         self._differences.append((made - examples.real).flatten(1).mean(1).cpu())
 
