@@ -286,6 +286,8 @@ def _row(setting: dict[str, Any], group: list[Record]) -> Row:
 def say(records: Sequence[Record]) -> None:
     """The newest number of each metric, a line each; of whatever sample size, which stands beside it."""
     newest = {each.metric: each for each in records}
+    width = max(map(len, newest), default=0)
     for each in newest.values():
         error = "" if each.standard_error is None else f" ± {each.standard_error:.2g}"
-        log.info("%-28s %10.4g%s  (n = %s)", each.metric, each.value, error, each.n)
+        count = "" if each.n == 1 else f"  (n = {each.n})"
+        log.info("%-*s %10.4g%s%s", width, each.metric, each.value, error, count)
