@@ -5,7 +5,6 @@ import torch
 
 from ldm.build import ConfigError
 from ldm.command.evaluate import measure_again
-from ldm.experiment.check import checked
 from ldm.experiment.experiment import Experiment
 from ldm.model import LatentModel
 from ldm.run.record import read
@@ -63,4 +62,4 @@ def test_the_best_weights_of_a_run_with_budgets(tmp_path, monkeypatch):
 )
 def test_what_could_not_be_done_is_told_at_once(words, said, tmp_path):
     with pytest.raises(ConfigError, match=said):
-        checked(tiny(tmp_path, *words))
+        Experiment(tiny(tmp_path, *words))

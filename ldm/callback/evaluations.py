@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
-import torch
 
+from ldm.build import Config, build
 from ldm.data.module import DataModule
 from ldm.metric.metric import Metric
 from ldm.model import LatentModel
@@ -46,10 +46,8 @@ class Evaluations(L.Callback):
         data: DataModule,
         judge: Judge | None = None,
     ):
-        self.every, self.evaluation = (
-            evaluation.every,
-            dataclasses.replace(evaluation, samples=evaluation.every_samples),
-        )
+        self.every = evaluation.every
+        self.evaluation = dataclasses.replace(evaluation, samples=evaluation.every_samples)
         self.metrics, self.model, self.data, self.judge = metrics, model, data, judge
 
     def on_train_start(self, trainer: L.Trainer, stage: Stage) -> None:
@@ -82,7 +80,20 @@ class Evaluations(L.Callback):
         if self.judge is not None and not agree(lambda: self.judge(images, values)):
             trainer.should_stop = True
 
-    @torch.no_grad()
     def _measured(self) -> dict[str, float]:
         records = self.evaluation(made_whole(self.model), self.data, self.metrics(), {})
         return {each.metric: each.value for each in records}
+
+
+def evaluations(
+    config: Config, stage: Stage, model: LatentModel, data: DataModule, judge: Judge | None = None
+) -> list[Evaluations]:
+    """What evaluates a stage of a run with this config in training: one for the second, where that is asked for."""
+    evaluation: Evaluation = build(config["evaluation"], "evaluation")
+    if stage.name != "second" or not evaluation.every or not config["metric"]:
+        return []
+
+    def metrics() -> list[Metric]:
+        return list(build(config["metric"], "metric").values())
+
+    return [Evaluations(evaluation, metrics, model, data, judge)]

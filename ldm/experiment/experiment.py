@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ldm.build import Config, build
 from ldm.callback import watchers
-from ldm.callback.evaluations import Evaluations, Judge
+from ldm.callback.evaluations import Judge, evaluations
 from ldm.callback.measured import save_pictures
 from ldm.callback.pictures import Pictures
 from ldm.callback.progress import Bar
@@ -34,7 +34,6 @@ from ldm.experiment.size import footprint
 from ldm.experiment.trainer import trainer
 from ldm.logger.sink import Guarded
 from ldm.logger.wandb import swept
-from ldm.metric.metric import Metric
 from ldm.model import LatentModel, load_weights, made_from, write_weights
 from ldm.random import seed_of
 from ldm.ranks import agree, rank
@@ -47,14 +46,14 @@ from ldm.run.record import say
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED, Diverged, StopFlag, Stopped
 from ldm.run.store import Store, key_of, turn
 from ldm.stage import provenance
-from ldm.stage.best import Best
+from ldm.stage.best import Best, save_best
 from ldm.stage.feed import Feed
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics, weights_key
 from ldm.stage.launch import ranks, remember, restarted
 from ldm.stage.provenance import History, Plan
 from ldm.stage.second import Second, aligned
-from ldm.stage.sharding import gathered, made_whole
+from ldm.stage.sharding import made_whole
 from ldm.stage.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -219,7 +218,9 @@ class Experiment:
             weights = self.store.workplace("autoencoder", key) / "model.safetensors"
             write_weights(self.model.autoencoder.state_dict(), weights)
             description = {"history": stage.history, "weights": weights_key(self.model.autoencoder)}
-            description |= {"updates": stage.updates, "cost": dataclasses.asdict(stage.spent)}
+            description["cost"] = dataclasses.asdict(stage.spent)
+            if stage.recipe.budget:
+                description |= {"updates": stage.updates, "spent": description["cost"]}
         return self.store.publish("autoencoder", key, description)
 
     # Second stage
@@ -245,7 +246,7 @@ class Experiment:
             stage.best = None if stage.recipe.keep_best is None else Best(stage.recipe.keep_best)
             self._fit(stage, self.second)
             self.model.made_from = self._made_from(stage.history)
-            self._save_best(stage)
+            save_best(stage.best, self.model, self.place.model)
             raw = made_whole(self.model)
             agree(lambda: raw.save(self.place.model, self.config, "raw"))
             stage.average.keep()
@@ -254,16 +255,6 @@ class Experiment:
             for name in ("raw.safetensors", "best.safetensors"):  # of a stage that was trained before
                 self.place.model.joinpath(name).unlink(missing_ok=True)
         agree(lambda: self.model.save(self.place.model, self.config))
-
-    def _save_best(self, stage: Second) -> None:
-        """The best weights as a file of their own; a collective call."""
-        file = self.place.model / "best.safetensors"
-        if stage.best is None or not stage.best.facts:
-            agree(lambda: file.unlink(missing_ok=True))
-            return
-        self.model.made_from["best"] = stage.best.facts
-        weights = gathered(dict(self.model.state_dict()) | stage.best.weights, keep=rank() == 0)
-        agree(lambda: write_weights(weights, file))
 
     def _take_finished(self) -> None:
         """The model of a run of which nothing else is left; how it samples may be said anew."""
@@ -277,16 +268,11 @@ class Experiment:
             "config": provenance.config_hash(self.first.history, second),
             "images_seen": Journal(self.place.metrics).images_seen("second"),
             "begun_from": self.given.named(),
-            "budget": self._limits(second),
+            "budget": provenance.limits(self.first.history, second),
             "returned": sum(provenance.returns(each) for each in (self.first.history, second)) or None,
             "first": self.first.history,
             "second": second,
         }
-
-    def _limits(self, second: History) -> dict[str, str]:
-        """What ended the training of each stage that was trained."""
-        limits = {"first": provenance.limit(self.first.history, "first"), "second": provenance.limit(second, "second")}
-        return {stage: limit for stage, limit in limits.items() if limit is not None}
 
     # Training of either
 
@@ -315,16 +301,13 @@ class Experiment:
         own, given = watchers.watching(
             self.config["callback"], stage, self.data.batch_size, self.place.path / "lightning"
         )
-        shards = bool(stage.to_shard())
-        trainer = self._trainer(
+        watching = [
             Bar(self.console),
             pictures,
-            *self._evaluations(stage),
+            *evaluations(self.config, stage, self.model, self.data, self.judge),
             *own,
-            players=len(stage.players()),
-            shards=shards,
-            given=given,
-        )
+        ]
+        trainer = self._trainer(*watching, players=len(stage.players()), shards=bool(stage.to_shard()), given=given)
         try:
             trainer.fit(stage, datamodule=Feed(self.data))
         except Diverged:
@@ -334,17 +317,6 @@ class Experiment:
         finally:
             stage.rescue()
         return True
-
-    def _evaluations(self, stage: Stage) -> list[Evaluations]:
-        """What evaluates a stage in training: the second, where that is asked for."""
-        evaluation: Evaluation = build(self.config["evaluation"], "evaluation")
-        if stage.name != "second" or not evaluation.every or not self.metrics:
-            return []
-
-        def metrics() -> list[Metric]:
-            return list(build(self.config["metric"], "metric").values())
-
-        return [Evaluations(evaluation, metrics, self.model, self.data, self.judge)]
 
     # What came of it
 
@@ -389,16 +361,6 @@ class Experiment:
         if self.config["keep"] == "model":
             for stage, trained in self.planning.trains.items():
                 if trained:
-                    self._prune_stage(stage)
+                    self.planning.prune(stage, self.model.made_from[stage])
                     self.planning.snapshots(stage).clear()
         self.store.needs.settle(goes_on=self.config["keep"] == "all")
-
-    def _prune_stage(self, stage: str) -> None:
-        """Leave of a finished stage what it has cost; one that was found in the store has no checkpoint here."""
-        checkpoints, history = self.planning.checkpoints(stage), self.model.made_from[stage]
-        there = provenance.begun(checkpoints)
-        if there is not None:
-            checkpoints.prune(there.updates, history, dataclasses.asdict(there.spent))
-            return
-        found = self.store.description(self.store.path("autoencoder", key_of(history)))
-        checkpoints.prune(found.get("updates", self.config[stage]["steps"]), history, found.get("spent"))

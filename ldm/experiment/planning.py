@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 from ldm.build import Config, ConfigError, build
@@ -16,6 +17,7 @@ from ldm.run.store import Store, key_of
 from ldm.stage import provenance
 from ldm.stage.latents import pays, weights_key
 from ldm.stage.provenance import History, Plan
+from ldm.stage.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +100,18 @@ class Planning:
     def pruned(self, stage: str) -> bool:
         """Whether of a stage that was trained here the weights alone are left, in `model/`."""
         return self.checkpoints(stage).pruned()
+
+    def prune(self, stage: str, history: History) -> None:
+        """Leave of a finished stage what it has cost. One that was found in the store has no checkpoint of its end here."""
+        checkpoints, there = self.checkpoints(stage), provenance.begun(self.checkpoints(stage))
+        recipe: Recipe = build(self.config[stage], stage)
+        if not recipe.budget:
+            checkpoints.prune(recipe.steps, history)
+        elif there is not None and recipe.position(there.updates, there.spent) >= recipe.steps:
+            checkpoints.prune(there.updates, history, dataclasses.asdict(there.spent))
+        else:
+            found = self.store.description(self.store.path("autoencoder", key_of(history)))
+            checkpoints.prune(found["updates"], history, found["spent"])
 
     def _first(self) -> Plan:
         there = provenance.begun(self.checkpoints("first"))

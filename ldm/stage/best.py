@@ -13,12 +13,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from ldm.build import ConfigError
 from ldm.metric.direction import lower_is_better
+from ldm.model import LatentModel, write_weights
+from ldm.stage.launch import agree, rank
+from ldm.stage.sharding import gathered
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,18 @@ class Best:
             log.warning("the best so far was kept by %s, and from here on by %s alone", facts["metric"], self.metric)
             return
         self.facts, self.weights = dict(facts), {name: _copy(value) for name, value in state.get("weights", {}).items()}
+
+
+def save_best(best: Best | None, model: LatentModel, folder: Path) -> None:
+    """Write the best weights of a model whose training has ended into its folder, and their facts into what the model was made
+    from; where there are none, none stay there of a training before. A collective call."""
+    file = folder / "best.safetensors"
+    if best is None or not best.facts:
+        agree(lambda: file.unlink(missing_ok=True))
+        return
+    model.made_from["best"] = best.facts
+    weights = gathered(dict(model.state_dict()) | best.weights, keep=rank() == 0)
+    agree(lambda: write_weights(weights, file))
 
 
 def _copy(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """A trained prior to begin with: `prior.checkpoint=` a finished run of ours, its condition along with it.
 
-    prior.weights=average | raw           which of its weights: the averaged ones by default
+    prior.weights=average | raw | best    which of its weights: the averaged ones by default
     prior.statistics=checkpoint | data    by what latents are whitened where the first stage is the checkpoint's
 
 What the network is, the config says and not the checkpoint. Tensors are taken by their names where the shapes agree; the others

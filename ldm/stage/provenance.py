@@ -131,10 +131,10 @@ def _content(path: Path) -> str:
     return key_of([[file.relative_to(path).as_posix(), checksum(file)] for file in files])
 
 
-def limit(history: History, stage: str) -> str | None:
-    """What ended the training of a stage of this history, as `500 updates` or `120 s`; None where it was not trained."""
-    settings = history[-1]["settings"]
-    return build(settings[stage], stage, PACKAGES).limit() if settings.get(stage) else None
+def limits(first: History, second: History) -> dict[str, str]:
+    """What ended the training of each stage that was trained, as `500 updates` or `120 s`, by its name."""
+    settings = {"first": first[-1]["settings"], "second": second[-1]["settings"]}
+    return {name: build(own[name], name, PACKAGES).limit() for name, own in settings.items() if own.get(name)}
 
 
 def fresh(settings: Settings) -> History:

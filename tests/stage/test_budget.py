@@ -13,7 +13,7 @@ from ldm.run.checkpoint import Checkpoints
 from ldm.stage.average import Powers
 from ldm.stage.budget import Budget, Spent
 from ldm.stage.clock import Clock
-from ldm.stage.provenance import Begun, begun, fresh, limit, of_second, plan
+from ldm.stage.provenance import Begun, begun, fresh, limits, of_second, plan
 from ldm.stage.rate import Cosine
 from ldm.stage.stage import Stage
 from tests.runs import equal, rows, tiny
@@ -158,8 +158,8 @@ def test_a_typed_number_of_updates_beside_a_budget_is_told():
 
 def test_a_plan_knows_what_is_left_of_a_budget():
     there = Begun(50, fresh(of_seconds(60.0)), spent=Spent(200, 60.2))
-    assert limit(there.history, "second") == "60 s" and limit(fresh(settings()), "second") == "4 updates"
-    assert limit(fresh({"second": {}}), "second") is None
+    assert limits(fresh({"autoencoder": {}}), there.history) == {"second": "60 s"}
+    assert limits(fresh({"first": settings()["second"]}), fresh({"second": {}})) == {"first": "4 updates"}
     same = plan("second", there, of_seconds(60.0))
     assert same.finished and not same.refused and not same.changed
     longer = plan("second", there, of_seconds(90.0))
