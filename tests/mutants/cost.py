@@ -8,7 +8,7 @@ FAULTS = [
         "tests/stage/test_flops.py",
         ("if update & (update - 1):", "if update > 1:"),
         ("self.rate = self._counting * ranks", "self.rate = self._counting"),
-        ("self._counting += counter.get_total_flops()", "self._counting = counter.get_total_flops()"),
+        ("self._counting += counter.total", "self._counting = counter.total"),
         ('self.total, self.rate, self._counting = state.get("total"),', "self.total, self.rate, self._counting = 0,"),
     ),
     *of("ldm/cost.py", "tests/stage/test_flops.py", ("module._compiled_call_impl = None", "pass")),
