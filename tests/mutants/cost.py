@@ -45,7 +45,7 @@ FAULTS = [
     *of(
         "ldm/metric/probe.py",
         "tests/metric/test_probe.py",
-        ("leverage = 1 / n + left", "leverage = left"),
+        ("alone = y - rest / (1 - leverage)", "alone = y - rest / (1 - 0 * leverage)"),
         ("for share in reversed(PENALTIES)", "for share in PENALTIES"),
         ("std = torch.where(std > 0, std, 1.0)", "std = std"),
         ("known = (labels >= 0).cpu()", "known = (labels >= -1).cpu()"),
