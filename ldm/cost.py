@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ldm.types import Context, ContextShape
 
@@ -58,6 +59,29 @@ def counted(networks: Sequence[nn.Module]) -> Iterator[list[int]]:
     finally:
         for network, compiled in zip(networks, own, strict=True):
             network._compiled_call_impl = compiled
+
+
+class FlopCounter(TorchDispatchMode):
+    """Counts within its block by torch's formulas, as FlopCounterMode does, without the tree of modules: that is kept by hooks
+    on gradients, under which losses that differentiate a network's gradient fail.
+
+    Attributes:
+        total: operations so far.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        named = kwargs or {}
+        output = func(*args, **named)
+        formula = flop_registry.get(func._overloadpacket) if isinstance(func, torch._ops.OpOverload) else None
+        if formula is not None:
+            self.total += formula(*args, **named, out_val=output)
+        return output
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@
     peak_memory_device, peak_memory_process   MiB at most while a batch is drawn: of a GPU's allocator, or of the whole process
                                           on a CPU, its libraries included
 
-Operations are 2 a multiply-add, of matrix products, convolutions and attention (torch's FlopCounterMode); those of training are
-counted while it runs (ldm.stage.flops). FLOPs are of the mathematics and the same on every device, seconds are not: between two
-numbers of seconds the record's `device` has to agree, and a shared machine makes either slow. Sequential steps bound the time
-of one image on a device that is not full; FLOPs and memory bound the rate of a full one. What the first stage has cost is not
-known of one that was given by hand; then there is no sum.
+Operations are 2 a multiply-add, of matrix products, convolutions and attention, by the formulas of torch's FlopCounterMode; those
+of training are counted while it runs (ldm.stage.flops). FLOPs are of the mathematics and the same on every device, seconds are
+not: between two numbers of seconds `device` has to agree, and a shared machine is slow. Sequential steps bound
+the time of one image on a device that is not full; FLOPs and memory bound the rate of a full one. What the first stage has cost
+is not known of one that was given by hand; then there is no sum.
 
 The rate is that of the batches that this evaluation has drawn itself, the first one left out where there are several: it
 compiles, chooses kernels and fills caches. What an earlier, stopped evaluation has left on the disk is not timed again.
@@ -27,9 +27,8 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from ldm.cost import counted, uncompiled
+from ldm.cost import FlopCounter, counted, uncompiled
 from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out
@@ -100,10 +99,10 @@ class Cost(Metric):
         """Drawing the first image of a batch alone, for its caption or label."""
         batch = {name: values[:1] for name, values in examples.batch.items() if name in ("caption", "label", "index")}
         random = Random(self.seed, 0, torch.zeros(1, dtype=torch.long, device=model.device))
-        with uncompiled([model]), FlopCounterMode(display=False) as counter, counted(model.prior.networks()) as calls:
+        with uncompiled([model]), FlopCounter() as counter, counted(model.prior.networks()) as calls:
             model.sample(batch, random)
         asked = {"network_evaluations": sum(calls), "sequential_steps": len(calls)} if calls else {}
-        return {"sample_flops": counter.get_total_flops(), **asked}
+        return {"sample_flops": counter.total, **asked}
 
 
 def _of_drawing(ranks: Float[Tensor, "r 5"]) -> list[Measurement]:

@@ -1,5 +1,5 @@
 """The floating-point operations that a stage has spent on its updates, 2 a multiply-add: those of matrix products,
-convolutions and attention, forward and backward, of all players and ranks, as torch's FlopCounterMode counts them.
+convolutions and attention, forward and backward, of all players and ranks, by the formulas of torch's FlopCounterMode.
 
 What an update costs follows from shapes, and changes only where a game changes its rules on the way (a critic that begins
 later). So updates 1, 2, 4, 8, ... are counted as they are made and each counts for those up to the next. This computes nothing
@@ -18,9 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from ldm.cost import uncompiled
+from ldm.cost import FlopCounter, uncompiled
 
 if TYPE_CHECKING:
     from ldm.stage.stage import Stage
@@ -49,9 +48,9 @@ class Flops:
         if update & (update - 1):
             yield
             return
-        with uncompiled(networks()), FlopCounterMode(display=False) as counter:
+        with uncompiled(networks()), FlopCounter() as counter:
             yield
-        self._counting += counter.get_total_flops()
+        self._counting += counter.total
         self.rate = self._counting * ranks
 
     def update_done(self) -> None:

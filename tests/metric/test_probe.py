@@ -24,7 +24,8 @@ def ridge(x, y, told, penalty):
 
 
 @pytest.mark.parametrize("numbers", [3, 40])  # fewer and more than rows
-def test_ridge_regression_is_its_formula_with_the_penalty_that_rows_left_out_choose(numbers):
+@pytest.mark.parametrize("draw", range(4))  # a wrong penalty tells the same labels now and then
+def test_ridge_regression_is_its_formula_with_the_penalty_that_rows_left_out_choose(numbers, draw):
     labels = torch.arange(30) % 3
     centres = torch.randn(3, numbers)
     z = centres[labels] + 1.5 * torch.randn(30, numbers)
