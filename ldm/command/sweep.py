@@ -6,7 +6,8 @@ makes the runs `ablation/prior-normal_seed-0`, ..., named by the words that the 
 neither a shell nor Hydra reads as more than letters; `runs/ablation/sweep.json` holds how each ended, `runs/ablation/report/`
 has them against each other (ldm.report.several), and the same command goes on: finished jobs are left alone, stopped ones
 continue, failed ones are tried again. Hydra's own launcher runs all jobs in one process, which a job that is killed for memory
-takes with it, and the first error ends the sweep without a word of the others. Which jobs there are is Hydra's to say (`ldm.command.launcher`).
+takes with it, and the first error ends the sweep without a word of the others. Which jobs there are is Hydra's to say
+(`ldm.command.launcher`).
 """
 
 from __future__ import annotations
