@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ldm.build import nearest
 from ldm.report.collection import collect
-from ldm.report.several import FILES, Several, several, write
+from ldm.report.several import Several, several
+from ldm.report.written import FILES, write
 
 _WORDS = {
     "by": "settings are what differs in these keys, as by=prior,second.optimizer.lr; left out, all that differs but seeds",

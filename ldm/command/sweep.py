@@ -36,7 +36,8 @@ from ldm.command.job_name import job_name, key_of
 from ldm.command.words import quoted
 from ldm.files import write_json
 from ldm.report.collection import collect
-from ldm.report.several import several, write
+from ldm.report.several import several
+from ldm.report.written import write
 from ldm.run import record
 from ldm.run.directory import finished_as
 from ldm.run.signals import DIVERGED, FAILED, FINISHED, PREEMPTED
@@ -191,12 +192,12 @@ def _error(last: deque[str]) -> str:
 
 def _compare(folder: Path) -> None:
     """Write the report of the sweep's runs, if there are any. However that goes, the jobs have ended as they have."""
-    found = collect([str(folder)])
-    if found.runs:
-        try:
+    try:
+        found = collect([str(folder)])
+        if found.runs:
             log.info("the runs against each other: %s", write(several(found), folder / "report"))
-        except OSError as error:
-            log.warning("no report of the sweep could be written (%s); ldm report %s writes it", error, folder)
+    except OSError as error:
+        log.warning("no report of the sweep could be written (%s); ldm report %s writes it", error, folder)
 
 
 class _Screen(Console):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from html import escape
 
 from ldm.report import numbers
-from ldm.report.chart import STROKES, Dot, Line, dot_chart, line_chart
+from ldm.report.canvas import STROKES, Dot
+from ldm.report.chart import Line, dot_chart, line_chart
 from ldm.report.comparison import Comparison
 from ldm.report.curve import AXES, PLACE, SPEED, Trace, averaged, named, traces
 from ldm.report.gallery import Picture, latest, side_by_side

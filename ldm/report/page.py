@@ -32,7 +32,7 @@ dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.4rem, 1fr))
   margin: 1.4rem 0 0; }
 dt { color: var(--quiet); font-size: .8125rem; } dd { margin: 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; }
+table { border-collapse: separate; border-spacing: 0; width: 100%; }
 th { text-align: left; font-weight: 500; font-size: .8125rem; color: var(--quiet); }
 th, td { padding: .5rem 1.2rem .5rem 0; border-bottom: 1px solid var(--line); vertical-align: baseline; }
 th:last-child, td:last-child { padding-right: 0; }

@@ -182,15 +182,15 @@ def _impossible(record: Record, seed: Any) -> str:
     if not math.isfinite(record.value):
         return f"it is {record.value}"
     if record.standard_error is not None and not record.standard_error >= 0:
-        return f"a standard error of {record.standard_error} cannot have been measured; was it changed by hand?"
+        return f"a standard error of {record.standard_error} cannot have been measured (changed by hand?)"
     if record.n is not None and record.n < 1:
-        return f"n = {record.n} cannot be; was it changed by hand?"
+        return f"n = {record.n} cannot be (changed by hand?)"
     low, high = quantity(record.metric).bounds or (-math.inf, math.inf)
     if not low <= record.value <= high:
-        return f"{record.value:g} is not between {low:g} and {high:g}; was it changed by hand?"
+        return f"{record.value:g} is not between {low:g} and {high:g} (changed by hand?)"
     if None not in (record.seed, seed) and record.seed != seed:
         return (
-            f"it says seed {record.seed}, the config seed {seed}; was it changed by hand, or copied from another run?"
+            f"it says seed {record.seed}, the config seed {seed} (changed by hand, or copied from another run?)"
         )
     return ""
 

@@ -1,30 +1,26 @@
-"""Many runs against each other: the page, and the same tables as Markdown, LaTeX and CSV, with the verdicts as JSON.
-
-report.html     a page that needs no other file
-report.md       the tables and sentences
-report.tex      the tables, for booktabs
-report.csv      a line for each setting and number
-report.json     the verdicts, with every difference and its interval
-"""
+"""Many runs against each other: what a report of them says, in whatever form it is written (ldm.report.written)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from ldm.build import nearest
-from ldm.files import write_json, write_text
 from ldm.report import numbers, verdict
 from ldm.report.collection import Collection
 from ldm.report.comparison import Comparison, apart, compare, unknown
 from ldm.report.quantity import PARTS
 from ldm.report.setting import Setting, settings
-from ldm.report.table import Table, tex
+from ldm.report.table import Table
 from ldm.report.words import number
 
-FILES = ("report.html", "report.md", "report.tex", "report.csv", "report.json")
+LEGEND = (
+    "Means over training seeds. ± sampling is the error of one run's number, of finitely many images; ± seeds is the deviation "
+    "between trainings. Bold: better than every other row by a 95 % interval of differences between runs of one seed. "
+    "†: not told from the best."
+)
+"""What stands below the tables."""
 
 
 @dataclass(frozen=True)
@@ -121,51 +117,3 @@ def _row(comparison: Comparison, name: str) -> int:
             f"compare={name}: no setting and no run has this name{nearest(name, dict.fromkeys([*labels, *runs]))}"
         )
     return having[0]
-
-
-def write(found: Several, folder: Path) -> Path:
-    """Write all files into a folder, each whole or not at all; the page."""
-    from ldm.report.overview import html
-
-    write_text(folder / "report.html", html(found))
-    write_text(folder / "report.md", markdown(found))
-    write_text(folder / "report.tex", latex(found))
-    write_text(folder / "report.csv", numbers.every(found.comparison).csv())
-    facts = {"runs": [str(run.path) for run in found.collection.runs], "left_out": dict(found.collection.left_out)}
-    write_json(folder / "report.json", facts | verdict.facts(found.comparison, found.pair) | {"remarks": found.remarks})
-    return folder / "report.html"
-
-
-def markdown(found: Several) -> str:
-    """The report as Markdown."""
-    parts = [f"# {found.title}\n"]
-    parts += [_bullets(found.pair_verdicts or found.verdicts)] if found.verdicts or found.pair_verdicts else []
-    parts += [f"## {part}\n\n{table.markdown()}" for part, table in found.tables.items()]
-    parts += [f"{LEGEND}\n"] if found.tables else []
-    parts += [f"## All verdicts\n\n{_bullets(found.verdicts)}"] if found.pair_verdicts and found.verdicts else []
-    parts += [f"## Left out, and not compared\n\n{_bullets(found.remarks)}"] if found.remarks else []
-    configs = numbers.configs(found.settings).markdown()
-    parts += [f"## What differs in the configs\n\n{configs}"] if configs else []
-    return "\n".join(parts)
-
-
-def latex(found: Several) -> str:
-    """The tables, each in an environment of its own, for a document that uses booktabs."""
-    lead = "% written by ldm report; needs \\usepackage{booktabs}\n"
-    tables = [
-        f"\\begin{{table}}\n\\centering\n\\caption{{{tex(part)}. {tex(LEGEND)}}}\n{table.latex()}\\end{{table}}\n"
-        for part, table in found.tables.items()
-    ]
-    return lead + "\n".join(tables)
-
-
-LEGEND = (
-    "Means over training seeds. ± sampling is the error of one run's number, of finitely many images; ± seeds is the deviation "
-    "between trainings. Bold: better than every other row by a 95 % interval of differences between runs of one seed. "
-    "†: not told from the best."
-)
-"""What stands below the tables."""
-
-
-def _bullets(lines: Sequence[str]) -> str:
-    return "".join(f"- {' '.join(line.split())}\n" for line in lines)

@@ -33,7 +33,7 @@ FAULTS = [
         ("stride[0] *= 2", "stride[0] += 0"),
     ),
     *of(
-        "ldm/report/chart.py",
+        "ldm/report/canvas.py",
         "tests/report/test_chart.py",
         ("first = math.ceil(low / step - 1e-9)", "first = math.floor(low / step)"),
     ),

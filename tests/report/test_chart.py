@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 from PIL import ImageFont
 
-from ldm.report.chart import Line, line_chart, ticks
+from ldm.report.canvas import ticks
+from ldm.report.chart import Line, line_chart
 from ldm.report.curve import smoothed, thinned
 from ldm.report.words import labels, short
 from tests.pieces import CONF

@@ -7,7 +7,8 @@ import pytest
 from ldm.report.collection import collect
 from ldm.report.comparison import Mark, apart, compare
 from ldm.report.setting import settings
-from ldm.report.several import Several, latex, markdown, several, write
+from ldm.report.several import Several, several
+from ldm.report.written import latex, markdown, write
 from tests.report.runs import record, run
 
 GLOW = {"prior___target_": "ldm.prior.glow.Glow"}

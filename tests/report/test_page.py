@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 from ldm.report.collection import collect
-from ldm.report.several import several, write
+from ldm.report.several import several
+from ldm.report.written import write
 from tests.report.page import Page
 from tests.report.runs import curves, pictures, record, run
 
