@@ -67,7 +67,6 @@ class Distances(Metric):
         self.networks, self.of, self.limit, self.batch, self.sizes = networks, of, limit, batch, sizes
         learnt = [each for each in networks.values() if isinstance(each, Learnt)]
         self.needs = tuple(dict.fromkeys(column for each in learnt for column in each.needs))
-        self._built: dict[str, FeatureNetwork] | None = None
         self._sets: dict[str, dict[str, FeatureCollector]] | None = None
         self._reference: dict[str, FeatureSet] = {}
         self._came, self._paired = {kind: False for kind in of}, False
@@ -77,8 +76,9 @@ class Distances(Metric):
         if scene.samples or "reconstruction" in self.of:
             self._sets = self._empty(scene.device, scene.image_shape[1:])
         if scene.samples and "generated" in self.of:
-            for name, sets in (self._sets or {}).items():
-                self._reference[name] = features_of(sets["real"].network, scene.reference, scene, self.batch)
+            for name in self._everywhere():  # for all ranks compute the reference together
+                network = self._sets[name]["real"].network
+                self._reference[name] = features_of(network, scene.reference, scene, self.batch)
 
     def add(self, examples: Examples) -> None:
         images = {"generated": examples.generated, "reconstruction": examples.reconstruction}
@@ -102,9 +102,8 @@ class Distances(Metric):
             return []
         if self._sets is None:  # this rank was given no images
             self._sets = self._empty(torch.device("cpu"), None)
-        everywhere = gather_rows(torch.tensor([[name in self._sets for name in self.networks]]).long()).amin(0).tolist()
         found, ratios = [], list[tuple[Comparison, Ratio]]()
-        for name in [name for name, there in zip(self.networks, everywhere, strict=True) if there]:
+        for name in self._everywhere():
             sets = self._sets[name]
             real, network = sets["real"].gather(), sets["real"].network
             for kind in [kind for kind, some in zip(self.of, came, strict=True) if some]:
@@ -119,6 +118,12 @@ class Distances(Metric):
                 if both.distance is not None and of_real is not None:
                     ratios.append((both, frechet.ratio(both.distance, of_real)))
         return found + self._ratios(ratios)
+
+    def _everywhere(self) -> list[str]:
+        """The networks that all ranks have."""
+        own = torch.tensor([[name in self._sets for name in self.networks]]).long()
+        there = gather_rows(own).amin(0).tolist()
+        return [name for name, has in zip(self.networks, there, strict=True) if has]
 
     def _score(self, network: FeatureNetwork, both: Comparison) -> list[Measurement]:
         """The Inception score, or its analogue, of a classifier."""
@@ -161,8 +166,8 @@ class Distances(Metric):
 
     def _ratios(self, found: list[tuple[Comparison, Ratio]]) -> list[Measurement]:
         """The ratio in each network, and the mean over those that no loss saw."""
-        if self.scene is None or not found:
-            if self.scene is not None and self.scene.samples and self.scene.others is None and self._reference:
+        if self.scene is None or self.scene.others is None:
+            if self._reference:
                 wanted = f"{self.scene.samples} real images beside the reference {self.scene.reference.name}"
                 leave_out("fdr", wanted, "not so many")
             return []
