@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -17,8 +18,9 @@ from ldm.build import Config, build
 from ldm.data.module import DataModule
 from ldm.metric.metric import Metric
 from ldm.model import LatentModel
+from ldm.ranks import agree
 from ldm.run.evaluation import Evaluation
-from ldm.stage.launch import agree
+from ldm.run.store import Store
 from ldm.stage.sharding import made_whole
 from ldm.stage.stage import Stage
 
@@ -36,6 +38,7 @@ class Evaluations(L.Callback):
         model: the model that is trained.
         data: the data of the run.
         judge: may end the training.
+        store: keeps what metrics have learnt of real images.
     """
 
     def __init__(
@@ -45,10 +48,12 @@ class Evaluations(L.Callback):
         model: LatentModel,
         data: DataModule,
         judge: Judge | None = None,
+        store: Store | None = None,
     ):
         self.every = evaluation.every
         self.evaluation = dataclasses.replace(evaluation, samples=evaluation.every_samples)
-        self.metrics, self.model, self.data, self.judge = metrics, model, data, judge
+        self.metrics, self.model, self.data = metrics, model, data
+        self.judge, self.store = judge, store
 
     def on_train_start(self, trainer: L.Trainer, stage: Stage) -> None:
         """Before the first update, try whether what the best weights are kept by is measured."""
@@ -81,7 +86,7 @@ class Evaluations(L.Callback):
             trainer.should_stop = True
 
     def _measured(self) -> dict[str, float]:
-        records = self.evaluation(made_whole(self.model), self.data, self.metrics(), {})
+        records = self.evaluation(made_whole(self.model), self.data, self.metrics(), {}, store=self.store)
         return {each.metric: each.value for each in records}
 
 
@@ -96,4 +101,4 @@ def evaluations(
     def metrics() -> list[Metric]:
         return list(build(config["metric"], "metric").values())
 
-    return [Evaluations(evaluation, metrics, model, data, judge)]
+    return [Evaluations(evaluation, metrics, model, data, judge, Store(Path(config["store"])))]

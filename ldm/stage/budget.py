@@ -39,7 +39,7 @@ class Spent:
         """What a stage's state in a checkpoint says; without a budget it says only how many updates there were, in how many
         seconds."""
         updates = state["updates"]
-        plain = cls(updates * batch_size, state.get("seconds", 0.0), state.get("flops", {}).get("total") or 0)
+        plain = cls(updates * batch_size, state.get("seconds", 0.0), float(state.get("flops", {}).get("total") or 0))
         return cls(**state["spent"]) if "spent" in state else plain
 
 

@@ -109,7 +109,7 @@ class Learner(L.LightningModule, ABC):
                 f"{self.name}.budget.flops: torch counts no operation in an update here; take {self.name}.budget.seconds "
                 f"or .images"
             )
-        self.spent = Spent(self.updates * images, self.clock.seconds, self.flops.total or 0)
+        self.spent = Spent(self.updates * images, self.clock.seconds, float(self.flops.total or 0))
 
     @metered
     def _micro_batch(self, batch: dict[str, Any], index: int) -> dict[str, Tensor]:

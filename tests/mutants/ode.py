@@ -72,7 +72,7 @@ FAULTS = [
         "ldm/prior/mean_flow.py",
         "tests/prior/test_mean_flow.py",
         ("return v - along(t - r, z) * derivative", "return v + along(t - r, z) * derivative"),
-        ("moves = (v, torch.ones_like(t))", "moves = (v, torch.zeros_like(t))"),
+        ("(v.contiguous(), torch.ones_like(t))", "(v.contiguous(), torch.zeros_like(t))"),
         ("(1 - self.guidance - self.own)", "(1 - self.guidance)"),
         ("< self.equal, t, torch", "> self.equal, t, torch"),
         ("** -self.power", "** self.power"),
