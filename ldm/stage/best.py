@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ldm.build import ConfigError
 from ldm.metric.direction import lower_is_better
 from ldm.model import LatentModel, write_weights
-from ldm.stage.launch import agree, rank
+from ldm.ranks import agree, rank
 from ldm.stage.sharding import gathered
 
 log = logging.getLogger(__name__)
