@@ -20,10 +20,10 @@ from ldm.condition.conditioner import Conditioner
 from ldm.data.batches import micro_batch
 from ldm.data.caption import clean
 from ldm.data.module import DataModule
-from ldm.metric.direction import lower_is_better
 from ldm.metric.metric import Metric
 from ldm.model import PARTS, LatentModel
 from ldm.prior.base import GIVEN, Prior
+from ldm.report.quantity import lower_is_better
 from ldm.run.evaluation import Evaluation
 from ldm.signature import PIECES
 from ldm.stage.sharding import check_sharding

@@ -62,10 +62,26 @@ _KNOWN: list[tuple[str, Quantity]] = [
         _HIGH, _SAMPLES, (r"coverage_(.+)", "Coverage, {}"), (r"shows_(.+)", "Shows the caption's {}"), bounds=_UNIT
     ),
     *_better(_HIGH, _SAMPLES, ("label_accuracy", "Label accuracy"), bounds=_UNIT),
-    *_better(_HIGH, _SAMPLES, (r"density_(.+)", "Density, {}"), (r"(?:is|inception_score)", "Inception score")),
+    *_better(_LOW, _SAMPLES, (r"copies_(.+)", "Copies of training images, {}"), bounds=_UNIT),
+    *_better(_LOW, _SAMPLES, (r"path_length_(.+)", "Path length, {}")),
+    *_better(
+        _HIGH,
+        _SAMPLES,
+        (r"density_(.+)", "Density, {}"),
+        (r"(?:is|inception_score)", "Inception score"),
+        ("classifier_score", "Classifier score"),
+    ),
     *_better(_HIGH, _SAMPLES, (r"clip_score(.*)", "CLIP score{}")),
     *_better(_HIGH, _RECONSTRUCTION, ("psnr", "PSNR, dB"), ("ms_ssim", "MS-SSIM"), ("ssim", "SSIM")),
-    *_better(_LOW, _RECONSTRUCTION, ("lpips", "LPIPS"), ("mse", "Mean squared error"), ("rfid", "rFID")),
+    *_better(
+        _LOW,
+        _RECONSTRUCTION,
+        (r"lpips(?:_.+)?", "LPIPS"),
+        (r"feature_distance_(.+)", "Feature distance, {}"),
+        ("mse", "Mean squared error"),
+        ("rfid", "rFID"),
+    ),
+    *_better(_HIGH, _RECONSTRUCTION, (r"probe_(.+)", "Labels by a {} probe of latents"), bounds=_UNIT),
     *_better(
         _LOW,
         _LIKELIHOOD,
@@ -76,11 +92,15 @@ _KNOWN: list[tuple[str, Quantity]] = [
         _LOW, _LIKELIHOOD, (r"(?:nats_per_dim|nll).*", ""), ("code_bits_per_image", "Bits of the codes, an image")
     ),
     *_better(_LOW, _LIKELIHOOD, (r"val(?:idation)?[ _]loss.*", "")),
-    *_better(_LOW, _COST, (r".*_flops", ""), ("parameters", "Parameters"), origin=Origin.COUNTED),
+    *_better(_LOW, _COST, (r"(?:.*_)?flops(?:_.*)?", ""), (r"parameters(?:_.*)?", ""), origin=Origin.COUNTED),
     *_better(
-        _LOW, _COST, ("sequential_steps", ""), ("evaluations", "Network evaluations a sample"), origin=Origin.COUNTED
+        _LOW,
+        _COST,
+        ("sequential_steps", ""),
+        (r"(?:network_)?evaluations", "Network evaluations a sample"),
+        origin=Origin.COUNTED,
     ),
-    *_better(_HIGH, _COST, (r".*_per_second", ""), origin=Origin.CLOCKED),
+    *_better(_HIGH, _COST, (r".*_per_second(?:_.*)?", ""), origin=Origin.CLOCKED),
     *_better(_LOW, _COST, (r"(?:.*_)?seconds(?:_.*)?", ""), (r"peak_memory.*", ""), origin=Origin.CLOCKED),
 ]
 
@@ -97,6 +117,18 @@ def quantity(name: str) -> Quantity:
                 found, title=found.title.format(*(group.replace("_", " ") for group in match.groups())) or plain(name)
             )
     return Quantity(plain(name))
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether the smaller of two numbers of this name is the better one; ValueError where neither is known to be, and of costs,
+    which alone choose nothing."""
+    found = quantity(name)
+    if found.better is Better.UNKNOWN or found.part == _COST:
+        raise ValueError(
+            f"{name}: of no metric of this name is it known whether more of it is better; take one as fd_NETWORK, kd_NETWORK, "
+            "precision_NETWORK, label_accuracy or psnr"
+        )
+    return found.better is Better.LOWER
 
 
 def plain(name: str) -> str:

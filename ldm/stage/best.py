@@ -19,9 +19,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ldm.build import ConfigError
-from ldm.metric.direction import lower_is_better
 from ldm.model import LatentModel, write_weights
 from ldm.ranks import agree, rank
+from ldm.report.quantity import lower_is_better
 from ldm.stage.sharding import gathered
 
 log = logging.getLogger(__name__)
