@@ -189,9 +189,7 @@ def _impossible(record: Record, seed: Any) -> str:
     if not low <= record.value <= high:
         return f"{record.value:g} is not between {low:g} and {high:g} (changed by hand?)"
     if None not in (record.seed, seed) and record.seed != seed:
-        return (
-            f"it says seed {record.seed}, the config seed {seed} (changed by hand, or copied from another run?)"
-        )
+        return f"it says seed {record.seed}, the config seed {seed} (changed by hand, or copied from another run?)"
     return ""
 
 
