@@ -49,10 +49,12 @@ class Column:
 
     @property
     def quantity(self) -> Quantity:
+        """What is known of numbers of its name."""
         return quantity(self.metric)
 
     @property
     def n(self) -> int | None:
+        """Of how many images its numbers are."""
         return self.agreed.get("n")
 
 

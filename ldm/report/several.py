@@ -43,6 +43,7 @@ class Several:
 
     @property
     def title(self) -> str:
+        """How many runs and settings there are."""
         return f"{number(len(self.collection.runs), 'run')}, {number(len(self.settings), 'setting')}"
 
     @cached_property

@@ -41,6 +41,7 @@ class Head:
 
     @property
     def width(self) -> int:
+        """The number of columns below it."""
         return max(1, len(self.below))
 
 
