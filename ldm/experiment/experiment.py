@@ -218,9 +218,9 @@ class Experiment:
             weights = self.store.workplace("autoencoder", key) / "model.safetensors"
             write_weights(self.model.autoencoder.state_dict(), weights)
             description = {"history": stage.history, "weights": weights_key(self.model.autoencoder)}
-            description["cost"] = dataclasses.asdict(stage.spent)
+            description["cost"] = Journal(self.place.metrics).cost("first")
             if stage.recipe.budget:
-                description |= {"updates": stage.updates, "spent": description["cost"]}
+                description |= {"updates": stage.updates, "spent": dataclasses.asdict(stage.spent)}
         return self.store.publish("autoencoder", key, description)
 
     # Second stage

@@ -48,9 +48,9 @@ class Examples:
     paired: bool = True
     model: LatentModel | None = None
     batch: Mapping[str, Any] | None = None
-    drawing: Spent | None = None
     place: Int[Tensor, " b"] | None = None
     labels: Int[Tensor, " b"] | None = None
+    drawing: Spent | None = None
 
     @property
     def places(self) -> Int[Tensor, " b"]:

@@ -23,7 +23,7 @@ _ASIDE_BELOW = ("logger", "callback", "metric", "evaluation", "data.val")
 _ASIDE_OF_DATA = ("root", "workers", "cache")
 _WATCHING = (
     *("log_every", "validate_every", "validate_images", "picture_every", "save_every", "snapshots", "patience"),
-    *("accumulate", "compile", "again", "returns"),
+    *("accumulate", "compile", "again", "returns", "keep_best"),
 )
 _TARGET = "_target_"
 

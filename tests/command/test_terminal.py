@@ -243,7 +243,7 @@ def test_a_sweep_with_ranks(tmp_path):
     arguments += [f"store={tmp_path}/store", "trainer.devices=2", "seed=0,1", "-m"]
     said = finish(start("train.py", *arguments), FINISHED)
     own = sorted(each.name for each in (tmp_path / "runs" / "both").iterdir())
-    assert own == ["multirun.yaml", "seed-0", "seed-1", "sweep.json"]
+    assert own == ["multirun.yaml", "report", "seed-0", "seed-1", "sweep.json"]
     assert "seed-0" in said and "finished" in said and "psnr" in said
     run = tmp_path / "runs" / "both"
     before = {file: file.stat().st_mtime_ns for file in run.glob("seed-*/**/*")}

@@ -13,7 +13,7 @@ from tests.runs import tiny
 
 def test_words_are_of_the_kind_that_the_function_says():
     assert typed(sample, {"n": "3", "label": "cat", "guidance": 2}) == {"n": 3, "label": "cat", "guidance": 2}
-    for word, wrong in (("n", "many"), ("seed", "x"), ("guidance", "high"), ("weights", "best"), ("compile", "maybe")):
+    for word, wrong in (("n", "many"), ("seed", "x"), ("guidance", "high"), ("weights", "worst"), ("compile", "maybe")):
         with pytest.raises(ConfigError, match=f"^{word}: .*got '{wrong}'"):
             typed(sample, {word: wrong})
 

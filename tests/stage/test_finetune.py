@@ -169,7 +169,7 @@ def test_the_words_of_a_beginning():
     assert rest == {"steps": 3} and none is None
     rest, words = wanted({"steps": 3, "checkpoint": "runs/a", "weights": "raw"})
     assert rest == {"steps": 3} and words == Wanted("runs/a", "raw", "checkpoint")
-    with pytest.raises(ConfigError, match=r"prior\.weights: Input should be 'average' or 'raw'; got 'row'"):
+    with pytest.raises(ConfigError, match=r"prior\.weights: Input should be 'average', 'raw' or 'best'; got 'row'"):
         wanted({"checkpoint": "runs/a", "weights": "row"})
     with pytest.raises(ConfigError, match=r"prior\.statistics is of a prior that begins from prior\.checkpoint=RUN"):
         wanted({"statistics": "data"})
