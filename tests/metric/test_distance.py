@@ -222,8 +222,9 @@ def test_a_measurement_knows_what_it_measured():
     assert [m.metric for m in found] == names()
     assert [m.n for m in found] == [40, 20, 20, 20, 20, 20]
     errors = {m.metric: m.standard_error for m in found}
-    assert all(errors[f"{name}_random_conv"] > 0 for name in NETWORK_NAMES)
-    assert [m.error for m in found] == ["jackknife"] * 2 + ["halves"] * 4
+    assert all(errors[f"{name}_random_conv"] > 0 for name in NETWORK_NAMES[:-1])
+    assert found[-1].value > 0.95 and found[-1].standard_error is None, "a coverage that a few balls decide"
+    assert [m.error for m in found] == ["jackknife"] * 2 + ["halves"] * 3 + [None]
     for m in found:
         assert (m.features, m.features_hash, m.rounded, m.paired) == ("random_conv", network.weights_hash, True, False)
     order = torch.randperm(30)
