@@ -9,8 +9,8 @@ and numbers of two classifiers are never compared: a record has the hash of the 
 
 Training images are shifted and changed in contrast, half of them are blurred or made noisy, so that features do not depend on
 the softness of an autoencoder's edges. Weights, order and changes are functions of the seed. The rate rises and falls along a
-cosine with AdamW, over a number of updates that does not depend on the data: about a CPU minute for images of 32 pixels,
-which is an estimate from the number of operations. Larger images are resized to 64 pixels.
+cosine with AdamW, over a number of updates that does not depend on the data: 90 s of one core for Fashion-MNIST at 32 pixels,
+reading included, 88.8 % right (2026-11-26). Larger images are resized to 64 pixels.
 
 Sources:
     Kynkäänniemi et al., The Role of ImageNet Classes in Fréchet Inception Distance (2022), arXiv 2203.06026
