@@ -101,7 +101,13 @@ _KNOWN: list[tuple[str, Quantity]] = [
         origin=Origin.COUNTED,
     ),
     *_better(_HIGH, _COST, (r".*_per_second(?:_.*)?", ""), origin=Origin.CLOCKED),
-    *_better(_LOW, _COST, (r"(?:.*_)?seconds(?:_.*)?", ""), (r"peak_memory.*", ""), origin=Origin.CLOCKED),
+    *_better(
+        _LOW,
+        _COST,
+        (r"(?:.*_)?seconds(?:_.*)?", ""),
+        (r"peak_memory_(.+)", "Peak memory of the {}, MiB"),
+        origin=Origin.CLOCKED,
+    ),
 ]
 
 
