@@ -23,7 +23,7 @@ from ldm.plugins import name as name_plugins
 from ldm.report import single
 from ldm.run import record
 from ldm.run.directory import RunDirectory, facts_of
-from ldm.run.evaluation import Evaluation, asked_hash
+from ldm.run.evaluation import Evaluation, record_facts
 from ldm.run.load import Drawing, named, settings_of
 from ldm.run.machine import device_of
 from ldm.run.store import Store
@@ -67,23 +67,18 @@ def measure_again(
     check_named(config, run, PACKAGES)
     drawing = Drawing(diffusion, guidance, steps, prior, guide, guide_ema)
     own = {key: n for key, n in {"samples": samples, "seed": seed}.items() if n is not None}
-    own_evaluation = merged(config["evaluation"], evaluation or {}) | own
-    measure: Evaluation = build(own_evaluation, "evaluation", PACKAGES)
+    config |= {
+        "evaluation": merged(config["evaluation"], evaluation or {}) | own,
+        "metric": _metrics(config["metric"] or {}, metric or {}, store or config["store"]),
+    }
+    measure: Evaluation = build(config["evaluation"], "evaluation", PACKAGES)
     measured: DataModule = build(_moved(config["data"], data or {}), "data", PACKAGES)
-    own_metrics = _metrics(config["metric"] or {}, metric or {}, store or config["store"])
-    metrics = build(own_metrics, "metric", PACKAGES)
+    metrics = build(config["metric"], "metric", PACKAGES)
     model = drawing.load(run, weights, ema, device_of(device))
     model.cost = facts_of(place.path).get("cost", {})
     _check_classes(model, measured)
     _tell_of_other_data(place, measured)
-    facts = {
-        "run": place.path.name,
-        "experiment": config["experiment"],
-        "data": measured.fingerprint,
-        "seed": config["seed"],
-        "asked": asked_hash(own_evaluation, own_metrics, model.config["prior"], measured),
-        "weights": named(weights, ema, model),
-    }
+    facts = record_facts(place.path, config | {"prior": model.config["prior"]}, measured, named(weights, ema, model))
     guide = drawing.guide_named(run)
     facts |= {} if guide is None else {"drawn": {"guide": guide}}
     records = measure(

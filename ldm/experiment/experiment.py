@@ -19,10 +19,8 @@ from rich.console import Console
 
 from ldm.build import Config, build
 from ldm.callback import watchers
-from ldm.callback.evaluations import Judge, evaluations
+from ldm.callback.evaluations import Judge
 from ldm.callback.measured import save_pictures
-from ldm.callback.pictures import Pictures
-from ldm.callback.progress import Bar
 from ldm.data.module import DataModule
 from ldm.experiment.account import Account
 from ldm.experiment.check import check_batch, check_data, check_evaluation, check_prior, check_stages, checked
@@ -32,6 +30,7 @@ from ldm.experiment.log_file import LogFile
 from ldm.experiment.planning import Planning
 from ldm.experiment.size import footprint
 from ldm.experiment.trainer import trainer
+from ldm.experiment.training import Training
 from ldm.logger.sink import Guarded
 from ldm.logger.wandb import swept
 from ldm.model import LatentModel, load_weights, made_from, write_weights
@@ -40,19 +39,19 @@ from ldm.ranks import agree, rank
 from ldm.report import single
 from ldm.run import record
 from ldm.run.directory import Journal, RunDirectory, asked_for
-from ldm.run.evaluation import Evaluation, asked_hash
+from ldm.run.evaluation import Evaluation, record_facts
 from ldm.run.needs import Needs
 from ldm.run.record import say
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED, Diverged, StopFlag, Stopped
 from ldm.run.store import Store, key_of, turn
 from ldm.stage import provenance
 from ldm.stage.best import Best, save_best
-from ldm.stage.feed import Feed
 from ldm.stage.first import First
 from ldm.stage.latents import cached, statistics, weights_key
 from ldm.stage.launch import ranks, remember, restarted
-from ldm.stage.provenance import History, Plan
+from ldm.stage.provenance import Plan
 from ldm.stage.second import Second, aligned
+from ldm.stage.settings import History
 from ldm.stage.sharding import made_whole
 from ldm.stage.stage import Stage
 
@@ -276,66 +275,24 @@ class Experiment:
 
     # Training of either
 
-    def _trainer(self, *callbacks: L.Callback, **named: Any) -> L.Trainer:
-        folder = None if self.place is None else self.place.path
-        return trainer(self.config["trainer"], folder, callbacks, **named)
+    def _trainer(self) -> L.Trainer:
+        return trainer(self.config["trainer"], None if self.place is None else self.place.path)
 
     def _fit(self, stage: Stage, plan: Plan) -> None:
         """Train a stage to its end, from where it stands; Stopped if a signal came first."""
-        journal, settings = Journal(self.place.metrics), plan.history[-1]["settings"]
-        checkpoints, snapshots = self.planning.checkpoints(stage.name), self.planning.snapshots(stage.name)
-        stage.attach(checkpoints, snapshots, journal, self.stop, self.sinks, settings)
-        while not self._fitted(stage):
-            pass
-        if not stage.done:
-            if not self.stop.raised:
-                log.info(
-                    "a callback ended the %s stage after update %d (of %s); %s.steps=%d is a stage that ends there",
-                    *(stage.name, stage.updates, stage.recipe.limit(), stage.name, stage.updates),
-                )
-            raise Stopped
-
-    def _fitted(self, stage: Stage) -> bool:
-        """Train a stage by one trainer; whether that came to an end, and not back to a checkpoint."""
-        pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
-        own, given = watchers.watching(
-            self.config["callback"], stage, self.data.batch_size, self.place.path / "lightning"
-        )
-        watching = [
-            Bar(self.console),
-            pictures,
-            *evaluations(self.config, stage, self.model, self.data, self.judge),
-            *own,
-        ]
-        trainer = self._trainer(*watching, players=len(stage.players()), shards=bool(stage.to_shard()), given=given)
-        try:
-            trainer.fit(stage, datamodule=Feed(self.data))
-        except Diverged:
-            if not stage.go_back():
-                raise
-            return False
-        finally:
-            stage.rescue()
-        return True
+        parts = self.config, self.model, self.data, self.place, self.planning
+        Training(*parts, self.sinks, self.stop, self.console, self.judge).fit(stage, plan)
 
     # What came of it
 
     def _evaluate(self) -> None:
-        what = asked_hash(self.config["evaluation"], self.config["metric"], self.config["prior"], self.data)
+        facts = record_facts(self.place.path, self.config, self.data, "averaged")
         model = self.model.to(self._trainer().strategy.root_device)
         weights, model.cost = model.weights_hash, agree(self.account.cost)
-        self.measured = [each for each in agree(self._records) if (each.model, each.asked) == (weights, what)]
+        self.measured = [each for each in agree(self._records) if (each.model, each.asked) == (weights, facts["asked"])]
         if self.measured or not self.metrics:
             return
         evaluation: Evaluation = build(self.config["evaluation"], "evaluation")
-        facts: dict[str, Any] = {
-            "run": self.place.path.name,
-            "experiment": self.config["experiment"],
-            "data": self.data.fingerprint,
-            "seed": self.seed,
-            "asked": what,
-            "weights": "averaged",
-        }
         generate = bool(self.config.get("second"))
         metrics, kept = list(self.metrics.values()), self.place.path / "evaluation"
         self.measured = evaluation(model, self.data, metrics, facts, generate, kept, self.stop, self.store)

@@ -14,10 +14,12 @@ from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.snapshots import Snapshots
 from ldm.run.store import Store, key_of
-from ldm.stage import provenance
+from ldm.stage import provenance, settings
+from ldm.stage.difference import shown
 from ldm.stage.latents import pays, weights_key
-from ldm.stage.provenance import History, Plan
+from ldm.stage.provenance import Plan
 from ldm.stage.recipe import Recipe
+from ldm.stage.settings import History
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class Planning:
                 log.warning(
                     "the %s stage goes on after update %d with other settings: %s. That is not what they make from the "
                     "start, which %s.again=true makes",
-                    *(stage, plan.updates, provenance.shown(plan.changed), stage),
+                    *(stage, plan.updates, shown(plan.changed), stage),
                 )
         return first, second
 
@@ -71,10 +73,8 @@ class Planning:
         """How the second stage comes to be on a first stage of this history; `weights` is its hash, None where it is not made
         yet. ConfigError where it may not go on."""
         begun_from = None if self.given.prior is None else self.given.prior.settings()
-        settings = provenance.of_second(self.config, self.data, first, weights, begun_from)
-        return self._decided(
-            "second", provenance.plan("second", provenance.begun(self.checkpoints("second")), settings)
-        )
+        asked = settings.of_second(self.config, self.data, first, weights, begun_from)
+        return self._decided("second", provenance.plan("second", provenance.begun(self.checkpoints("second")), asked))
 
     def caches(self) -> bool:
         """Whether latents are encoded once before a prior is trained."""
@@ -119,7 +119,7 @@ class Planning:
             return provenance.plan("first", there, {"autoencoder": {"checkpoint": self.given.first}})
         if not self.trains["first"]:
             return provenance.plan("first", there, {"autoencoder": self.config["autoencoder"]})
-        return provenance.plan("first", there, provenance.of_first(self.config, self.data, self.given.first))
+        return provenance.plan("first", there, settings.of_first(self.config, self.data, self.given.first))
 
     def _known_first(self, first: Plan) -> str | None:
         """The hash of the first stage that there will be; None where it is still to be trained."""
@@ -135,6 +135,6 @@ class Planning:
         if plan.refused:
             raise ConfigError(
                 f"{self.place.path}: the {stage} stage ({plan.updates} updates) was made with other words: "
-                f"{provenance.shown(plan.refused)}. Take those, or another name=, or {stage}.again=true to make it anew"
+                f"{shown(plan.refused)}. Take those, or another name=, or {stage}.again=true to make it anew"
             )
         return plan

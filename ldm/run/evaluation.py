@@ -197,6 +197,25 @@ def asked_hash(evaluation: Config, metric: Config | None, prior: Config, data: D
     return key_of([asked, metric or {}, prior, data.fingerprint, data.plain.key])
 
 
+def record_facts(run: Path, config: Config, data: DataModule, weights: str) -> dict[str, Any]:
+    """The fields of Record that no metric and no model knows.
+
+    Arguments:
+        run: its directory.
+        config: its config, with the nodes by which it is measured and its samples are drawn.
+        data: that it is measured on.
+        weights: which of the run's, by name.
+    """
+    return {
+        "run": run.name,
+        "experiment": config["experiment"],
+        "data": data.fingerprint,
+        "seed": config["seed"],
+        "asked": asked_hash(config["evaluation"], config["metric"], config["prior"], data),
+        "weights": weights,
+    }
+
+
 class _Samples:
     """The generated images of an evaluation, and what they cost.
 

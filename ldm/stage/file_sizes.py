@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ldm.run.checkpoint import bytes_of
 from ldm.run.snapshots import halved
 from ldm.stage.average import Powers
-from ldm.stage.provenance import History
 from ldm.stage.recipe import Recipe
+from ldm.stage.settings import History
 from ldm.tensors import size_of
 
 

@@ -27,8 +27,9 @@ from ldm.build import Config, ConfigError, plain
 from ldm.condition.label import Label, listed
 from ldm.condition.text import Text
 from ldm.model import LatentModel, Weights
+from ldm.stage.difference import differences, said, shown
 from ldm.stage.latents import weights_key
-from ldm.stage.provenance import differences, of_prior, said, shown
+from ldm.stage.settings import of_prior
 
 log = logging.getLogger(__name__)
 

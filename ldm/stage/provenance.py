@@ -1,8 +1,8 @@
 """Provenance: what a stage was made from, with its history, and whether it may be continued under other settings.
 
-The settings of a stage are everything that its updates depend on, by value: parts, loss, recipe, precision, seed, and what
-identifies the training images and their order. The history of a stage is the list of all settings under which updates were
-made, each with the number of updates that were made before, and where a stage diverged and went back, how often it had done so:
+The settings of a stage (ldm.stage.settings) are everything that its updates depend on. The history of a stage is the list of
+all settings under which updates were made, each with the number of updates that were made before, and where a stage diverged
+and went back, how often it had done so:
 
     [{"after": 0, "settings": {...}}, {"after": 20, "settings": {...}, "returned": 1}]
 
@@ -26,109 +26,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ldm.build import PACKAGES, Config, build, resolve
-from ldm.data.module import DataModule
-from ldm.files import checksum
+from ldm.build import PACKAGES, build
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.store import key_of
 from ldm.stage.budget import Spent
-from ldm.stage.recipe import WATCHING, Recipe, same_course
-
-Settings = dict[str, Any]
-History = list[dict[str, Any]]
-
-_FIRST = "first stage"
-_OTHER_DATA = "data.train: other images, labels or captions"
-_SHOWN = 5
-# Callbacks of Lightning that do not change what a stage computes; others may.
-_WATCHERS = {
-    *("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor", "Timer", "EarlyStopping", "ModelCheckpoint"),
-    *("OnExceptionCheckpoint", "ModelSummary", "RichModelSummary", "RichProgressBar", "TQDMProgressBar"),
-}
-
-
-# Settings
-
-
-def of_data(data: DataModule) -> Settings:
-    """The settings that decide the training batches. A data set is identified by its content, wherever it lies."""
-    own, source = data.transform, data.sources["train"]
-    return {
-        "train": source.fingerprint,
-        "image_shape": list(data.image_shape),
-        **{"crop": own.crop, "flip": own.flip, "max_pixels": own.max_pixels, "max_bytes": own.max_bytes},
-        **{"batch_size": data.batch_size, "seed": data.seed, "on_error": data.on_error},
-        **({} if source.stream is None else {"workers": data.workers}),  # each reads a part of the stream
-    }
-
-
-def of_first(config: Config, data: DataModule, begun_from: str | None = None) -> Settings:
-    """The settings that the updates of a first stage depend on.
-
-    Arguments:
-        config: of the run.
-        data: of the run.
-        begun_from: the hash of the weights that it begins from; None where they are drawn at random.
-    """
-    parts = {part: config[part] for part in ("autoencoder", "loss", "seed")}
-    if begun_from is not None:
-        parts["autoencoder"] = parts["autoencoder"] | {"checkpoint": begun_from}
-    return _plain(parts | _training(config, "first") | {"data": of_data(data)})
-
-
-def of_second(
-    config: Config, data: DataModule, first: History, weights: str | None, begun_from: Settings | None = None
-) -> Settings:
-    """The settings that the updates of a second stage depend on.
-
-    Arguments:
-        config: of the run.
-        data: of the run.
-        first: the history of the first stage.
-        weights: the hash of the first stage's weights; None where it is not trained yet.
-        begun_from: the weights that it begins from (ldm.stage.finetune); None where they are drawn at random.
-    """
-    prior = of_prior(config["prior"]) | (begun_from or {})
-    parts = {part: config.get(part) for part in ("condition", "alignment", "seed", "cache_latents")}
-    settings = parts | {"prior": prior, "data": of_data(data), _FIRST: {"history": first, "weights": weights}}
-    return _plain(settings | _training(config, "second"))
-
-
-def of_prior(node: Config) -> Settings:
-    """The words of a prior's node that its updates depend on: not how samples are drawn nor densities found."""
-    after = {*resolve(node["_target_"], "prior").DRAWING, "likelihood"}
-    return {name: value for name, value in node.items() if name not in after}
-
-
-def _training(config: Config, stage: str) -> Settings:
-    recipe = {name: value for name, value in (config.get(stage) or {}).items() if name not in WATCHING}
-    if not any(value for name, value in (recipe.get("budget") or {}).items() if name != "_target_"):
-        recipe.pop("budget", None)  # none, as of a run that was begun before there were any
-    callback = {name: node for name, node in (config.get("callback") or {}).items() if not _watches(node["_target_"])}
-    along = {"callback": callback} if callback else {}
-    return {stage: recipe, "trainer": {"precision": config["trainer"].get("precision")}, **along}
-
-
-def _watches(target: str) -> bool:
-    return target.startswith("lightning.pytorch.callbacks.") and target.rpartition(".")[2] in _WATCHERS
-
-
-def _plain(value: Any) -> Any:
-    """A value with lists in place of tuples, so that it is equal after it was written and read, and with hashes of files in
-    place of their paths."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, str) and "/" in value and Path(value).exists():
-        return f"content {_content(Path(value))}"
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _content(path: Path) -> str:
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return key_of([[file.relative_to(path).as_posix(), checksum(file)] for file in files])
+from ldm.stage.difference import differences, said
+from ldm.stage.recipe import Recipe, same_course
+from ldm.stage.settings import FIRST, History, Settings
 
 
 def limits(first: History, second: History) -> dict[str, str]:
@@ -156,8 +62,8 @@ def _seedless(history: History) -> History:
         settings = entry["settings"]
         settings.pop("seed", None)
         settings.get("data", {}).pop("seed", None)
-        if _FIRST in settings:
-            settings[_FIRST] = _seedless(settings[_FIRST]["history"])
+        if FIRST in settings:
+            settings[FIRST] = _seedless(settings[FIRST]["history"])
     return told
 
 
@@ -281,13 +187,13 @@ def _same(last: dict[str, Any], updates: int, settings: Settings, stage: str) ->
 
 def _changed(old: Settings, new: Settings) -> Iterator[tuple[str, Any, Any]]:
     """The differences of two settings, except for those of the first stage."""
-    old, new = ({name: value for name, value in each.items() if name != _FIRST} for each in (old, new))
+    old, new = ({name: value for name, value in each.items() if name != FIRST} for each in (old, new))
     return differences(old, new)
 
 
 def _changed_first(old: Settings, new: Settings) -> Iterator[tuple[str, Any, Any]]:
     """The differences of the first stages in two settings of a second stage."""
-    first, other = old.get(_FIRST), new.get(_FIRST)
+    first, other = old.get(FIRST), new.get(FIRST)
     if not first or not other:
         return
     if first["history"] != other["history"]:
@@ -303,28 +209,3 @@ def _may_change(key: str, stage: str) -> bool:
 
 def _below(key: str, places: set[str]) -> bool:
     return any(key == place or key.startswith(f"{place}.") for place in places)
-
-
-def said(changed: list[tuple[str, Any, Any]], below: str = "") -> tuple[str, ...]:
-    """Each change as a text. Settings that do not exist any more are left out where there are other changes, as those of
-    another class are."""
-    there = [each for each in changed if each[2] is not None] or changed
-    return tuple(
-        _OTHER_DATA if key == "data.train" else f"{below}{key}={now} (was {before})" for key, before, now in there
-    )
-
-
-def shown(reasons: tuple[str, ...]) -> str:
-    """The first reasons in one line, and the number of the others."""
-    more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-    return "; ".join(reasons[:_SHOWN]) + more
-
-
-def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) of every value that differs between two nested configs; None for a value that one of
-    them does not have. An empty node counts as None, as that of a group that an older run did not have."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(old.keys() | new.keys()):
-            yield from differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
-    elif old != new and not (old in (None, {}) and new in (None, {})):
-        yield key, old, new

@@ -31,8 +31,9 @@ from ldm.run.signals import Diverged, StopFlag
 from ldm.run.snapshots import Snapshots
 from ldm.stage.best import Best
 from ldm.stage.budget import Spent
-from ldm.stage.provenance import History, Settings, fresh, going_on, gone_back
+from ldm.stage.provenance import fresh, going_on, gone_back
 from ldm.stage.recipe import Recipe
+from ldm.stage.settings import History, Settings
 from ldm.stage.sharding import FullyShard, as_sharded, blocks, gathered, shard
 from ldm.stage.update import Learner
 from ldm.stage.validation import validate

@@ -12,7 +12,8 @@ from ldm.build import ConfigError
 from ldm.experiment.experiment import Experiment
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.signals import FINISHED, PREEMPTED
-from ldm.stage.provenance import Begun, fresh, of_second, plan
+from ldm.stage.provenance import Begun, fresh, plan
+from ldm.stage.settings import of_second
 from ldm.tensors import read_tensors
 from tests.runs import rows, tiny
 from tests.stage.tiny import data

@@ -85,7 +85,7 @@ FAULTS = [
         ("() if self.returned == 0 else (self.returned,)", "()"),
     ),
     *of("ldm/stage/second.py", "tests/prior/test_ebm.py", ("return self.model.prior.conclude()", "return {}")),
-    *of("ldm/experiment/experiment.py", "tests/stage/test_return.py", ("if not stage.go_back():", "if True:")),
+    *of("ldm/experiment/training.py", "tests/stage/test_return.py", ("if not stage.go_back():", "if True:")),
     *of(
         "ldm/ranks.py",
         ("tests/prior/test_ebm.py::test_two_ranks_have_one_buffer", "tests/prior/test_coupling.py"),

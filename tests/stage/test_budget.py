@@ -13,8 +13,9 @@ from ldm.run.checkpoint import Checkpoints
 from ldm.stage.average import Powers
 from ldm.stage.budget import Budget, Spent
 from ldm.stage.clock import Clock
-from ldm.stage.provenance import Begun, begun, fresh, limits, of_second, plan
+from ldm.stage.provenance import Begun, begun, fresh, limits, plan
 from ldm.stage.rate import Cosine
+from ldm.stage.settings import of_second
 from ldm.stage.stage import Stage
 from tests.runs import equal, rows, tiny
 from tests.stage.test_provenance import settings

@@ -8,20 +8,9 @@ import pytest
 from ldm.command.words import settable
 from ldm.run.record import Record, current, table
 from ldm.run.store import key_of
-from ldm.stage.provenance import (
-    Begun,
-    config_hash,
-    differences,
-    fresh,
-    going_on,
-    gone_back,
-    of_data,
-    of_first,
-    of_second,
-    plan,
-    returns,
-    shown,
-)
+from ldm.stage.difference import differences, shown
+from ldm.stage.provenance import Begun, config_hash, fresh, going_on, gone_back, plan, returns
+from ldm.stage.settings import of_data, of_first, of_second
 from tests.runs import tiny
 from tests.stage.tiny import data
 
