@@ -50,9 +50,14 @@ def job(check: Callable[[Sequence[str]], dict[str, Any]], train: Callable[[dict[
     if swept and finished_as(run) == asked_for(config):
         print(f"{run} is finished under the same words; nothing to do", flush=True)
     else:
-        from ldm.run.signals import PREEMPTED
+        from ldm.command.trial import trial_of
+        from ldm.run.signals import PREEMPTED, PRUNED
 
-        code = train(config)
+        code, trial = train(config), trial_of(config)
+        if code == PREEMPTED and trial is not None and trial.pruned:
+            code = PRUNED
+        if code == PRUNED and not alone:
+            return None
         if code and (alone or code == PREEMPTED):
             sys.exit(code)
         if code:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-FINISHED, FAILED, DIVERGED, PREEMPTED = 0, 1, 3, 75
+FINISHED, FAILED, DIVERGED, PREEMPTED, PRUNED = 0, 1, 3, 75, 76
 _ONE = 2.0  # seconds in which several signals are one
 
 
