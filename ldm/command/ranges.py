@@ -106,7 +106,7 @@ def _between(value: IntervalSweep | RangeSweep, log: bool) -> BaseDistribution:
     return FloatDistribution(low, high, step=abs(float(value.step)))
 
 
-def _rising(low: float, high: float, log: bool) -> None:
+def _rising(low: float | int, high: float | int, log: bool) -> None:
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise ValueError(f"from {low:g} to {high:g} there is nothing; the smaller number comes first")
     if log and low <= 0:
