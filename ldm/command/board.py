@@ -12,17 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ldm.report.words import duration
 from ldm.run import record
 
 Row = dict[str, Any]
@@ -31,6 +32,7 @@ Row = dict[str, Any]
 RUNNING = "running"
 
 _NUMBERS = 4  # of a job, at the end
+_LIVE = 30  # letters of a run's name while the sweep runs
 _WIDE = 36  # letters of a run's name that are not wrapped
 _TAIL = 1 << 14  # bytes of a journal's end, some hundred lines
 _AROUND = 6  # lines of a terminal that the table leaves free
@@ -92,12 +94,14 @@ class Board:
         """The table of now: what runs, and of what has ended the last, as many as fit into so many lines."""
         rows = self.rows
         counts = ", ".join(f"{count} {status}" for status, count in Counter(row["status"] for row in rows).items())
-        table = Table(title=escape(str(self.folder)), caption=counts, expand=True)
-        table.add_column("run", overflow="ellipsis", no_wrap=True, ratio=3)
+        table = Table(
+            title=escape(str(self.folder)), caption=counts, expand=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        table.add_column("run", no_wrap=True, width=min(_LIVE, max(map(len, map(self._label, rows)), default=0)))
         table.add_column("status", no_wrap=True)
         table.add_column("updates", no_wrap=True)
         table.add_column("time", justify="right", no_wrap=True)
-        table.add_column("newest", overflow="ellipsis", no_wrap=True, ratio=2)
+        table.add_column("newest", overflow="ellipsis", no_wrap=True, ratio=1)
         running = [row for row in rows if row["status"] == RUNNING]
         ended = [row for row in rows if row["status"] != RUNNING]
         room = max(0, height - _AROUND - len(running))
@@ -105,7 +109,9 @@ class Board:
             seconds = row["seconds"] if row["status"] != RUNNING else self._clock() - self._begun[row["run"]]
             done, newest = standing(self.runs / row["run"], self.objective)
             said = row.get("error") or newest
-            table.add_row(Text(self._label(row)), row["status"], done, duration(seconds), Text(said))
+            label = self._label(row)
+            label = label if len(label) <= _LIVE else f"…{label[1 - _LIVE :]}"  # by their ends jobs differ
+            table.add_row(Text(label), row["status"], done, f"{timedelta(seconds=round(seconds))}", Text(said))
         return table
 
     def end_table(self) -> Table:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
 
+from ldm.build import build, nearest
 from ldm.command.study import Goal
 from ldm.report.quantity import Better, quantity
 
@@ -31,6 +34,19 @@ def goal(objective: str | list[str] | None, directions: str | Sequence[str] | No
     if len(said) != len(names):
         raise ValueError(f"hydra.sweeper.direction={said}: {len(names)} are needed, one for each of objective={names}")
     return Goal(names, [_WAYS[way] for way in said])
+
+
+def unmeasured(names: Iterable[str], metric: Mapping[str, Any] | None) -> str | None:
+    """What to say of the first of the names that nothing which is measured has, if there is one.
+
+    Arguments:
+        metric: the metrics of a config.
+    """
+    patterns = [pattern for each in build(dict(metric or {}), "metric").values() for pattern in each.names]
+    for name in names:
+        if not any(fnmatchcase(name, pattern) for pattern in patterns):
+            return f"objective={name}: nothing that is measured has this name{nearest(name, patterns)}. Say metric= what does"
+    return None
 
 
 def _lower(name: str) -> bool:

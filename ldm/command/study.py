@@ -120,9 +120,10 @@ class Study:
             self._study.set_user_attr(_WORDS, words)
         elif before != words:
             differing = sorted(set(before) ^ set(words))
+            said = " ".join(word.lstrip("+") for word in differing)
             raise OtherSearch(
-                f"{folder} has a search under other words ({' '.join(differing)}), with which these numbers cannot be compared; "
-                "another name= begins a new one"
+                f"{folder} has a search under other words ({said}), with which these numbers cannot be compared; another name= "
+                "begins a new one"
             )
         for trial in self.trials:
             for key, distribution in trial.distributions.items():

@@ -40,11 +40,11 @@ def shown(board: Board, height: int) -> list[str]:
 def test_a_line_says_how_far_a_job_is(board):
     lines = shown(board, 30)
     assert max(map(len, lines)) <= 80
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    rows = [line.split(None, 4) for line in map(str.rstrip, lines[4:7])]
     assert rows == [
-        ["seed-1", "finished", "second 100/100", "1 h 01 min", "psnr 31.5"],
-        ["seed-2", "failed", "", "2 s", "ValueError: [no] suc…"],
-        ["seed-0", "running", "second 30/100", "1 min 15 s", "loss 0.25"],
+        ["seed-1", "finished", "second", "100/100", "1:01:40  psnr 31.5"],
+        ["seed-2", "failed", "0:00:02", "ValueError:", "[no] such thing"],
+        ["seed-0", "running", "second", "30/100", "0:01:15  loss 0.25"],
     ]
     assert "1 running, 1 finished, 1 failed" in lines[-1]
 
@@ -54,8 +54,13 @@ def test_of_more_jobs_than_lines_the_last_and_those_that_run_are_shown(board):
         board.end({"run": f"s/seed-{seed}", "status": "finished", "seconds": 1.0})
     lines = shown(board, 10)
     assert len(lines) <= 10
-    assert [line.split()[1] for line in lines if line.startswith("│")] == ["seed-197", "seed-198", "seed-199", "seed-0"]
+    assert [line.split()[0] for line in lines[4:-2]] == ["seed-197", "seed-198", "seed-199", "seed-0"]
     assert "198 finished" in lines[-1]
+
+
+def test_of_a_long_name_the_end_is_shown(board):
+    board.end({"run": f"s/{'x' * 40}-0.25", "status": "stopped", "seconds": 1.0})
+    assert shown(board, 30)[6].split()[0] == f"…{'x' * 24}-0.25"
 
 
 def test_a_stage_that_ends_by_a_budget_has_no_planned_updates(board):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command.test_launcher import conf  # noqa: F401
+from tests.command.test_launcher import stripped
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,9 +55,11 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def sweep(tmp_path, conf):  # noqa: F811
+def sweep(tmp_path):
     """Runs a sweep by the name s; its exit code and what it said."""
     (tmp_path / "program.py").write_text(PROGRAM)
+    metric = {"quality": {"_target_": "ldm.metric.reconstruction.ReconstructionQuality"}}
+    conf = stripped(tmp_path / "conf", metric=metric)
 
     def run(*words: str) -> tuple[int, str]:
         command = [sys.executable, "program.py", str(conf), "runs=runs", "name=s", *words]

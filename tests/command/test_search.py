@@ -26,7 +26,7 @@ from ldm.files import write_json
 from ldm.run.directory import asked_for
 from ldm.run.record import Record, write
 from ldm.run.signals import PREEMPTED
-from tests.command.test_launcher import Place, conf  # noqa: F401
+from tests.command.test_launcher import Place, stripped
 
 # Stands for train.py: a run whose psnr is -(x - 3)^2 + seed. Where x is greater than the number in a file `limit`, it ends as
 # that says.
@@ -46,7 +46,7 @@ if limit.exists() and x > json.loads(limit.read_text())[0]:
     sys.exit(code)
 (run / "run.json").write_text('{"status": "finished"}')
 value = -(x - 3) ** 2 + float(words.get("seed", "0"))
-lines = [{"metric": "psnr", "value": value}, {"metric": "seconds", "value": x}]
+lines = [{"metric": "psnr", "value": value}, {"metric": "sample_flops", "value": x}]
 (run / "records.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
 """
 
@@ -54,10 +54,21 @@ OPTUNA = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "objective=psn
 RANGE = "++evaluation.x=interval(0,10)"
 
 
+METRIC = {
+    "quality": {"_target_": "ldm.metric.reconstruction.ReconstructionQuality"},
+    "cost": {"_target_": "ldm.metric.cost.Cost"},
+}
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory) -> Path:
+    return stripped(tmp_path_factory.mktemp("conf"), metric=METRIC)
+
+
 class Searching(Place):
     """A folder in which searches are called; under `basic` a job is a training that is evaluated five times."""
 
-    def __init__(self, folder, conf, monkeypatch):  # noqa: F811
+    def __init__(self, folder, conf, monkeypatch):
         super().__init__(folder, conf, monkeypatch)
         self.script.write_text(SCRIPT)
         self.evaluated: dict[str, int] = {}
@@ -109,7 +120,7 @@ class Searching(Place):
 
 
 @pytest.fixture
-def place(tmp_path, conf, monkeypatch) -> Searching:  # noqa: F811
+def place(tmp_path, conf, monkeypatch) -> Searching:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LDM_SEARCH", raising=False)
     monkeypatch.setenv("LDM_SEARCH", "null")  # what a search sets is taken back
@@ -204,7 +215,7 @@ def test_trials_at_once_that_chose_alike_are_one_run(place):
 
 
 def test_several_objectives(place):
-    optuna = (*OPTUNA[:2], "objective=[psnr,seconds]", "hydra.sweeper.direction=[maximize,minimize]")
+    optuna = (*OPTUNA[:2], "objective=[psnr,sample_flops]", "hydra.sweeper.direction=[maximize,minimize]")
     assert place.search(RANGE, optuna=optuna) == 0
     for trial in place.found["trials"]:
         x = float(trial["runs"][0].removeprefix("s/evaluation.x-"))
@@ -267,6 +278,7 @@ def test_a_job_beside_the_search_has_no_trial(place):
     [
         ((RANGE, "objective=null"), "say objective=NAME"),
         ((RANGE, "objective=nonsense"), "objective=nonsense: of no number of this name is it known which way"),
+        ((RANGE, "objective=fd_classifier"), "nothing that is measured has this name"),
         (("seed=1,2",), "no word has a range"),
         ((RANGE, "hydra.sweeper.direction=up"), "say minimize or maximize"),
         ((RANGE, "hydra.sweeper.direction=[minimize,maximize]"), "one for each of objective="),
@@ -284,6 +296,13 @@ def test_a_wrong_search_is_one_line_before_the_first_job(place, words, said):
     with pytest.raises(SystemExit, match=said) as ended:
         place.search(*words)
     assert "\n" not in str(ended.value) and place.ran() == [] and not (place.runs / "s" / "report").exists()
+
+
+def test_a_number_that_the_first_run_has_not_ends_the_search(place):
+    """As a distance in a network that could not be had."""
+    with pytest.raises(SystemExit, match=r"objective=ssim: .* has no such record. There are psnr, sample_flops"):
+        place.search(RANGE, "objective=ssim")
+    assert len(place.ran()) == 1
 
 
 def test_a_search_under_other_words_is_not_gone_on_with(place):

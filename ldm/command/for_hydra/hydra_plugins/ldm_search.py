@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import PositiveInt
 
 from ldm.build import plain
-from ldm.command.job import COMMON
+from ldm.command.job import COMMON, NoRecord
 from ldm.command.words import at_home
 from ldm.report.setting import is_aside
 
@@ -86,7 +86,7 @@ class Search(Sweeper):
 
     def _prepare(self, arguments: list[str]) -> None:
         """Everything that may be wrong with the words. Raises ValueError, or ImportError for a sampler that is not installed."""
-        from ldm.command.objective import goal
+        from ldm.command.objective import goal, unmeasured
         from ldm.command.ranges import space
         from ldm.command.study import Study
         from ldm.command.trial import announce
@@ -97,6 +97,9 @@ class Search(Sweeper):
         self.goal = goal(
             asked["objective"], OmegaConf.to_container(OmegaConf.create({"direction": self.direction}))["direction"]
         )
+        wrong = unmeasured(self.goal.names, OmegaConf.to_container(self.config.metric, resolve=True))
+        if wrong:
+            raise ValueError(wrong)
         self._check_pruner()
         self.sampler(seed=self.seed)
         if self.pruner is not None:
@@ -158,12 +161,19 @@ class Search(Sweeper):
         self.validate_batch_is_legal(list(jobs.values()))
         returned = dict(zip(jobs, self.launcher.launch(list(jobs.values()), initial_job_idx=begun), strict=True))
         failed = 0
+        self._check_values(returned.values())
         for trial in trials:
             values = self._values([returned[run] for run in runs[trial.number]])
             states = [facts_of(self.folder.parent.joinpath(run)).get("status") for run in runs[trial.number]]
             self.study.tell(trial, values, diverged="diverged" in states)
             failed += self.study.failed(trial)
         return failed
+
+    def _check_values(self, returned: Iterable[JobReturn]) -> None:
+        """End the search where a run that is finished has not the numbers that it is to be judged by: no other would."""
+        for each in returned:
+            if each.status == JobStatus.FAILED and isinstance(each._return_value, NoRecord):
+                sys.exit(str(each._return_value))
 
     def _values(self, returned: Sequence[JobReturn]) -> list[float] | None:
         """The mean of each objective over the runs of a trial; None where a run has none."""
