@@ -1,13 +1,17 @@
 """The study of a search: which choices were tried, what came of them, and which is tried next.
 
-It is a file in the sweep's directory, `search.journal`, to which several processes append (Akiba, Sano, Yanase, Ohta and Koyama,
-Optuna: A next-generation hyperparameter optimization framework, 2019, arXiv 1907.10902). So a job tells its trial by itself what
+It is a file in the sweep's directory, `search.journal`, to which several processes append. So a job tells by itself what
 evaluations in training measure, asks whether it is worth going on, and an interrupted search finds all of it again.
 
 A trial that was under way when the search ended is under way still: its runs go on. One that failed is tried once more by each
 further command. One that diverged counts as the worst there is and not as a failure, of which a sampler would learn nothing.
 The draws of a sampler are a function of the seed and the number of the trial, so a search that was interrupted chooses as one
 that was not.
+
+Sources:
+    Akiba, Sano, Yanase, Ohta and Koyama, Optuna: A next-generation hyperparameter optimization framework (2019), arXiv 1907.10902
+    Watanabe, Bansal and Hutter, PED-ANOVA: Efficiently quantifying hyperparameter importance in arbitrary subspaces (2023),
+        arXiv 2304.10255
 """
 
 from __future__ import annotations
@@ -191,9 +195,8 @@ class Study:
         return self._study.best_trials
 
     def importances(self) -> list[dict[str, float]]:
-        """Of each goal, the share of what is gained by choosing well that each range has, by PED-ANOVA (Watanabe, Bansal and
-        Hutter, PED-ANOVA: Efficiently quantifying hyperparameter importance in arbitrary subspaces, 2023, arXiv 2304.10255);
-        none where there are too few trials, or all are alike. Ranges may have changed on the way."""
+        """Of each goal, the share of what is gained by choosing well that each range has, by PED-ANOVA; none
+        where there are too few trials, or all are alike. Ranges may have changed on the way."""
         done = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         done = [trial for trial in done if trial.params.keys() == self.ranges.keys()]
         found = []
