@@ -179,6 +179,8 @@ def test_a_failed_trial_harms_none_and_is_tried_again_by_the_same_command(place)
     assert place.search(RANGE, trials=8) == 0
     again = [trial for trial in place.found["trials"][8:] if trial["state"] == "complete"]
     assert [trial["chosen"]["evaluation.x"] for trial in again] == failed and len(place.ran()) == len(failed)
+    assert place.search(RANGE, trials=9) == 0
+    assert len(place.ran()) == 1 and place.chosen[-1] not in place.chosen[:-1], "and not once more"
 
 
 def test_where_the_first_trials_all_fail_no_other_is_begun(place):
