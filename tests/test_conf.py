@@ -127,15 +127,16 @@ def test_nothing_but_choices():
 
 # Groups whose classes are other packages', or several of ours.
 ELSEWHERE = {"optimizer": "torch.optim", "trainer": "lightning", "callback": "lightning", "hydra": "hydra_plugins"}
+ELSEWHERE |= {"hydra/sweeper/sampler": "optuna.samplers", "hydra/sweeper/pruner": "optuna.pruners"}
 
 
 def test_a_word_stands_where_its_class_stands():
     """conf/a/b/x.yaml builds a class of ldm.a: a folder of words is a package."""
     wrong = []
     for file in sorted(CONF.rglob("*.yaml")):
-        group = file.relative_to(CONF).parts[0]
+        own, group = file.parent.relative_to(CONF).as_posix(), file.relative_to(CONF).parts[0]
         target = re.search(r"^_target_: (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-        package = ELSEWHERE.get(group, f"ldm.{group}")
+        package = ELSEWHERE.get(own, ELSEWHERE.get(group, f"ldm.{group}"))
         if target and len(file.relative_to(CONF).parts) > 1 and not target[1].startswith(f"{package}."):
             wrong.append(f"{file.relative_to(CONF)}: {target[1]}")
     assert not wrong

@@ -116,7 +116,15 @@ def jobs(words: list[str]) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words[1:]), None)[0]
+    parsed = OverridesParser.create().parse_overrides(words[1:])
+    if "hydra/sweeper=optuna" in words:
+        pytest.importorskip("optuna", reason="a search needs Optuna: pip install -e '.[optuna]'")
+        from ldm.command.ranges import space
+
+        found = space([word for word in parsed if not word.is_hydra_override()])
+        ends = {key: [*getattr(each, "choices", ()), getattr(each, "low", None)] for key, each in found.ranges.items()}
+        return found.jobs({key: each[0] for key, each in ends.items()})
+    return BasicSweeper.split_arguments(parsed, None)[0]
 
 
 def test_every_word_has_its_place_in_the_table_of_words():

@@ -16,7 +16,7 @@ TARGETS = sorted(
         target
         for file in CONF.rglob("*.yaml")
         for target in re.findall(r"_target_: ([\w.]+)", file.read_text(encoding="utf-8"))
-        if not target.startswith("hydra_plugins.")  # which Hydra builds itself
+        if not target.startswith(("hydra_plugins.", "optuna.", "ldm.command."))  # which Hydra builds itself
     }
 )
 

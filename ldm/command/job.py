@@ -32,6 +32,10 @@ class JobFailed(CompactHydraException):
     """A job of a sweep did not finish. Hydra prints the message alone, for the job itself has told what was wrong."""
 
 
+class NoRecord(JobFailed):
+    """A run is finished and has not the numbers that its sweeper is to be told."""
+
+
 def job(check: Callable[[Sequence[str]], dict[str, Any]], train: Callable[[dict[str, Any]], int]) -> Value:
     """Train what this process's words describe; the value of a sweep's job. Ends the process where it was asked to stop, and
     by its exit code where there is no other job in it.
@@ -50,9 +54,14 @@ def job(check: Callable[[Sequence[str]], dict[str, Any]], train: Callable[[dict[
     if swept and finished_as(run) == asked_for(config):
         print(f"{run} is finished under the same words; nothing to do", flush=True)
     else:
-        from ldm.run.signals import PREEMPTED
+        from ldm.command.trial import trial_of
+        from ldm.run.signals import PREEMPTED, PRUNED
 
-        code = train(config)
+        code, trial = train(config), trial_of(config)
+        if code == PREEMPTED and trial is not None and trial.pruned:
+            code = PRUNED
+        if code == PRUNED and not alone:
+            return None
         if code and (alone or code == PREEMPTED):
             sys.exit(code)
         if code:
@@ -71,7 +80,7 @@ def _named(check: Callable[[Sequence[str]], dict[str, Any]]) -> dict[str, Any]:
 
 
 def value(run: Path, objective: str | list[str] | None) -> Value:
-    """The newest value of each record that is asked for; JobFailed where a run has no such record."""
+    """The newest value of each record that is asked for; NoRecord where a run has no such record."""
     from ldm.run import record
 
     if objective is None:
@@ -79,5 +88,5 @@ def value(run: Path, objective: str | list[str] | None) -> Value:
     found = {each.metric: each.value for each in record.current(record.read(run / "records.jsonl"))}
     for name in [objective] if isinstance(objective, str) else objective:
         if name not in found:
-            raise JobFailed(f"objective={name}: {run} has no such record{nearest(name, found)}")
+            raise NoRecord(f"objective={name}: {run} has no such record{nearest(name, found)}")
     return found[objective] if isinstance(objective, str) else [found[name] for name in objective]

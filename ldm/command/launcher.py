@@ -6,12 +6,14 @@
     python train.py -m name=s hydra/sweeper=optuna objective=fd_random_conv 'second.optimizer.lr=interval(1e-4,1e-2)'
 
 The launcher `ldm` (`ldm.command.sweep`) is the default. A sweep's jobs have the same names, what is finished is left alone and a
-sweeper that searches is told the same values under any launcher (`ldm.command.job`).
+sweeper that searches is told the same values under any launcher (`ldm.command.job`). The sweeper `optuna` is ours
+(`ldm.command.study`): the plugin of that name for Hydra wants Optuna 2, knows no pruner and begins anew each time.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import secrets
 import sys
 import time
@@ -19,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import OverrideParseException
 
@@ -43,6 +46,9 @@ def prepared(arguments: Sequence[str], command: Sequence[str]) -> list[str]:
         words = OverridesParser.create().parse_overrides(given)
     except OverrideParseException as error:
         sys.exit(str(error))
+    wrong = _unsearched(words)
+    if wrong:
+        sys.exit(wrong)
     names = [word for word in words if word.key_or_group == "name"]
     if any(word.is_sweep_override() for word in names):
         sys.exit(f"{names[0].input_line}: name= is of the whole sweep, whose jobs are told apart by their words")
@@ -52,6 +58,17 @@ def prepared(arguments: Sequence[str], command: Sequence[str]) -> list[str]:
     return [*flags, *given, *named, f"{COMMON}=[{','.join(map(quoted, common))}]"]
 
 
+def _unsearched(words: Sequence[Override]) -> str | None:
+    """What to say of words that only a search takes, where there is none; and of a search that cannot be."""
+    sweepers = {word.get_value_element_as_str() for word in words if word.key_or_group == "hydra/sweeper"}
+    if "optuna" in sweepers and importlib.util.find_spec("optuna") is None:
+        return "hydra/sweeper=optuna needs the package optuna: pip install -e '.[optuna]' in the checkout"
+    ranges = [word for word in words if word.is_interval_sweep()]
+    if ranges and not sweepers:
+        return f"{ranges[0].input_line}: a range without steps is for a search: say hydra/sweeper=optuna and objective=NAME"
+    return None
+
+
 def _register(command: Sequence[str]) -> None:
     if str(_NAMESPACE) not in sys.path:
         sys.path.append(str(_NAMESPACE))
@@ -59,6 +76,7 @@ def _register(command: Sequence[str]) -> None:
     launcher = importlib.import_module("hydra_plugins.ldm").Launcher
     launcher.command = tuple(command)
     plugins.register(launcher)
+    plugins.register(importlib.import_module("hydra_plugins.ldm_search").Search)
 
 
 def _from_home(word: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ldm.command.terminal import guarded
+from ldm.command.trial import trial_of
 from ldm.stage.agent import launch, started_elsewhere
 
 _NEEDED = ["ldm.experiment.experiment"]
@@ -21,8 +22,11 @@ def start(config: dict[str, Any]) -> int:
     from ldm.experiment.experiment import Experiment  # before anything is said, for Lightning sets up its log
     from ldm.stage.launch import to_start
 
+    trial = trial_of(config)
+    judge = None if trial is None else trial.judge(config["evaluation"]["every"])
+
     def run() -> int:
         count = to_start(config["trainer"])
-        return Experiment(config).run() if count == 1 else launch(count, start, config, _NEEDED)
+        return Experiment(config, judge).run() if count == 1 else launch(count, start, config, _NEEDED)
 
     return guarded(run)

@@ -98,6 +98,12 @@ def _spoken() -> list[logging.Handler]:
     return [handler for handler in logging.getLogger().handlers if isinstance(handler, RichHandler | _Lines)]
 
 
+def screen() -> Console:
+    """The terminal on which messages are shown, or what takes its place."""
+    consoles = [handler.console for handler in _spoken() if isinstance(handler, RichHandler)]
+    return consoles[0] if consoles else Console()
+
+
 def speak() -> None:
     """Say what is logged on the terminal; once in a process."""
     root = logging.getLogger()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from omegaconf import DictConfig
@@ -21,13 +22,16 @@ from ldm.command.words import SWEEP
 def train(words: Sequence[str]) -> int:
     """Train what a config describes."""
     begin(words)
-    if SWEEP & set(sys.argv):
+    swept = bool(SWEEP & set(sys.argv))
+    if swept:
         from ldm.command.launcher import prepared
 
         sys.argv[1:] = prepared(sys.argv[1:], program())
+    from ldm.command.conclusion import concluded
     from ldm.command.job import job
 
-    by_hydra("config", lambda config: job(lambda typed: trainable(config, typed), _trained))
+    with concluded() if swept else nullcontext():
+        by_hydra("config", lambda config: job(lambda typed: trainable(config, typed), _trained))
     return 0
 
 

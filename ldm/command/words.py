@@ -12,6 +12,7 @@ in a moment.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -73,7 +74,8 @@ def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def undashed(argument: str) -> str:
     """`--seed=1` as `seed=1`: so other programs have it, and so a W&B sweep's agent calls this one, null being None there."""
     flag, equals, value = argument.partition("=")
-    if not (equals and flag.startswith("--")) or flag in _VALUED:
+    dashed = flag.startswith("--") or "WANDB_SWEEP_ID" in os.environ
+    if not (equals and dashed) or flag in _VALUED:
         return argument
     word = flag.removeprefix("--")
     return f"{word}={'null' if value == 'None' and word not in TEXTS else value}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ class Experiment:
     """
 
     def __init__(self, config: Config, judge: Judge | None = None):
-        self.judge = judge
+        self.judge = None if judge is None else lambda *measured: self._is_worth(judge, *measured)
+        self._pruned = False
         self.given = Given(config)
         self.config = checked(self.given.config)
         self.seed = self.config["seed"]
@@ -94,8 +96,11 @@ class Experiment:
             try:
                 self._steps()
             except Stopped:
-                self._ended("stopped")
-                log.info("stopped with everything saved; name=%s goes on from here", self.place.path.name)
+                self._ended("pruned" if self._pruned else "stopped")
+                if self._pruned:
+                    log.info("its search does not think it worth going on; everything is saved")
+                else:
+                    log.info("stopped with everything saved; name=%s goes on from here", self.place.path.name)
                 return PREEMPTED
             except Exception as error:
                 self._ended("diverged" if isinstance(error, Diverged) else "failed", error)
@@ -167,6 +172,11 @@ class Experiment:
             size = footprint(self.planning, self.first, self.second, self.alignment, self._new_first)
             log.info("%s", size.said(self.config["keep"]))
             size.check_room(self.place.path, self.store.root)
+
+    def _is_worth(self, judge: Judge, images: int, values: Mapping[str, float]) -> bool:
+        worth = judge(images, values)
+        self._pruned = not worth
+        return worth
 
     def _ended(self, status: str, error: Exception | None = None) -> None:
         """Leave how a run ended, and a report of what there is; of one that was refused nothing is touched."""

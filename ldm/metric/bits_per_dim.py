@@ -67,6 +67,8 @@ class BitsPerDim(Metric):
         seed: of the draws, and of what an estimate draws.
     """
 
+    names = ("bits_per_dim*",)
+
     def __init__(
         self, draws: PositiveInt = 1, levels: PositiveInt = 256, decoder: DecoderLaw | None = None, seed: int = 0
     ):

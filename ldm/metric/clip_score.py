@@ -38,6 +38,8 @@ class ClipScore(Metric):
         source: a CLIP with its tokenizer, a directory or a hub name.
     """
 
+    names = ("clip_score",)
+
     needs = ("caption",)
 
     def __init__(self, source: str = "openai/clip-vit-base-patch16"):

@@ -53,6 +53,11 @@ class Cost(Metric):
         seed: of the image whose operations are counted.
     """
 
+    names = (
+        *("parameters*", "training_*", "sample_flops", "network_evaluations", "sequential_steps"),
+        *("samples_per_second", "peak_memory_*"),
+    )
+
     def __init__(self, seed: int = 0):
         self.seed = seed
         self._known = torch.zeros(0, len(_KNOWN), dtype=torch.float64)  # a row, once a batch has come; NaN is not known

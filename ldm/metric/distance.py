@@ -56,6 +56,11 @@ class Distances(Metric):
         sizes: of parts of the samples whose Fréchet distance is measured, too, as `fd_<network>_of_1000`: how it depends on n.
     """
 
+    names = (
+        *("fid", "kid", "fd_*", "kd_*", "fdr", "fdr_*", "precision_*", "recall_*", "density_*", "coverage_*"),
+        *("inception_score", "classifier_score", "reconstruction_*"),
+    )
+
     def __init__(
         self,
         networks: dict[str, Callable[[], FeatureNetwork] | Learnt],

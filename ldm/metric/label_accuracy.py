@@ -27,6 +27,8 @@ class LabelAccuracy(Metric):
         classifier: the recipe of the classifier.
     """
 
+    names = ("classifier_accuracy", "label_accuracy")
+
     def __init__(self, classifier: OwnClassifier):
         self.classifier, self.needs = classifier, classifier.needs
         self._network: Classifier | None = None

@@ -52,6 +52,8 @@ class LatentStatistics(Metric):
     """`dead_channels`, a share; `latent_mean_N` and `latent_deviation_N` of up to 32 raw channels; and the bits, and numbers of
     codes, that there are."""
 
+    names = ("dead_channels", "latent_*", "posterior_bits*", "code_*")
+
     def __init__(self) -> None:
         self._hashes = [torch.zeros(0, dtype=torch.int64)]
         self._moments = [torch.zeros(0, dtype=torch.float64)]  # of each image, 3 c numbers: means of mu, mu^2 and std^2

@@ -31,6 +31,8 @@ class LatentLikelihood(Metric):
         seed: of the latents' draws and of what an estimate draws.
     """
 
+    names = ("latent_nats_per_dim", "code_bits_per_image")
+
     def __init__(self, seed: int = 0):
         self.seed = seed
         self._values = [torch.zeros(0, dtype=torch.float64)]

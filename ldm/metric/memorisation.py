@@ -57,6 +57,8 @@ class Memorisation(Metric):
         shown: samples in the picture.
     """
 
+    names = ("closer_to_training_*", "copies_*")
+
     def __init__(
         self,
         network: Callable[[], FeatureNetwork] | Learnt,

@@ -80,10 +80,12 @@ class Metric(ABC):
 
     Attributes:
         needs: columns of the data ("caption", "label") without which it measures nothing.
+        names: patterns, as of a shell, that the names of its numbers fit.
         scene: what a measuring stands on, once it has begun; None where batches are added without one.
     """
 
     needs: tuple[str, ...] = ()
+    names: tuple[str, ...] = ("*",)
     scene: Scene | None = None
 
     def check(self, captions: Iterable[str]) -> None:

@@ -27,6 +27,8 @@ SMALLEST = 176  # pixels of a side: 11 of the window at a sixteenth
 class MultiscaleSSIM(Metric):
     """`ms_ssim` of reconstructions: the mean over images with its standard error; left out of images below 176 pixels a side."""
 
+    names = ("ms_ssim",)
+
     def __init__(self) -> None:
         self._values = [torch.zeros(0, dtype=torch.float64)]
         self._hashes = [torch.zeros(0, dtype=torch.int64)]

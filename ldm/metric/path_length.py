@@ -107,6 +107,8 @@ class PathLength(Metric):
         seed: of the noise.
     """
 
+    names = ("path_length_*",)
+
     def __init__(self, distances: dict[str, Perceptual], seed: int = 0):
         self.distances, self.seed = distances, seed
         self._values = [torch.zeros(0, len(distances), dtype=torch.float64)]

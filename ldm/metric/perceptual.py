@@ -30,7 +30,7 @@ class PerceptualDistances(Metric):
     """
 
     def __init__(self, distances: dict[str, Perceptual]):
-        self.distances = distances
+        self.distances, self.names = distances, tuple(distances)
         self._values = [torch.zeros(0, len(distances), dtype=torch.float64)]
         self._hashes = [torch.zeros(0, dtype=torch.int64)]
 

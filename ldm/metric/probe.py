@@ -54,6 +54,8 @@ class Probe(Metric):
         numbers: of a latent, above which neighbouring places are averaged.
     """
 
+    names = ("probe_linear", "probe_nearest")
+
     needs = ("label",)
 
     def __init__(self, training: PositiveInt = 4000, numbers: PositiveInt = 2048):

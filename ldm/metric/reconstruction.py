@@ -25,6 +25,8 @@ class ReconstructionQuality(Metric):
     """`psnr`, in dB, and `ssim` of reconstructions: means over images with their standard errors. For images that are smaller
     than the window of SSIM there is no SSIM."""
 
+    names = ("psnr", "ssim")
+
     def __init__(self) -> None:
         self._values = {name: [torch.zeros(0, dtype=torch.float64)] for name in ("psnr", "ssim")}
         self._hashes = [torch.zeros(0, dtype=torch.int64)]

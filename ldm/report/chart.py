@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FEW, _LOG_RATIO = 12, 8.0
+_BARS = 6
 _SAME = 1e-9  # relative; finer differences are rounding
 
 
@@ -125,6 +126,20 @@ def dot_chart(title: str, dots: Sequence[Dot], x_label: str, better: str) -> str
         f'<span class="quiet">{escape(better)}</span>',
         canvas.svg,
     )
+
+
+def bar_chart(title: str, bars: Sequence[tuple[str, float]]) -> str:
+    """A chart of shares of one, a bar each with its name above; of many the first."""
+    with Canvas(title) as canvas:
+        axes, shown = canvas.axes, bars[:_BARS]
+        axes.set_position((0.02, 0.02, 0.96, 0.96))
+        axes.set(xlim=(0, 1), ylim=(_BARS - 0.4, -0.6))
+        axes.set_axis_off()
+        for place, (name, share) in enumerate(shown):
+            axes.barh(place + 0.1, share, height=0.3, color=MARKS["a"])
+            axes.text(0, place - 0.12, f"{name}  {share:.2f}", va="bottom", color=MARKS["ink"])
+    more = f'<span class="quiet">{len(bars) - _BARS} more</span>' if len(bars) > _BARS else ""
+    return _figure(escape(title), more, canvas.svg)
 
 
 def _figure(name: str, legend: str, svg: str) -> str:

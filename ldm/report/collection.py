@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm.report.reading import NoRun, Run, read
+from ldm.report.search import Search, search_in
 
 
 @dataclass(frozen=True)
@@ -18,21 +19,25 @@ class Collection:
     Fields:
         runs: in the order in which they were named.
         left_out: names of others, and why.
+        searches: of sweeps that were named, what they have found.
     """
 
     runs: Sequence[Run]
     left_out: Sequence[tuple[str, str]]
+    searches: Sequence[Search] = ()
 
 
 def collect(words: Iterable[str]) -> Collection:
     """The runs that paths and patterns name, once each. A folder that is no run stands for the runs in it, as a sweep's does."""
     left_out: list[tuple[str, str]] = []
     places: dict[Path, Path] = {}
+    searches: list[Search] = []
     for word in words:
         matching = sorted(glob.glob(word)) if glob.has_magic(word) and not os.path.exists(word) else [word]
         if not matching:
             left_out.append((word, "nothing is there by this pattern"))
         for path in map(Path, matching):
+            searches += filter(None, [search_in(path)])
             for run in _runs(path):
                 if run.resolve() in places:
                     left_out.append((str(run), "it was named twice, and is counted once"))
@@ -52,7 +57,7 @@ def collect(words: Iterable[str]) -> Collection:
             left_out.append(
                 (run.name, f"it has the records of {copy_of.name}, weights and dates included: a copy of it")
             )
-    return Collection(runs, left_out)
+    return Collection(runs, left_out, searches)
 
 
 def _runs(path: Path) -> list[Path]:

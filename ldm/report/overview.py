@@ -28,6 +28,7 @@ def html(found: Several) -> str:
     runs = found.collection.runs
     parts = [
         _head(found),
+        *(section("Search", each.html()) for each in found.collection.searches),
         section("What follows", _sentences(found.verdicts[1:])) if not found.pair_verdicts else "",
         section(_pair_title(found), _sentences(found.pair_verdicts[1:], 30)) if found.pair_verdicts else "",
         *(section(part, table.html()) for part, table in found.tables.items()),

@@ -37,6 +37,7 @@ def write(found: Several, folder: Path) -> Path:
 def markdown(found: Several) -> str:
     """The report as Markdown."""
     parts = [f"# {found.title}\n"]
+    parts += [f"## Search\n\n{each.markdown()}" for each in found.collection.searches]
     parts += [_bullets(found.pair_verdicts or found.verdicts)] if found.verdicts or found.pair_verdicts else []
     parts += [f"## {part}\n\n{table.markdown()}" for part, table in found.tables.items()]
     parts += [f"{LEGEND}\n"] if found.tables else []

@@ -13,11 +13,8 @@ import os
 import signal
 import time
 
-import torch
-import torch.distributed as dist
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-FINISHED, FAILED, DIVERGED, PREEMPTED = 0, 1, 3, 75
+FINISHED, FAILED, DIVERGED, PREEMPTED, PRUNED = 0, 1, 3, 75, 76
 _ONE = 2.0  # seconds in which several signals are one
 
 
@@ -59,6 +56,9 @@ class StopFlag:
 
     def agreed(self, asked: bool = False) -> bool:
         """Whether any rank was asked to stop, by a signal or as `asked` says: the same answer on all ranks; a collective call."""
+        import torch  # here, for whoever starts jobs alone wants the exit codes and no torch
+        import torch.distributed as dist
+
         asked = asked or self.raised
         if not (dist.is_initialized() and dist.get_world_size() > 1):
             return asked

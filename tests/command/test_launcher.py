@@ -105,11 +105,14 @@ class Place:
 
 @pytest.fixture(scope="module")
 def conf(tmp_path_factory) -> Path:
-    """conf/ without its groups, which composes in a moment."""
-    folder = tmp_path_factory.mktemp("conf")
+    return stripped(tmp_path_factory.mktemp("conf"))
+
+
+def stripped(folder: Path, **more: dict) -> Path:
+    """conf/ without its groups, which composes in a moment, and with `more` in their place."""
     whole = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
     defaults = [each for each in whole["defaults"] if each == "_self_" or "override" in next(iter(each))]
-    write_text(folder / "config.yaml", yaml.safe_dump(whole | {"defaults": defaults}))
+    write_text(folder / "config.yaml", yaml.safe_dump(whole | {"defaults": defaults} | more))
     shutil.copytree(CONF / "hydra", folder / "hydra")
     return folder
 

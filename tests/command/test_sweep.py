@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from ldm.command import sweep as sweeping
+from ldm.command.board import Board
+from ldm.command.conclusion import compare
 from ldm.command.job_name import job_name
-from ldm.command.sweep import _error, ending
+from ldm.command.processes import error_of
+from ldm.command.sweep import ending
 from ldm.run.record import Record, write
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED
 
@@ -66,7 +69,10 @@ def script(tmp_path) -> list[str]:
 def sweep(jobs: list[list[str]], runs: Path, script: list[str], name: str = "s", n_jobs: int = 1) -> int:
     """The exit code of a sweep whose jobs share the words that all of them have."""
     common = {word.partition("=")[0] for word in set(jobs[0]).intersection(*jobs[1:])}
-    return ending(sweeping.sweep(jobs, name, runs, script, common, n_jobs), len(jobs))
+    board = Board(runs, name)
+    rows = sweeping.sweep(jobs, board, script, common, [{}] * n_jobs)
+    board.show()
+    return ending(rows, len(jobs))
 
 
 def statuses(tmp_path, name="s") -> dict[str, str]:
@@ -86,6 +92,7 @@ def test_a_finished_job_whose_run_is_gone_is_done_again(tmp_path, script):
 def test_a_sweep_ends_by_writing_its_report(tmp_path, script):
     jobs = [["name=s", f"do={word}"] for word in ("well", "raise")]
     sweep(jobs, tmp_path / "runs", script)
+    compare(tmp_path / "runs" / "s")
     page = (tmp_path / "runs" / "s" / "report" / "report.html").read_text(encoding="utf-8")
     assert "2 runs" in page and "do-well" in page and "do-raise" in page
 
@@ -120,8 +127,10 @@ def test_a_diverged_job_has_its_word(tmp_path, script):
 
 def stopped(tmp_path, script, jobs: list[list[str]], waiting: list[str], n_jobs: int) -> int:
     """The exit code of a sweep that is sent SIGTERM when these files are there."""
-    code = "import sys; from pathlib import Path; from ldm.command.sweep import ending, sweep; "
-    code += f"rows = sweep({jobs}, 's', Path({str(tmp_path / 'runs')!r}), {script!r}, ['name'], {n_jobs}); "
+    code = "import sys; from pathlib import Path; from ldm.command.board import Board; "
+    code += "from ldm.command.sweep import ending, sweep; "
+    code += f"board = Board(Path({str(tmp_path / 'runs')!r}), 's'); "
+    code += f"rows = sweep({jobs}, board, {script!r}, ['name'], [{{}}] * {n_jobs}); "
     code += f"sys.exit(ending(rows, {len(jobs)}))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     deadline = time.monotonic() + 60
@@ -178,7 +187,7 @@ def test_a_signal_stops_all_jobs_that_run(tmp_path, script):
 @pytest.mark.parametrize(
     ("codes", "jobs", "wanted"),
     [
-        *(([0, 0], 2, FINISHED), ([0, 1], 2, FAILED), ([0, 3, -9], 3, FAILED)),
+        *(([0, 0], 2, FINISHED), ([0, 1], 2, FAILED), ([0, 3, -9], 3, FAILED), ([0, 76], 2, FINISHED)),
         *(([0, 75, 1], 3, PREEMPTED), ([0], 2, PREEMPTED), ([], 1, PREEMPTED)),
     ],
 )
@@ -254,7 +263,7 @@ def test_two_folders_of_like_names_are_two_runs(tmp_path, script):
     ],
 )
 def test_what_was_wrong_is_the_error_and_not_what_is_said_after_it(said, wanted):
-    assert _error(deque(said)) == wanted
+    assert error_of(deque(said)) == wanted
 
 
 def test_the_table_at_80_columns_cuts_nothing_away(tmp_path, script, capsys, monkeypatch):

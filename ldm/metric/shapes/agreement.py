@@ -39,6 +39,8 @@ class Agreement(Metric):
         seed: of the training of the classifier.
     """
 
+    names = ("checker_accuracy", "shows_*")
+
     needs = ("caption",)
 
     def __init__(self, cache: Path | None = None, seed: int = 0):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -19,14 +18,13 @@ from pydantic import PositiveInt
 
 from ldm.build import plain
 from ldm.command.job import COMMON, JobFailed, value
-from ldm.command.words import at_home
 
 
 class Launcher(HydraLauncher):
     """A process a job (`ldm.command.sweep`).
 
     Arguments:
-        n_jobs: so many processes at once.
+        n_jobs: so many processes at once; of several GPUs each has its own.
     Attributes:
         command: that each process runs with its words.
     """
@@ -41,25 +39,27 @@ class Launcher(HydraLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run a batch of a sweeper's jobs; ends the process where the sweep was asked to stop."""
+        from ldm.command.conclusion import Sweep
+        from ldm.command.devices import shares
         from ldm.command.sweep import ending, sweep
-        from ldm.command.terminal import speak
-        from ldm.run.signals import FINISHED, PREEMPTED
+        from ldm.command.terminal import screen, speak
+        from ldm.run.signals import FINISHED, PREEMPTED, PRUNED
 
         speak()
-        jobs = [list(words) for words in job_overrides]
-        shared = OmegaConf.masked_copy(self.config, ["runs", "name", "objective"])
-        asked = at_home(OmegaConf.to_container(shared, resolve=True))
-        runs, common = Path(asked["runs"]), OmegaConf.select(self.config, COMMON)
-        rows = sweep(jobs, asked["name"], runs, self.command, common, self.n_jobs)
+        jobs, board = [list(words) for words in job_overrides], Sweep.board
+        own = shares(self.n_jobs, OmegaConf.select(self.config, "trainer") or {})
+        common, total = OmegaConf.select(self.config, COMMON), OmegaConf.select(self.config, "hydra.sweeper.n_trials")
+        rows = sweep(jobs, board, self.command, common, own, initial_job_idx, total, screen())
         if ending(rows, len(jobs)) == PREEMPTED:
             sys.exit(PREEMPTED)
         returns = []
         for words, row in zip(jobs, rows, strict=True):
             returned = JobReturn(overrides=words, status=JobStatus.COMPLETED)
             try:
-                if row["code"] != FINISHED:
-                    raise JobFailed(f"{runs / row['run']}: {row['status']}; the same command tries it again")
-                returned.return_value = value(runs / row["run"], asked["objective"])
+                if row["code"] not in (FINISHED, PRUNED):
+                    raise JobFailed(f"{board.runs / row['run']}: {row['status']}; the same command tries it again")
+                asked = OmegaConf.to_container(OmegaConf.masked_copy(self.config, ["objective"]))["objective"]
+                returned.return_value = None if row["code"] == PRUNED else value(board.runs / row["run"], asked)
             except JobFailed as error:
                 returned.status, returned.return_value = JobStatus.FAILED, error
             returns.append(returned)
