@@ -30,6 +30,7 @@ ROWS = [
     ("metric", "data"),
     ("task",),
     ("run", "interop"),
+    ("api",),
     ("report",),
     ("logger",),
     ("stage", "callback"),

@@ -31,7 +31,7 @@ from ldm.files import remove_leftovers, whole_file, write_json
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
 from ldm.random import seed_of
-from ldm.run.conditions import conditions
+from ldm.run.conditions import condition
 from ldm.run.load import Drawing, check_trained, named, weights_hash
 from ldm.run.machine import device_of
 from ldm.task.base import Answer, Found, Task
@@ -74,7 +74,7 @@ def apply(
         check_trained(model, run)
     done.check(model)
     given, others = _inputs(images, model, "images"), _inputs(done.others, model, "task.others")
-    rows = Rows(done, model, given, others, _condition(model, prompt, label), seed)
+    rows = Rows(done, model, given, others, condition(model, prompt, label, ("prompt", "label")), seed)
     facts: dict[str, Any] = {"run": str(run), "task": task, "prompt": prompt, "label": label, "seed": seed}
     for name, inputs, where in (("images", given, images), ("others", others, done.others)):
         facts |= {} if inputs is None else {name: {"from": str(where), "n": len(inputs), "hash": inputs.fingerprint}}
@@ -87,14 +87,6 @@ def apply(
 
 def _inputs(where: str | Path | None, model: LatentModel, word: str) -> Inputs | None:
     return None if where is None else Inputs(str(where), model.autoencoder.image_shape, word)
-
-
-def _condition(model: LatentModel, prompt: str | None, label: str | int | None) -> dict[str, Any]:
-    """What stands in the batch of every row."""
-    captions, labels = None if prompt is None else [prompt], None if label is None else [label]
-    one = conditions(model, captions, labels, 1, said=("prompt", "label"))
-    found = {"caption": one.captions and one.captions[0], "label": one.labels and one.labels[0]}
-    return {key: value for key, value in found.items() if value is not None}
 
 
 class Job:

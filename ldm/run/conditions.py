@@ -78,6 +78,15 @@ def conditions(
     return Conditions(n, None, None, negative)
 
 
+def condition(
+    model: LatentModel, caption: str | None, label: str | int | None, said: tuple[str, str]
+) -> dict[str, str | int]:
+    """What stands in every example of a batch: one `caption`, one `label`, or nothing; checked as `conditions` are."""
+    one = conditions(model, None if caption is None else [caption], None if label is None else [label], 1, said=said)
+    found = {"caption": one.captions and one.captions[0], "label": one.labels and one.labels[0]}
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def class_named(model: LatentModel, label: int) -> str:
     """The name of a class, or its number where it has none."""
     named = isinstance(model.condition, Label) and 0 <= label < len(model.condition.names)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,18 @@ class Drawing:
         if self.facts():
             guided(model, guide)
             model.check_null()
+
+    @contextmanager
+    def applied(self, model: LatentModel) -> Iterator[None]:
+        """Let a model sample so for the time of a block."""
+        before, config = {name: getattr(model.prior, name) for name in model.prior.DRAWING}, model.config
+        try:
+            self.put(model)
+            yield
+        finally:
+            model.config = config
+            for name, value in before.items():
+                setattr(model.prior, name, value)
 
     def _words(self, prior: Prior, own: Config) -> Config:
         """What is asked for by the names of the prior's own arguments; ValueError where it has none of that name."""

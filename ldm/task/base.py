@@ -125,7 +125,12 @@ def having(capability: type) -> list[str]:
 def lacks(task: Task, model: LatentModel, capability: type, said: str) -> None:
     """ValueError where the model's prior has not a capability; `said` is that in words, as `densities`."""
     if not isinstance(model.prior, capability):
-        raise ValueError(
-            f"task={task.word} needs a prior with {said}, and this model's, {type(model.prior).__name__}, has none. These have: "
-            f"{', '.join(having(capability))}"
-        )
+        raise ValueError(lacking(f"task={task.word}", model, capability, said))
+
+
+def lacking(what: str, model: LatentModel, capability: type, said: str) -> str:
+    """The message that `what` cannot be done, and by which families it can."""
+    return (
+        f"{what} needs a prior with {said}, and this model's, {type(model.prior).__name__}, has none. These have: "
+        f"{', '.join(having(capability))}"
+    )
