@@ -33,9 +33,9 @@ from ldm.model import LatentModel, Weights
 from ldm.prior.base import Likelihood
 from ldm.random import Random
 from ldm.run import hub
-from ldm.run.conditions import condition, conditions, draw
 from ldm.run.load import Drawing, check_trained
 from ldm.task.base import Found, Task, lacking
+from ldm.task.conditions import condition, conditions, draw
 from ldm.task.rows import Rows, summary
 from ldm.types import Codes, Image, Latent
 
@@ -229,6 +229,34 @@ class Model:
         with Drawing(None, guidance, steps).applied(self.model):
             rows = Rows(task, own, given, beside, condition(own, caption, label, ("caption", "label")), seed)
             return _done(rows, batch)
+
+    def interpolate(self, images: Any, frames: int = 9, seed: int = 0) -> Done:
+        """Frames from each image to the next, along an arc of noise (ldm.task.interpolate)."""
+        from ldm.task.interpolate import Interpolate
+
+        return self.apply(Interpolate(frames=frames), images, seed=seed)
+
+    def edit(
+        self,
+        images: Any,
+        caption: str | None = None,
+        label: str | int | None = None,
+        strength: float = 0.6,
+        guidance: float | int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> Pictures:
+        """Images as a caption or a label asks for them (ldm.task.edit)."""
+        from ldm.task.edit import Edit
+
+        words = {"caption": caption, "label": label, "guidance": guidance, "steps": steps, "seed": seed}
+        return self.apply(Edit(strength), images, **words).pictures["edited"]
+
+    def anomaly(self, images: Any, others: Any = None, seed: int = 0) -> Done:
+        """How unlike the training data images are, and how well each score tells others from them (ldm.task.anomaly)."""
+        from ldm.task.anomaly import Anomaly
+
+        return self.apply(Anomaly(), images, others, seed=seed)
 
     def save(self, folder: str | Path) -> None:
         """Write the model, as safetensors and plain config, for `load`."""

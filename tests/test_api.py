@@ -13,6 +13,7 @@ from ldm.command.sample import sample
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.model import LatentModel
 from ldm.random import Random
+from ldm.task.edit import Edit
 from ldm.task.embed import Embed
 from tests.runs import compose, saved, tiny
 from tests.test_layers import ROOT
@@ -147,3 +148,14 @@ def test_a_saved_model_loads(run, tmp_path, x):
     model = ldm.load(run)
     model.save(tmp_path)
     torch.testing.assert_close(ldm.load(tmp_path).to("cpu").encode(x), model.encode(x))
+
+
+def test_tasks_by_a_line(run, labelled, x):
+    """Each is `apply` of its task with the same seed."""
+    model = ldm.load(run)
+    edited = model.edit(x[:1], "a star", strength=0.9, guidance=2, steps=2, seed=3)
+    wanted = model.apply(Edit(0.9), x[:1], caption="a star", guidance=2, steps=2, seed=3).pictures["edited"]
+    assert [each.tobytes() for each in edited] == [each.tobytes() for each in wanted]
+    flow = ldm.load(labelled)
+    assert list(flow.interpolate(x, frames=3).pictures) == ["given", "0.00", "0.50", "1.00", "next"]
+    assert set(flow.anomaly(x, others=x).found["auroc"]) == {"nll", "complexity", "reconstruction"}

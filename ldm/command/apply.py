@@ -31,10 +31,10 @@ from ldm.files import remove_leftovers, whole_file, write_json
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
 from ldm.random import seed_of
-from ldm.run.conditions import condition
 from ldm.run.load import Drawing, check_trained, named, weights_hash
 from ldm.run.machine import device_of
 from ldm.task.base import Answer, Found, Task
+from ldm.task.conditions import condition
 from ldm.task.rows import Rows, summary
 from ldm.tensors import read_tensors, write_tensors
 
@@ -72,7 +72,7 @@ def apply(
     model = drawing.load(run, weights, ema, device_of(device))
     if done.asks_prior:
         check_trained(model, run)
-    done.check(model)
+    done.check(model)  # before images are read
     given, others = _inputs(images, model, "images"), _inputs(done.others, model, "task.others")
     rows = Rows(done, model, given, others, condition(model, prompt, label, ("prompt", "label")), seed)
     facts: dict[str, Any] = {"run": str(run), "task": task, "prompt": prompt, "label": label, "seed": seed}
@@ -165,7 +165,7 @@ class Job:
             for row, name in enumerate(found.names)
         ]
         write_json(self.folder / "result.json", self.facts | {"means": means, "found": more, "rows": each})
-        files = self.rows.task.write(found, self.folder)
+        files = self.rows.task.write(self.rows.model, found, self.folder)
         for line in (*_said(means), *(f"{name}: {_shown(value)}" for name, value in more.items())):
             log.info("%s", line)
         names = [*(["grid.png"] if pictures else []), *(file.name for file in files[:4]), "result.json"]

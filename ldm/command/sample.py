@@ -23,9 +23,9 @@ from ldm.files import read_text, whole_file, write_json
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
 from ldm.random import seed_of
-from ldm.run.conditions import Conditions, conditions, draw
 from ldm.run.load import Drawing, check_trained, named, weights_hash
 from ldm.run.machine import device_of
+from ldm.task.conditions import Conditions, conditions, draw
 
 log = logging.getLogger(__name__)
 

@@ -75,7 +75,7 @@ class Task(Constructed, ABC):
     """
 
     takes: ClassVar[int] = 1
-    asks_prior: ClassVar[bool] = True
+    asks_prior: bool = True
     others: Path | None = None
 
     @abstractmethod
@@ -94,6 +94,9 @@ class Task(Constructed, ABC):
             random: of these rows.
         """
 
+    def begin(self, model: LatentModel) -> None:
+        """What has to be known before the first row: a second model, what ordinary images are like."""
+
     def count(self, model: LatentModel, images: int) -> int:
         """How many rows there are of so many images."""
         return max(images - self.takes + 1, 0)
@@ -102,7 +105,7 @@ class Task(Constructed, ABC):
         """What is to be said of all rows together, as plain data; means and errors of numbers are said anyway."""
         return {}
 
-    def write(self, found: Found, folder: Path) -> list[Path]:
+    def write(self, model: LatentModel, found: Found, folder: Path) -> list[Path]:
         """Further files, beside the pictures, whole or not at all; their paths."""
         return []
 
@@ -112,8 +115,8 @@ class Task(Constructed, ABC):
         return type(self).__module__.rpartition(".")[2]
 
 
-def having(capability: type) -> list[str]:
-    """The families of priors that are of a kind or have a capability (`ldm.prior.base`), by the names of their classes."""
+def having(capability: type | tuple[type, ...]) -> list[str]:
+    """The families of priors that are of a kind or have a capability (one of several), by their classes' names."""
     found = set()
     for each in pkgutil.iter_modules(families.__path__, f"{families.__name__}."):
         if not each.ispkg:
@@ -122,15 +125,20 @@ def having(capability: type) -> list[str]:
     return sorted(kind.__name__ for kind in found if issubclass(kind, capability) and not inspect.isabstract(kind))
 
 
-def lacks(task: Task, model: LatentModel, capability: type, said: str) -> None:
-    """ValueError where the model's prior has not a capability; `said` is that in words, as `densities`."""
+def lacks(task: Task, model: LatentModel, capability: type | tuple[type, ...], said: str) -> None:
+    """ValueError where the model's prior has none of the capabilities; `said` is that in words, as `densities`."""
     if not isinstance(model.prior, capability):
         raise ValueError(lacking(f"task={task.word}", model, capability, said))
 
 
-def lacking(what: str, model: LatentModel, capability: type, said: str) -> str:
+def lacking(what: str, model: LatentModel, capability: type | tuple[type, ...], said: str) -> str:
     """The message that `what` cannot be done, and by which families it can."""
     return (
         f"{what} needs a prior with {said}, and this model's, {type(model.prior).__name__}, has none. These have: "
         f"{', '.join(having(capability))}"
     )
+
+
+def apart(x: Image, y: Image) -> Float[Tensor, " b"]:
+    """The root mean squared difference of images, (b,)."""
+    return (x - y).square().flatten(1).mean(1).sqrt()

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ldm.files import whole_file
 from ldm.model import LatentModel
@@ -31,7 +31,7 @@ from ldm.task.base import Answer, Found, Task
 class Embed(Task):
     """The latents of images, as parquet, with what the decoder makes of them beside the images."""
 
-    asks_prior: ClassVar[bool] = False
+    asks_prior = False
 
     def check(self, model: LatentModel) -> None:
         """Every model can."""
@@ -44,7 +44,7 @@ class Embed(Task):
         error = (decoded - x).square().flatten(1).mean(1)
         return Answer({"given": x, "decoded": decoded}, {"error": error}, arrays)
 
-    def write(self, found: Found, folder: Path) -> list[Path]:
+    def write(self, model: LatentModel, found: Found, folder: Path) -> list[Path]:
         import pyarrow
         from pyarrow import parquet
 

@@ -86,6 +86,8 @@ class Rows:
 
     def answers(self, missing: Sequence[int], batch: int) -> Iterator[tuple[list[int], Answer]]:
         """The answers for rows, so many at once; what is not finite is refused."""
+        if missing:
+            self.task.begin(self.model)
         for start in range(0, len(missing), batch):
             rows = list(missing[start : start + batch])
             given = self.batch(rows)
