@@ -14,12 +14,10 @@ numpy's uint8, tensors in [-1, 1].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
@@ -28,18 +26,16 @@ from torch import Tensor
 from ldm import plugins as plugin
 from ldm.condition.label import Label
 from ldm.data.inputs import Inputs
-from ldm.eight_bits import eight_bits
 from ldm.model import LatentModel, Weights
 from ldm.prior.base import Likelihood
 from ldm.random import Random
 from ldm.run import hub
 from ldm.run.load import Drawing, check_trained
-from ldm.task.base import Found, Task, lacking
+from ldm.task.base import Task, lacking
 from ldm.task.conditions import condition, conditions, draw
-from ldm.task.rows import Rows, summary
+from ldm.task.done import Done, Pictures, in_memory, pictures
+from ldm.task.rows import Rows
 from ldm.types import Codes, Image, Latent
-
-Pictures = list[PIL.Image.Image]
 
 
 def load(
@@ -67,27 +63,6 @@ def load(
     plugin.name(plugins)
     folder = hub.located(run, revision)
     return Model((drawing or Drawing()).load(str(folder), weights, ema, torch.device(device)), folder)
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a task has made of images.
-
-    Fields:
-        names: of the rows.
-        pictures: name -> a PIL image for each row.
-        numbers: name -> (n,), float64.
-        arrays: name -> (n, ...), as latents.
-        means: name -> `mean`, `standard_error` and `n`, and of further images under `others`.
-        found: what the task says of all rows together.
-    """
-
-    names: list[str]
-    pictures: dict[str, Pictures]
-    numbers: dict[str, Float[Tensor, " n"]]
-    arrays: dict[str, Tensor]
-    means: dict[str, Any]
-    found: dict[str, Any]
 
 
 class Model:
@@ -228,7 +203,7 @@ class Model:
         beside = None if others is None else Inputs(others, shape, "others")
         with Drawing(None, guidance, steps).applied(self.model):
             rows = Rows(task, own, given, beside, condition(own, caption, label, ("caption", "label")), seed)
-            return _done(rows, batch)
+            return in_memory(rows, batch)
 
     def interpolate(self, images: Any, frames: int = 9, seed: int = 0) -> Done:
         """Frames from each image to the next, along an arc of noise (ldm.task.interpolate)."""
@@ -283,31 +258,6 @@ class Model:
     def _inputs(self, images: Any) -> Image:
         inputs = Inputs(images, self.image_shape)
         return inputs.batch(range(len(inputs))).to(self.model.device)
-
-
-def pictures(x: Image) -> Pictures:
-    """Images (b, c, h, w) in [-1, 1] as PIL images, RGB."""
-    return [PIL.Image.fromarray(each.permute(1, 2, 0).cpu().numpy()) for each in eight_bits(x)]
-
-
-def _done(rows: Rows, batch: int) -> Done:
-    answers = [answer for _, answer in rows.answers(range(len(rows)), batch)]
-
-    def all_of(kind: Callable[[Any], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.cat([kind(answer)[name].cpu() for answer in answers]) for name in kind(answers[0])}
-
-    shown = {name: eight_bits(x) for name, x in all_of(lambda answer: answer.pictures).items()}
-    numbers = {name: value.double() for name, value in all_of(lambda answer: answer.numbers).items()}
-    found = Found(
-        [rows.name(row) for row in range(len(rows))],
-        rows.first,
-        numbers,
-        all_of(lambda answer: answer.arrays),
-        lambda row: {name: x[row] for name, x in shown.items()},
-    )
-    as_pil = {name: pictures(x.float() / 127.5 - 1) for name, x in shown.items()}
-    means, said = summary(numbers, rows.first), rows.task.conclude(found)
-    return Done(list(found.names), as_pil, numbers, dict(found.arrays), means, said)
 
 
 def _random(x: Tensor, seed: int) -> Random:
