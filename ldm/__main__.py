@@ -23,6 +23,13 @@ def _sample(words: Sequence[str]) -> int:
     return sample(words)
 
 
+def _apply(words: Sequence[str]) -> int:
+    """Do something with images and a finished run's model: fill in, interpolate, edit, score, embed."""
+    from ldm.command.verbs import apply
+
+    return apply(words)
+
+
 def _evaluate(words: Sequence[str]) -> int:
     """Measure a finished run again, with other samples, guidance, steps, weights or metrics."""
     from ldm.command.verbs import evaluate
@@ -47,6 +54,7 @@ def _report(words: Sequence[str]) -> int:
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "sample": _sample,
+    "apply": _apply,
     "evaluate": _evaluate,
     "store": _store,
     "report": _report,

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ldm.build import check, is_node, resolve
+from ldm.command.apply import apply
 from ldm.command.compose import composed
 from ldm.command.evaluate import measure_again
 from ldm.command.sample import sample
@@ -75,7 +76,12 @@ def test_a_target_resolves(file):
     walk(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("file", OPTIONS, ids=name)
+@pytest.mark.parametrize("file", [file for file in OPTIONS if group(file) == "task"], ids=name)
+def test_every_task_fits(file, tmp_path):
+    check(compose(f"task={file.stem}", missing=str(tmp_path), name="apply")["task"], "task")
+
+
+@pytest.mark.parametrize("file", [file for file in OPTIONS if group(file) != "task"], ids=name)
 def test_every_option_fits(file, tmp_path):
     for word, place in choices(file):
         config = compose(*BELOW.get(group(file), ()), word, missing=str(tmp_path))
@@ -112,10 +118,10 @@ def test_commands_of_a_header_fit(file):
             check_signatures({key: value for key, value in plain.items() if key not in PIECES})
 
 
-@pytest.mark.parametrize("entry", ["sample", "evaluate"])
-def test_the_other_entry_points_name_their_arguments(entry):
-    """conf/sample.yaml and conf/evaluate.yaml are the arguments of the functions that they call, no more and no less."""
-    wanted = inspect.signature({"sample": sample, "evaluate": measure_again}[entry]).parameters
+@pytest.mark.parametrize(("entry", "function"), [("sample", sample), ("apply", apply), ("evaluate", measure_again)])
+def test_the_other_entry_points_name_their_arguments(entry, function):
+    """conf/sample.yaml and the like are the arguments of the functions that they call, no more and no less."""
+    wanted = inspect.signature(function).parameters
     assert compose(name=entry).keys() == wanted.keys()
 
 

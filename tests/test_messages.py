@@ -135,7 +135,7 @@ def test_misspelt_words(argument, parts):
     assert said is not None and all(part in said for part in parts), said
 
 
-@pytest.mark.parametrize("entry", ["sample", "evaluate"])
+@pytest.mark.parametrize("entry", ["sample", "apply", "evaluate"])
 @pytest.mark.parametrize(
     ("argument", "parts"),
     [
@@ -150,7 +150,7 @@ def test_misspelt_words_of_a_finished_run(entry, argument, parts):
     said = misspelt([argument], CONF, entry)
     assert said is not None and all(part in said for part in parts), said
     right = ["run=x", "diffusion/sampler=heun", "diffusion.sampler.s_churn=3", "diffusion/guidance=interval", "ema=0.1"]
-    assert misspelt(right, CONF, entry) is None
+    assert misspelt([*right, "task=embed"] if entry == "apply" else right, CONF, entry) is None
 
 
 @pytest.mark.parametrize(

@@ -18,15 +18,14 @@ from einops import rearrange
 from PIL import Image
 
 from ldm.callback.image_grid import image_grid, save
-from ldm.condition.label import Label
 from ldm.eight_bits import eight_bits
 from ldm.files import read_text, whole_file, write_json
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
-from ldm.random import Random, seed_of
-from ldm.run.load import Drawing, named, settings_of
+from ldm.random import seed_of
+from ldm.run.load import Drawing, check_trained, named, weights_hash
 from ldm.run.machine import device_of
-from ldm.tensors import hash_of
+from ldm.task.conditions import Conditions, conditions, draw
 
 log = logging.getLogger(__name__)
 
@@ -61,50 +60,30 @@ def sample(
         raise ValueError(f"n={n}, batch={batch}: both are at least 1")
     drawing = Drawing(diffusion, guidance, steps, prior, guide, guide_ema)
     model = drawing.load(run, weights, ema, device_of(device))
-    _check_trained(model, run)
+    check_trained(model, run)
     if compile:
         _compile(model)
-    if negative is not None:
-        model.negative(negative)  # refused before anything is written
-    captions, labels = _conditions(model, prompt, prompts, label, n)
-    count = len(captions or labels or range(n))
-    made_from = {"captions": captions, "labels": labels, "guidance": guidance, "steps": steps, "seed": seed}
+    asked = _conditions(model, prompt, prompts, label, n, negative)
+    count = asked.count
+    made_from = {"captions": asked.captions, "labels": asked.labels, "guidance": guidance, "steps": steps, "seed": seed}
     made_from |= {} if negative is None else {"negative": negative}
-    made_from |= drawing.facts() | {"weights": named(weights, ema, model), "weights_hash": _weights_hash(model)}
+    made_from |= drawing.facts() | {"weights": named(weights, ema, model), "weights_hash": weights_hash(model)}
     name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run)) % 16**6:06x}"
     folder = Path(out) if out else Path(run) / "samples" / name
     missing = _begin(folder, made_from | {"run": str(run)}, count)
     pictures: dict[int, torch.Tensor] = {}  # those of the grid
     for start in range(0, len(missing), batch):
         rows = missing[start : start + batch]
-        for row, picture in zip(rows, eight_bits(_draw(model, captions, labels, negative, rows, seed)), strict=True):
+        for row, picture in zip(rows, eight_bits(draw(model, asked, rows, seed).cpu()), strict=True):
             _write(picture, folder / _name(row))
             pictures |= {row: picture} if row < _SHOWN else {}
         log.info("%d of %d images", count - len(missing) + start + len(rows), count)
-    words = captions or (None if labels is None else [_class_named(model, i) for i in labels])
+    words = asked.words(model)
     rows = range(min(count, _SHOWN))
     shown = torch.stack([pictures[row] if row in pictures else _read(folder / _name(row)) for row in rows])
     grid = image_grid(shown / 127.5 - 1, words and words[:_SHOWN])
     save(grid, folder / "grid.png", kind="samples", stage="second", step=0, images=0)
     log.info("%d images and grid.png are in %s", count, folder)
-
-
-def _check_trained(model: LatentModel, run: str) -> None:
-    """ValueError where a prior has weights that were never trained."""
-    if settings_of(run).get("second", True) in (None, {}) and any(True for _ in model.prior.parameters()):
-        raise ValueError(
-            f"{run} is a first stage alone, its prior was not trained (stage@second=none): train one with "
-            f"autoencoder.checkpoint={run}"
-        )
-
-
-def _weights_hash(model: LatentModel) -> str:
-    """Of all that an image is computed from, a guide's weights too."""
-    state, own = model.state_dict(), set(model.modules())
-    for network in model.prior.networks():
-        if network not in own:
-            state |= {f"guide {name}": value for name, value in network.state_dict().items()}
-    return hash_of(state)
 
 
 def _compile(model: LatentModel) -> None:
@@ -134,56 +113,27 @@ def _name(row: int) -> str:
 
 
 def _conditions(
-    model: LatentModel, prompt: str | None, prompts: str | None, label: str | int | None, n: int
-) -> tuple[list[str] | None, list[int] | None]:
-    """(captions, labels), of which at most one is not None; ValueError where the model knows no such condition."""
+    model: LatentModel, prompt: str | None, prompts: str | None, label: str | int | None, n: int, negative: str | None
+) -> Conditions:
+    """What the images are drawn for; ValueError where the model knows no such condition."""
     given = [name for name, value in (("prompt", prompt), ("prompts", prompts), ("label", label)) if value is not None]
     if len(given) > 1:
         raise ValueError(f"one kind of condition at a time; got {' and '.join(given)}")
-    needs = model.condition.needs
-    wanted = {"prompt": "caption", "prompts": "caption", "label": "label"}.get(given[0] if given else "", "")
-    if wanted and wanted not in needs:
-        knows = f"is conditioned on {', '.join(needs)}" if needs else "has no condition"
-        raise ValueError(f"{given[0]}= is given, but this model {knows}")
-    if prompt is not None:
-        return [prompt] * n, None
+    captions = None if prompt is None else [prompt]
     if prompts is not None:
-        if not Path(prompts).exists():
-            raise FileNotFoundError(f"prompts={prompts}: no such file; wanted one with a caption a line")
-        lines = [line.strip() for line in read_text(Path(prompts)).splitlines() if line.strip()]
-        if not lines:
-            raise ValueError(f"{prompts} holds no caption; wanted one a line")
-        return [line for line in lines for _ in range(n)], None
-    if label is not None:
-        return None, [model.condition.number(label)] * n
-    if "caption" in needs:
-        return [""] * n, None
-    return None, None
+        captions = _lines(prompts) if "caption" in model.condition.needs else []
+    labels = None if label is None else [label]
+    return conditions(model, captions, labels, n, negative, ("prompt" if prompts is None else "prompts", "label"))
 
 
-def _class_named(model: LatentModel, label: int) -> str:
-    named = isinstance(model.condition, Label) and 0 <= label < len(model.condition.names)
-    return model.condition.names[label] if named else f"class {label}"
-
-
-def _draw(
-    model: LatentModel,
-    captions: list[str] | None,
-    labels: list[int] | None,
-    negative: str | None,
-    rows: list[int],
-    seed: int,
-) -> Any:
-    device = model.device
-    batch: dict[str, Any] = {"index": torch.tensor(rows, device=device), "negative": negative}
-    if captions is not None:
-        batch["caption"] = [captions[i] for i in rows]
-    if labels is not None:
-        batch["label"] = torch.tensor([labels[i] for i in rows], device=device)
-    images = model.sample(batch, Random(seed, 0, batch["index"])).cpu()
-    if not images.isfinite().all():
-        raise ArithmeticError("images are not finite numbers: guidance= is too great, or the run diverged")
-    return images
+def _lines(prompts: str) -> list[str]:
+    """The captions of a file."""
+    if not Path(prompts).exists():
+        raise FileNotFoundError(f"prompts={prompts}: no such file; wanted one with a caption a line")
+    lines = [line.strip() for line in read_text(Path(prompts)).splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{prompts} holds no caption; wanted one a line")
+    return lines
 
 
 def _write(picture: torch.Tensor, path: Path) -> None:

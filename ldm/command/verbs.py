@@ -3,6 +3,7 @@ known to be right.
 
     ldm train experiment=shapes              what a config describes, or with -m a sweep
     ldm sample run=DIR prompt="a star"       images of a finished run
+    ldm apply run=DIR task=embed images=DIR  what is done with images and a finished run's model
     ldm evaluate run=DIR samples=2048        a finished run measured again
 """
 
@@ -55,6 +56,17 @@ def sample(words: Sequence[str]) -> int:
         return sample
 
     return _of_a_run("sample", words, function)
+
+
+def apply(words: Sequence[str]) -> int:
+    """Do something with images and a finished run's model."""
+
+    def function() -> Callable[..., None]:
+        from ldm.command.apply import apply
+
+        return apply
+
+    return _of_a_run("apply", words, function)
 
 
 def evaluate(words: Sequence[str]) -> int:

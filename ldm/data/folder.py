@@ -22,7 +22,7 @@ from ldm.data.source import Item, Source, digest, digest_files, shown, sizes
 from ldm.data.tree import Tree, natural
 from ldm.files import read_text
 
-_ENDINGS = (
+ENDINGS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"),
 )
 _SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
@@ -47,14 +47,14 @@ class Folder(Source):
         if not self.root.is_dir():
             raise FileNotFoundError(f"no folder {self.root}; give one with images below it (data.root=DIR)")
         tree = Tree(self.root)
-        self._files = [file for file in tree.files if file.suffix.lower() in _ENDINGS]
+        self._files = [file for file in tree.files if file.suffix.lower() in ENDINGS]
         if not self._files:
             left_out = f"; there are {tree.summary()}" if tree.left_out else ""
-            raise FileNotFoundError(f"{self.root}: no images below it (endings {' '.join(_ENDINGS)}){left_out}")
+            raise FileNotFoundError(f"{self.root}: no images below it (endings {' '.join(ENDINGS)}){left_out}")
         self._labels, self._classes = _labelled(self._files, self.root)
         read, self._captions = _captions(self._files, tree) if captions == "text" else (set(), None)
         for file in tree.files:
-            if file.suffix.lower() not in _ENDINGS and file not in read:
+            if file.suffix.lower() not in ENDINGS and file not in read:
                 tree.leave_out("other files", file)
         if tree.left_out:
             _log.warning("%s: %d images; left out are %s", self.root, len(self._files), tree.summary())

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ldm.prior.base import Prior
 from ldm.run.directory import RunDirectory
 from ldm.run.guide import guided
 from ldm.run.snapshots import Snapshots
+from ldm.tensors import hash_of
 
 PIECES = {"schedule": "sampling_schedule", "sampler": "sampler", "grid": "grid", "guidance": "guidance"}
 """The pieces of diffusion/ that a command line may name, and the arguments of a prior that they are."""
@@ -66,6 +68,24 @@ def named(weights: Weights, ema: float | None, model: LatentModel | None = None)
     if ema is not None:
         return f"averaged:{ema:g}"
     return "averaged" if weights == "average" else "raw"
+
+
+def check_trained(model: LatentModel, run: str | Path) -> None:
+    """ValueError where a prior has weights that were never trained."""
+    if settings_of(run).get("second", True) in (None, {}) and any(True for _ in model.prior.parameters()):
+        raise ValueError(
+            f"{run} is a first stage alone, its prior was not trained (stage@second=none): train one with "
+            f"autoencoder.checkpoint={run}"
+        )
+
+
+def weights_hash(model: LatentModel) -> str:
+    """Of all that an image is computed from, a guide's weights too."""
+    state, own = model.state_dict(), set(model.modules())
+    for network in model.prior.networks():
+        if network not in own:
+            state |= {f"guide {name}": value for name, value in network.state_dict().items()}
+    return hash_of(state)
 
 
 @dataclass(frozen=True)
@@ -119,6 +139,18 @@ class Drawing:
         if self.facts():
             guided(model, guide)
             model.check_null()
+
+    @contextmanager
+    def applied(self, model: LatentModel) -> Iterator[None]:
+        """Let a model sample so for the time of a block."""
+        before, config = {name: getattr(model.prior, name) for name in model.prior.DRAWING}, model.config
+        try:
+            self.put(model)
+            yield
+        finally:
+            model.config = config
+            for name, value in before.items():
+                setattr(model.prior, name, value)
 
     def _words(self, prior: Prior, own: Config) -> Config:
         """What is asked for by the names of the prior's own arguments; ValueError where it has none of that name."""

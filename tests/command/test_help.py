@@ -12,7 +12,7 @@ from tests.pieces import CONF
 from tests.test_layers import ROOT
 
 FOLDERS = [folder.relative_to(CONF) for folder in CONF.rglob("*") if folder.is_dir()]
-GROUPS = sorted(folder.as_posix() for folder in FOLDERS if folder.parts[0] != "hydra")
+GROUPS = sorted(folder.as_posix() for folder in FOLDERS if folder.parts[0] not in ("hydra", "task"))
 
 
 def help_of(*words: str, entry: str = "config") -> str:
@@ -20,7 +20,7 @@ def help_of(*words: str, entry: str = "config") -> str:
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
-@pytest.mark.parametrize("entry", ["config", "sample", "evaluate"])
+@pytest.mark.parametrize("entry", ["config", "sample", "apply", "evaluate"])
 def test_no_line_is_wider_than_the_terminal(entry, columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
     for text in (help_of("--help", entry=entry), help_of("--help", "diffusion/sampler=heun", entry=entry)):
@@ -28,7 +28,7 @@ def test_no_line_is_wider_than_the_terminal(entry, columns, monkeypatch):
         assert not wide
 
 
-@pytest.mark.parametrize("entry", ["config", "sample", "evaluate"])
+@pytest.mark.parametrize("entry", ["config", "sample", "apply", "evaluate"])
 def test_all_words_of_an_entry_point(entry):
     text = help_of("--help", entry=entry)
     top = re.findall(r"^(\w+): \S", (CONF / f"{entry}.yaml").read_text(encoding="utf-8"), re.MULTILINE)
@@ -36,12 +36,13 @@ def test_all_words_of_an_entry_point(entry):
     assert all(f"\n  {group}: " in text for group in (GROUPS if entry == "config" else ["diffusion/sampler"]))
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", [*GROUPS, "task"])
 def test_every_word_tells_its_header_and_its_arguments(group, monkeypatch):
     monkeypatch.setenv("COLUMNS", "10000")
+    entry = "apply" if group == "task" else "config"
     place = group.replace("/", ".")
     for file in sorted((CONF / group).glob("*.yaml")):
-        text, lines = help_of(f"{group}={file.stem}"), file.read_text(encoding="utf-8").splitlines()
+        text, lines = help_of(f"{group}={file.stem}", entry=entry), file.read_text(encoding="utf-8").splitlines()
         header = [line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if line[:1] != "#")]]
         assert all(line in text for line in header if not line.startswith("@package"))
         target = re.findall(r"^_target_: (ldm[\w.]+)", "\n".join(lines), re.MULTILINE)

@@ -90,6 +90,7 @@ PATHS = [
 ]
 PATH_WORDS = {
     "sample": ["run", "guide", "prompts", "out"],
+    "apply": ["run", "guide", "images", "out", "task.others"],
     "evaluate": ["run", "guide", "data.root", "store", "metric.x.weights", "data.val.files"],
     "config": [
         *("runs", "store", "name", "data.root", "autoencoder.checkpoint", "data.train.files", "data.train.path"),

@@ -23,6 +23,7 @@ from tests.mutants import (
     run,
     sampling,
     stage,
+    task,
 )
 from tests.mutants.fault import Fault
 
@@ -47,4 +48,5 @@ AREAS: dict[str, list[Fault]] = {
     "interop": interop.FAULTS,
     "callback": callback.FAULTS,
     "plugins": plugins.FAULTS,
+    "task": task.FAULTS,
 }

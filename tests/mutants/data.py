@@ -46,8 +46,8 @@ FAULTS = [
         ("words = json.dumps([self._kind, self._classes, self._labels, self._captions])", 'words = ""'),
         ("self._labels, self._captions])", "self._labels])"),
         (
-            "for file in tree.files if file.suffix.lower() in _ENDINGS]",
-            "for file in tree.files if file.suffix in _ENDINGS]",
+            "for file in tree.files if file.suffix.lower() in ENDINGS]",
+            "for file in tree.files if file.suffix in ENDINGS]",
         ),
         ("sorted(set(names), key=natural)", "sorted(set(names))"),
         ('unicodedata.normalize("NFC", parts[0]) if', "parts[0] if"),

@@ -113,7 +113,7 @@ def test_every_word_of_training_samples(base, three, piece, word):
     assert z.isfinite().all() and torch.equal(z, three) == own
 
 
-@pytest.mark.parametrize("entry", ["sample", "evaluate"])
+@pytest.mark.parametrize("entry", ["sample", "apply", "evaluate"])
 def test_five_words(one, base, entry):
     words = ("sampler=dpmpp_2m", "grid=karras", "guidance=interval", "schedule=shifted")
     model = changed(one, *(f"diffusion/{word}" for word in words), "steps=20", "guidance=3", entry=entry)

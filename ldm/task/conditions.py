@@ -1,0 +1,103 @@
+"""What images are drawn for: a caption or a label for each row, checked against what a model is conditioned on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ldm.condition.label import Label
+from ldm.model import LatentModel
+from ldm.random import Random
+from ldm.types import Image
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Captions or labels, one a row, of which at most one is there.
+
+    Fields:
+        count: how many rows there are.
+        captions, labels: of these rows.
+        negative: a caption to move away from, of all rows.
+    """
+
+    count: int
+    captions: Sequence[str] | None = None
+    labels: Sequence[int] | None = None
+    negative: str | None = None
+
+    def batch(self, rows: Sequence[int], device: torch.device) -> dict[str, Any]:
+        """A batch as `LatentModel.sample` takes it, of these rows."""
+        batch: dict[str, Any] = {"index": torch.tensor(list(rows), device=device), "negative": self.negative}
+        if self.captions is not None:
+            batch["caption"] = [self.captions[i] for i in rows]
+        if self.labels is not None:
+            batch["label"] = torch.tensor([self.labels[i] for i in rows], device=device)
+        return batch
+
+    def words(self, model: LatentModel) -> list[str] | None:
+        """What stands below the images: captions or the names of classes."""
+        if self.captions is not None:
+            return list(self.captions)
+        return None if self.labels is None else [class_named(model, label) for label in self.labels]
+
+
+def conditions(
+    model: LatentModel,
+    captions: Sequence[str] | None,
+    labels: Sequence[str | int] | None,
+    n: int,
+    negative: str | None = None,
+    said: tuple[str, str] = ("captions", "labels"),
+) -> Conditions:
+    """`n` rows of each caption or of each label (a class's name or number), one after the other; n without a condition where
+    neither is given. ValueError where the model knows no such condition.
+
+    Arguments:
+        said: what captions and labels are called in messages.
+    """
+    if captions is not None and labels is not None:
+        raise ValueError(f"one kind of condition at a time; got {said[0]} and {said[1]}")
+    needs = model.condition.needs
+    for given, word, kind in ((captions, said[0], "caption"), (labels, said[1], "label")):
+        if given is not None and kind not in needs:
+            knows = f"is conditioned on {', '.join(needs)}" if needs else "has no condition"
+            raise ValueError(f"{word}= is given, but this model {knows}")
+    if negative is not None:
+        model.negative(negative)  # refused before anything is drawn
+    if labels is not None:
+        numbers = [model.condition.number(label) for label in labels]
+        return Conditions(len(numbers) * n, None, [each for each in numbers for _ in range(n)], negative)
+    if captions is None and "caption" in needs:
+        captions = [""]
+    if captions is not None:
+        return Conditions(len(captions) * n, [each for each in captions for _ in range(n)], None, negative)
+    return Conditions(n, None, None, negative)
+
+
+def condition(
+    model: LatentModel, caption: str | None, label: str | int | None, said: tuple[str, str]
+) -> dict[str, str | int]:
+    """What stands in every example of a batch: one `caption`, one `label`, or nothing; checked as `conditions` are."""
+    one = conditions(model, None if caption is None else [caption], None if label is None else [label], 1, said=said)
+    found = {"caption": one.captions and one.captions[0], "label": one.labels and one.labels[0]}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def class_named(model: LatentModel, label: int) -> str:
+    """The name of a class, or its number where it has none."""
+    named = isinstance(model.condition, Label) and 0 <= label < len(model.condition.names)
+    return model.condition.names[label] if named else f"class {label}"
+
+
+def draw(model: LatentModel, asked: Conditions, rows: Sequence[int], seed: int) -> Image:
+    """The images (b, c, h, w) in [-1, 1] of these rows: image i is a function of (seed, i) and its condition. ArithmeticError
+    where they are not finite numbers."""
+    batch = asked.batch(rows, model.device)
+    images = model.sample(batch, Random(seed, 0, batch["index"]))
+    if not images.isfinite().all():
+        raise ArithmeticError("images are not finite numbers: guidance= is too great, or the run diverged")
+    return images
