@@ -67,6 +67,8 @@ FAULTS = [
         ("min(update // self.every, self.last)", "update // self.every"),
         ("if factor > 0.5:", "if False:"),
         ('random.normal(f"noise {step}"', 'random.normal("prior"'),
+        (".clamp(max=self.highest)", ".clamp(max=1e9)"),
+        ("(1 + tau.square()).sqrt()", "tau"),
     ),
     *of(
         "ldm/prior/mean_flow.py",
