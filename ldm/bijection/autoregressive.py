@@ -4,12 +4,12 @@
 
 `forward` is one pass of a masked network (`ldm.bijection.made`). With affine f it is a masked autoregressive flow
 (Papamakarios et al. 2017), with deep sigmoidal f a neural one (Huang et al. 2018). `inverse` finds the numbers one after the
-other, each by a pass of its own, and inverts only the one whose turn it is: earlier ones are final, and of later ones nothing
-is known yet. `Reversed` is a bijection the other way round: an inverse autoregressive flow (Kingma et al. 2016), whose samples
-are one pass and whose densities are d.
+other and inverts only the one whose turn it is: earlier ones are final, and of later ones nothing is known yet. The network
+keeps what it was told (`Memory`), so the d steps together are the products of one pass. `Reversed` is a bijection the other
+way round: an inverse autoregressive flow (Kingma et al. 2016), whose samples are one step and whose densities are d.
 
-What makes it fail: d passes for d numbers, which is what limits these flows to few; one order, which is why it is reversed from
-layer to layer; and rounding, which d steps in a row and several layers magnify.
+What makes it fail: d steps in a row for d numbers, which is what limits these flows to few; one order, which is why it is
+reversed from layer to layer; and rounding, which d steps in a row and several layers magnify.
 
 Sources:
     Papamakarios et al., Masked Autoregressive Flow for Density Estimation (2017), arXiv 1705.07057
@@ -52,10 +52,8 @@ class Autoregressive(Bijection):
     ):
         super().__init__()
         places = torch.arange(numbers)
-        self.turns = list(reversed(range(numbers)) if backwards else range(numbers))
         self.transform = transform
-        order = places.flip(0) if backwards else places
-        self.network = MADE(order, transform.count, context, width, depth)
+        self.network = MADE(places.flip(0) if backwards else places, transform.count, context, width, depth)
 
     def forward(self, x: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
         with uncast(x):
@@ -65,13 +63,13 @@ class Autoregressive(Bijection):
 
     def inverse(self, y: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
         with uncast(y):
-            flat = y.float().flatten(1)
-            found, total = torch.zeros_like(flat), flat.new_zeros(len(flat))
-            turn = torch.eye(flat.shape[1], dtype=torch.bool, device=flat.device)
-            for i in self.turns:
-                x, log_slope = self.transform.inverse(flat[:, i], self.network(found, c, i)[:, :, 0])
-                found, total = torch.where(turn[i], x[:, None], found), total + log_slope
-        return found.view_as(y), total
+            numbers = y.float().flatten(1).unbind(1)
+            memory, total = self.network.memory(len(y), c), y.new_zeros(len(y), dtype=torch.float32)
+            x, found = numbers[0], list(numbers)
+            for i in self.network.turns:
+                x, log_slope = self.transform.inverse(numbers[i], self.network(x[:, None], c, memory)[:, :, 0])
+                found[i], total = x, total + log_slope
+        return torch.stack(found, 1).view_as(y), total
 
 
 class Reversed(Bijection):

@@ -2,10 +2,11 @@
 
 A flow is `layers` autoregressive bijections (`ldm.bijection.autoregressive`), the order of the numbers turned round from one
 to the next. With an affine function of each number it is a masked autoregressive flow (Papamakarios et al. 2017), with a
-deep sigmoidal one a neural autoregressive flow (Huang et al. 2018), of which a single layer has several modes. Densities are
-one pass a layer, samples as many passes as a latent has numbers. `quick_samples` turns this round: an inverse
-autoregressive flow (Kingma et al. 2016). It was made for samples of a posterior, whose own densities it knows as it draws
-them; by maximum likelihood each update costs as many passes as numbers, which is what makes it fail as a prior of many.
+deep sigmoidal one a neural autoregressive flow (Huang et al. 2018), of which a single layer has several modes. A density is
+one step a layer, a sample as many small steps as a latent has numbers, together of the work of one pass. `quick_samples` turns
+this round: an inverse autoregressive flow (Kingma et al. 2016). It was made for samples of a posterior, whose own densities it
+knows as it draws them; by maximum likelihood each update takes as many steps in a row as a latent has numbers, and the gradient
+goes back through all of them, which is what makes it fail as a prior of many.
 
 What else makes it fail: a masked network knows nothing of places and has to learn from data alone what a convolution
 knows; it has width x numbers weights a layer and overfits.
@@ -40,7 +41,7 @@ class AutoregressiveFlow(NormalizingFlow):
         transform: the monotone function of each number.
         layers: number of bijections.
         width, depth: hidden units and layers of each masked network.
-        quick_samples: whether samples take one pass and densities many, and not the other way round.
+        quick_samples: whether samples take one step a layer and densities one a number, and not the other way round.
         temperature: of the noise in sampling.
     """
 
@@ -58,14 +59,11 @@ class AutoregressiveFlow(NormalizingFlow):
         parts = [Autoregressive(latents.numbers, transform, context, k % 2 == 1, width, depth) for k in range(layers)]
         chain = Chain(parts)
         super().__init__(latents, context, Reversed(chain) if quick_samples else chain, temperature)
-        self.quick_samples = quick_samples
 
     def networks(self) -> list[nn.Module]:
         return [module for module in self.modules() if isinstance(module, MADE)]
 
     def flops(self) -> int:
-        """Of a density: each network once or, where samples are quick, once for every number, which it then gives alone."""
+        """Of a density: each network once, whichever direction is asked."""
         z, c = torch.empty(1, self.latents.numbers, device="meta"), context_on_meta(self.context, self.latents.shape)
-        if self.quick_samples:
-            return self.latents.numbers * sum(flops(network, z, c, 0)[0] for network in self.networks())
         return sum(flops(network, z, c)[0] for network in self.networks())

@@ -14,10 +14,12 @@ with the same x, eps and dropout in both and no gradient through the second; |.|
 at low noise, where f(x_rho, rho) is x: tuning starts as the training of a diffusion. The half in n is that the paper's data have
 deviation 1/2 and latents 1; likewise the law of tau has the paper's mean of log tau, -1.1, plus log 2.
 
-A sample is f(tau eps, tau) at the highest noise; a second evaluation is of that sample, noised again to `middle`.
+A sample is f(sqrt(1 + tau^2) eps, tau) at tau = `highest`, where latents of variance 1 are lost in noise, or at the end of a
+schedule that ends below; a second evaluation is of that sample, noised again to `middle`.
 
-What makes it fail: to begin from random weights; published numbers of that are not reproduced. An a that grows too fast for the
-number of updates; too few updates leave samples blurred as a denoiser's are.
+What makes it fail: to begin from random weights; published numbers of that are not reproduced. A first evaluation at a tau that
+training hardly visits, as that of t = 1 on straight paths, which is infinite: in the plane a network gives anything there
+(experiments/ring). An a that grows too fast for the number of updates; too few updates leave samples blurred as a denoiser's are.
 
 Sources:
     Geng et al., Consistency Models Made Easy (2024), arXiv 2406.14548
@@ -37,7 +39,6 @@ from torch import Tensor, nn
 from ldm.backbone.base import Backbone
 from ldm.cost import backbone_flops
 from ldm.diffusion.denoiser import NetworkDenoiser, along
-from ldm.diffusion.flow import length
 from ldm.diffusion.parameterization import Parameterization
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.time import TimeLaw
@@ -59,13 +60,14 @@ class Consistency(Prior):
         time: the law of tau.
         steps: evaluations for a sample, 1 or 2.
         middle: tau to which a sample is noised for its second evaluation.
+        highest: tau of the first evaluation; two deviations above the mean of log tau under the law of conf/prior.
         q, k, b: how near rho is to tau.
         every: updates after which a grows by one.
         last: the greatest a.
         c: where the distance turns from the squared error to the absolute one.
     """
 
-    DRAWING: ClassVar = ("steps", "middle")
+    DRAWING: ClassVar = ("steps", "middle", "highest")
     TUNES: ClassVar = "a diffusion's run of the same backbone, schedule and parameterization"
 
     def __init__(
@@ -84,12 +86,13 @@ class Consistency(Prior):
         every: PositiveInt = 250,
         last: NonNegativeInt = 7,
         c: PositiveFloat = 1e-3,
+        highest: PositiveFloat = 40.0,
     ):
         super().__init__(latents, context)
         parameterization.check(schedule)
         network = backbone(channels=latents.shape[0], context=context)
         self.denoiser = NetworkDenoiser(network, schedule, parameterization)
-        self.time, self.steps, self.middle = time, steps, middle
+        self.time, self.steps, self.middle, self.highest = time, steps, middle, highest
         self.q, self.k, self.b, self.every, self.last, self.c = q, k, b, every, last, c
         self._check_end()
 
@@ -150,12 +153,12 @@ class Consistency(Prior):
 
     def sample(self, shape: tuple[int, ...], c: Context, random: Random | None = None) -> Latent:
         random = random or Random.fresh(shape[0])
-        schedule, rows = self.denoiser.schedule, random.rows
-        first = torch.ones(len(rows), device=rows.device)
+        one = torch.ones(len(random.rows), device=random.rows.device)
+        tau = torch.exp(-self.denoiser.schedule.log_snr(one) / 2).clamp(max=self.highest)
         noise = random.normal("prior", tuple(shape[1:]))
-        z = self.denoiser(along(length(schedule, first), noise) * noise, first, c)
+        z = self.ends(along((1 + tau.square()).sqrt(), noise) * noise, tau, c)
         for step in range(1, self.steps):
-            tau = self.middle * first
+            tau = self.middle * one
             z = self.ends(z + self.middle * random.normal(f"noise {step}", tuple(shape[1:])), tau, c)
         return z
 

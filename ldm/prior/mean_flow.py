@@ -16,7 +16,12 @@ learns: gradients then reach parameters by an ordinary backward pass, the only o
 
 The squared error e of an example is weighted by 1 / (e + 0.001)^power, through which no gradient flows (ibid., section 4.3):
 the errors of long intervals are large and heavy-tailed. The weighted loss of power 1 is close to 1 whatever is learnt, so the
-squared error is logged beside it.
+squared error is logged beside it. What it minimises is the mean of log(e + 0.001), by what is likely and not by the mean: the
+same field where numbers are many, for then e hardly varies from pair to pair, and another one where they are few.
+
+The pair's velocity in the derivative is noise, of t - r times the slope of u. With `marginal` the derivative is taken along the
+network's own u(z_t, t, t) instead, which the pair's is in the mean (Geng et al. 2025b), for one more evaluation
+without a graph; the velocity outside of the derivative stays the pair's.
 
 Guidance is trained in and costs nothing in sampling (ibid., section 4.2 and appendix B.1): the velocity of the pair becomes
 
@@ -29,11 +34,13 @@ A U-Net, a DiT or an MLP is told r and t by its embedding of time (`ldm.nn.embed
 SNRs of both.
 
 What makes it fail: a time embedding with fast frequencies, whose derivative drowns the target; half precision in the
-Jacobian-vector product; attention kernels without a forward derivative, so that the plain formula is used within it. The
-loss says little of samples: where most intervals have length 0 it is mostly that of flow matching.
+Jacobian-vector product; attention kernels without a forward derivative, so that the plain formula is used within it; times
+that are never drawn, for the first step begins at t = 1 and the last ends at r = 0. The loss says little of samples: where most
+intervals have length 0 it is mostly that of flow matching. On points of the plane: power 1 (experiments/ring).
 
 Sources:
     Geng et al., Mean Flows for One-step Generative Modeling (2025), arXiv 2505.13447
+    Geng et al., Improved Mean Flows: On the Challenges of Fastforward Generative Models (2025b), arXiv 2512.02012
 """
 
 from __future__ import annotations
@@ -73,6 +80,7 @@ class MeanFlow(Prior):
         power: of the adaptive weight; 0 is the plain squared error.
         guidance: w, which is trained in; 1 is without.
         own: k, the share of the network's own conditional velocity in the guided one.
+        marginal: whether the derivative is along the network's own velocity and not along the pair's.
     """
 
     DRAWING: ClassVar = ("steps",)
@@ -88,11 +96,12 @@ class MeanFlow(Prior):
         power: NonNegativeFloat = 1.0,
         guidance: PositiveFloat = 1.0,
         own: Probability = 0.0,
+        marginal: bool = False,
     ):
         super().__init__(latents, context)
         self.backbone = backbone(channels=latents.shape[0], context=context, time=IntervalEmbedding)
         self.time, self.steps, self.equal, self.power = time, steps, equal, power
-        self.guidance, self.own = guidance, own
+        self.guidance, self.own, self.marginal = guidance, own, marginal
         self.schedule = Rectified()
 
     @property
@@ -110,7 +119,8 @@ class MeanFlow(Prior):
         with torch.autocast(z.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
             v = self._guided(z, v, t, c)
             # In torch 2.11 group normalisation has no forward derivative for channels-last memory (2.15 has it).
-            z, moves = z.contiguous(), (v.contiguous(), torch.ones_like(t))
+            along_path = self.velocity(z, t, t, c) if self.marginal else v
+            z, moves = z.contiguous(), (along_path.contiguous(), torch.ones_like(t))
             derivative = torch.func.jvp(lambda z, t: self.velocity(z, t, r, c), (z, t), moves)[1]
         return v - along(t - r, z) * derivative
 

@@ -41,6 +41,18 @@ def test_every_number_hears_the_context():
     assert (found.amax((0, 2)) > 0).all()
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 3, 1]], ids=str)
+@pytest.mark.parametrize("width", [3, 13])
+def test_numbers_told_one_after_the_other_have_the_parameters_of_a_whole_pass(order, width):
+    """Also where some degrees have no hidden unit."""
+    network, x = moved(MADE(torch.tensor(order), 2, ContextShape(3), width=width, depth=3)), torch.randn(6, 5)
+    c = Context(torch.randn(6, 1, 3))
+    memory, before, whole = network.memory(6, c), torch.full((6, 1), torch.nan), network(x, c)
+    for number in torch.tensor(order).argsort().tolist():
+        torch.testing.assert_close(network(before, c, memory)[:, :, 0], whole[:, :, number])
+        before = x[:, number, None]
+
+
 def test_weights_begin_by_the_inputs_that_are_kept():
     """An output's sum of squared weights is the gain's square on the average, whether it hears one input or all."""
     [layer] = MADE(torch.arange(5), 2, ContextShape(), width=8000, depth=1).layers

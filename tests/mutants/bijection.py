@@ -33,7 +33,9 @@ FAULTS = [
         "ldm/bijection/made.py",
         "tests/bijection/test_autoregressive.py",
         ("gain * self.kept.sum(1, keepdim=True).clamp(min=1).rsqrt()", "gain * kept.shape[1] ** -0.5"),
-        ("slice(number, None, x.shape[1])", "slice(number, None, self.count)"),
+        ("known, number = memory.given - 1,", "known, number = 0,"),
+        ("torch.addmm(memory.sums[k], x, ", "torch.addmm(0 * memory.sums[k], x, "),
+        ("(layer.weight * layer.kept)[:, list", "layer.weight[:, list"),
     ),
     *of(
         "ldm/bijection/sigmoidal.py",

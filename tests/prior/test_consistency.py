@@ -1,5 +1,7 @@
 """Consistency tuning: its boundary, its two points and its loss by hand."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -105,14 +107,22 @@ def test_dropout_is_the_same_in_both():
     assert torch.equal(*seen) and seen[0].any()
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=IDS)
-def test_samples_of_one_and_two_evaluations_by_hand(kind):
-    made, random = prior(kind), Random(0, 0, torch.arange(4))
-    schedule, one = made.denoiser.schedule, torch.ones(4)
-    alpha, sigma = schedule.alpha_sigma(one)
+@pytest.mark.parametrize("highest", [5.0, 1e9])
+@pytest.mark.parametrize("kind", KINDS[1:], ids=IDS[1:])
+def test_the_first_evaluation_is_where_training_goes_or_where_the_schedule_ends(kind, highest):
+    """sqrt(1 + tau^2) alpha eps is what latents of variance 1 and their noise are together; at the schedule's end, t = 1."""
+    made, random = prior(kind, highest=highest), Random(0, 0, torch.arange(4))
+    schedule = made.denoiser.schedule
+    t = schedule.time(torch.full((4,), -2 * math.log(5.0))) if highest == 5 else torch.ones(4)
+    alpha, sigma = schedule.alpha_sigma(t)
     noise = (alpha**2 + sigma**2).sqrt()[:, None, None, None] * random.normal("prior", SHAPE)
-    first = made.sample((4, *SHAPE), Context(), random)
-    torch.testing.assert_close(first, made.denoiser(noise, one, Context()))
-    made.steps, made.middle = 2, 0.8
-    wanted = made.ends(first + 0.8 * random.normal("noise 1", SHAPE), 0.8 * one, Context())
+    found = made.sample((4, *SHAPE), Context(), random)
+    torch.testing.assert_close(found, made.denoiser(noise, t, Context()), rtol=1e-3, atol=1e-3)
+
+
+def test_a_second_evaluation_by_hand():
+    """On the straight path the end t = 1 is at no finite tau, and is not asked."""
+    made, random = prior(steps=2, middle=0.8), Random(0, 0, torch.arange(4))
+    first = made.ends((1 + 40.0**2) ** 0.5 * random.normal("prior", SHAPE), torch.full((4,), 40.0), Context())
+    wanted = made.ends(first + 0.8 * random.normal("noise 1", SHAPE), torch.full((4,), 0.8), Context())
     torch.testing.assert_close(made.sample((4, *SHAPE), Context(), random), wanted)

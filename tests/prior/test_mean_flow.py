@@ -54,6 +54,24 @@ def test_the_mean_velocity_is_the_target_of_itself():
     )
 
 
+def test_the_derivative_along_the_networks_own_velocity_does_not_know_the_pair():
+    """u = z (1 - S(r) / S(t)) / (t - r) of the exact network is the target at u(z, t, t); another pair moves the target by the
+    velocity alone where the derivative does not hear of it, and by a slope more where it does."""
+    random = Random(0, 0, torch.arange(64))
+    z, other = (random.normal(name, (2, 3, 3)).double() for name in ("z", "other"))
+    for marginal in (True, False):
+        prior = exact(marginal=marginal, equal=0.0)
+        prior.velocity = lambda z, t, r, c, prior=prior: prior.backbone(
+            z, torch.stack([*map(prior.schedule.log_snr, (t, r))], 1), c
+        )
+        t, r = (value.double() for value in prior.times(random))
+        v, u = prior.velocity(z, t, t, Context()), prior.velocity(z, t, r, Context())
+        torch.testing.assert_close(prior.target(z, v, t, r, Context()), u, rtol=1e-6, atol=1e-8)
+        moved = prior.target(z, v + other, t, r, Context()) - prior.target(z, v, t, r, Context())
+        slope = 0 if marginal else (1 - of_path(r) / of_path(t))[:, None, None, None]  # (t - r) du/dz
+        torch.testing.assert_close(moved, (1 - slope) * other, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_any_number_of_steps_of_the_mean_velocity_is_the_whole_flow(steps):
     random = Random(0, 0, torch.arange(5))
