@@ -1,15 +1,15 @@
-# What the run.sh of the studies share, sourced by them: sh run.sh DATA RUNS [SECONDS [SEEDS [WORD ...]]]
-# WORDs are of train.py: trainer=cpu store=DIR.
-# A job that fails harms no other, and the same command tries it again; one that is stopped (75) stops the study, which goes on
-# where it was by the same command. PYTHON names another interpreter, SAMPLES another number of samples.
+# What the run.sh of the studies share, sourced by them: sh run.sh DATA RUNS [BUDGET [SEEDS [WORD ...]]]
+#
+# BUDGET is what a training may cost: seconds=60, and where others use the machine, too, cpu_seconds=60; or images= or flops=.
+# SEEDS are 0,1,2; WORDs are of train.py, as trainer=cpu. Of the environment PYTHON is another interpreter, SAMPLES another number of
+# samples. A job that fails harms no other, and the same command tries it again; one that is stopped (75) stops the study.
 set -eu
 if [ $# -lt 2 ]; then sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0" && exit 2; fi
-data=$1 runs=$2 seconds=${3:-$default_seconds} seeds=${4:-0,1,2}
+data=$1 runs=$2 budget=${3:-$default_budget} seeds=${4:-0,1,2}
 shift $(($# < 4 ? $# : 4))
-python=${PYTHON:-python} samples=${SAMPLES:-1000}
-store=$runs/store
+unit=${budget%%=*} total=${budget#*=} words=$* one=${seeds%%,*}
+python=${PYTHON:-python} samples=${SAMPLES:-1000} store=$runs/store
 for word in "$@"; do case $word in store=*) store=${word#store=} ;; esac; done
-words=$*
 
 # Whether to go on after a command that ended with this code.
 go_on() { case $1 in 0 | 1) ;; *) exit "$1" ;; esac; }

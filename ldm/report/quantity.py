@@ -61,6 +61,8 @@ _KNOWN: list[tuple[str, Quantity]] = [
     *_better(
         _HIGH, _SAMPLES, (r"coverage_(.+)", "Coverage, {}"), (r"shows_(.+)", "Shows the caption's {}"), bounds=_UNIT
     ),
+    *_better(_HIGH, _SAMPLES, ("modes", "Modes of shapes"), ("modes_share", "Modes of shapes, of those expected")),
+    *_better(_LOW, _SAMPLES, ("modes_strange", "Samples of no mode of the data"), bounds=_UNIT),
     *_better(_HIGH, _SAMPLES, ("label_accuracy", "Label accuracy"), bounds=_UNIT),
     *_better(_LOW, _SAMPLES, (r"copies_(.+)", "Copies of training images, {}"), bounds=_UNIT),
     *_better(_LOW, _SAMPLES, (r"path_length_(.+)", "Path length, {}")),
