@@ -82,12 +82,12 @@ def checked(config: Config) -> Config:
 
 
 def _check_chosen(nodes: Config, group: str) -> None:
-    """ConfigError where there are words for one that was not chosen, as an experiment's for a metric that another took the place of."""
+    """ConfigError where there are words for one that is not chosen, as an experiment's for a metric that was replaced."""
     for name, node in nodes.items():
         if not is_node(node):
             raise ConfigError(
-                f"{group}.{name}: there are words for it, and it is not among those chosen; add it, as {group}=[...,{name}], or leave "
-                f"them out, as ~{group}.{name}"
+                f"{group}.{name}: there are words for it, and it is not among those chosen; add it, as {group}=[...,{name}], "
+                f"or leave them out, as ~{group}.{name}"
             )
 
 
