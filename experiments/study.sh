@@ -11,6 +11,8 @@ unit=${budget%%=*} total=${budget#*=} words=$* one=${seeds%%,*}
 python=${PYTHON:-python} samples=${SAMPLES:-1000} store=$runs/store
 for word in "$@"; do case $word in store=*) store=${word#store=} ;; esac; done
 
+mkdir -p "$runs"
+
 # Whether to go on after a command that ended with this code.
 go_on() { case $1 in 0 | 1) ;; *) exit "$1" ;; esac; }
 

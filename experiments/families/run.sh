@@ -46,7 +46,7 @@ train() {
 }
 
 for part in ${PARTS:-budget parameters}; do
-  folders=
+  folders= && mkdir -p "$runs/$part"
   for family in $families; do
     case $family in ebm | equilibrium | ot_flow | cnf) seeds=$one ;; *) seeds=$three ;; esac
     case $part.$family in

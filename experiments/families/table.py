@@ -80,14 +80,21 @@ def plot(families: Families, file: Path) -> None:
         if numbers(runs, "samples_per_second")
     }
     front = [
-        point for point in sorted(points.values()) if not any(other < point[1] for x, other in points.values() if x <= point[0])
+        point
+        for point in sorted(points.values())
+        if not any(other < point[1] for x, other in points.values() if x <= point[0])
     ]
     figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
     axes.plot(*zip(*front, strict=True), color="#c8662b", linewidth=1, zorder=1)
     for name, (x, y) in points.items():
         axes.scatter(x, y, s=18, color="#c8662b" if (x, y) in front else "#6a7179", zorder=2)
         axes.annotate(name.replace("_", " "), (x, y), (4, 3), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", yscale="log", xlabel="milliseconds for a sample", ylabel="Fréchet distance, the set's own classifier")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="milliseconds for a sample",
+        ylabel="Fréchet distance, the set's own classifier",
+    )
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file)
     plt.close(figure)

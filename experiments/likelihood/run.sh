@@ -8,7 +8,8 @@
 # glow tarflow pixelcnn diffusion cnf. The likelihood of the last two is hundreds of network evaluations an image: DENSITIES (100) images.
 default_budget=seconds=3000
 . "$(dirname "$0")/../study.sh"
-set_name=${DATASET:-mnist} runs=$runs/${DATASET:-mnist} models=${MODELS:-vae spline realnvp glow tarflow pixelcnn diffusion cnf}
+set_name=${DATASET:-mnist} runs=$runs/${DATASET:-mnist} && mkdir -p "$runs"
+models=${MODELS:-vae spline realnvp glow tarflow pixelcnn diffusion cnf}
 law='metric.bits_per_dim.decoder={_target_: ldm.metric.decoder_law.DiscretisedLogistic}'
 
 pixels() { # a model's name, its experiment, images whose likelihood is measured, and further words

@@ -174,7 +174,12 @@ def test_a_number_is_rounded_by_its_error(value, error, wanted):
 
 def test_costs_are_read_at_a_glance(tmp_path):
     """What was counted once has no n; a rate with an error keeps the digits that it says."""
-    numbers = {"parameters": 3462164.0, "training_flops": 3.0471e11, "peak_memory_process": 1291.4, "sequential_steps": 10.0}
+    numbers = {
+        "parameters": 3462164.0,
+        "training_flops": 3.0471e11,
+        "peak_memory_process": 1291.4,
+        "sequential_steps": 10.0,
+    }
     costs = [record.Record(metric=name, value=value, n=1) for name, value in numbers.items()]
     rate = record.Record(metric="samples_per_second", value=1289.27, standard_error=45.2, n=64)
     record.write(tmp_path / "records.jsonl", *costs, rate)

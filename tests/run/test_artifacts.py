@@ -61,6 +61,11 @@ def test_networks_that_losses_saw_are_found_in_all_that_a_model_was_made_from():
 
 
 def test_the_network_that_chose_the_weights_is_among_those_seen():
-    chosen = {"fd_classifier": "classifier", "recall_dinov2_base": "dinov2_base", "kid": "inception_2015", "psnr": "psnr"}
+    chosen = {
+        "fd_classifier": "classifier",
+        "recall_dinov2_base": "dinov2_base",
+        "kid": "inception_2015",
+        "psnr": "psnr",
+    }
     for metric, network in chosen.items():
         assert networks_seen({"chosen_by": metric}) == [network]
