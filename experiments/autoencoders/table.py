@@ -1,7 +1,7 @@
 """The two-stage trade-off: python -m experiments.autoencoders.table RUNS
 
-A row is a first stage that run.sh has made: how well it reconstructs, how many bits its latents have, and how far samples of priors
-of it are from real images. In bold what is told to be the best of its column (docs/report.md).
+A row is a first stage that run.sh has made: how well it reconstructs, how many bits its latents have, and how far samples of
+priors of it are from real images. In bold what is told to be the best of its column (docs/report.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Bits per dimension of models of pixels beside the published ones: python -m experiments.likelihood.table RUNS
 
-RUNS is the folder of one data set that run.sh has made, or any folder of runs whose `bits_per_dim` were measured: each run is one of
-the model that its experiment names. Numbers are those of held-out images, means over seeds ± their deviation, of one seed ± its
-sampling error in brackets. Published ones are of the whole test set and of models of full size.
+RUNS is the folder of one data set that run.sh has made, or any folder of runs whose `bits_per_dim` were measured: each run is one
+of the model that its experiment names. Numbers are those of held-out images, means over seeds ± their deviation, of one seed ±
+its sampling error in brackets. Published ones are of the whole test set and of models of full size.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A distance in the features of a network by which a loss has compared images can become small without better images: trained on
 the Fréchet distance itself, a generator goes below the FID of real images and not below other distances (Yang et al. 2026). So a
-record names these networks, and a distance in their features is no headline. The least of many noisy distances is too small in the
-same way (`weights=best` of `second.keep_best=fd_NETWORK`), so a network that chose is named with them.
+record names these networks, and a distance in their features is no headline. The least of many noisy distances is too small,
+too (`weights=best` of `second.keep_best=fd_NETWORK`), so a network that chose is named with them.
 
 Sources:
     Yang et al., Representation Fréchet Loss for Visual Generation (2026), arXiv 2604.28190
