@@ -1,7 +1,7 @@
 """The table, the plot and the grids of families of priors: python -m experiments.families.table FOLDER
 
 FOLDER is budget/ or parameters/ of what run.sh has made, with a sweep of each family. The table is printed, the best distance
-first; FOLDER gets pareto.svg, quality against the time of a sample, and grids/FAMILY.png, ten samples of each of ten classes, a row a
+first; FOLDER gets pareto.svg, quality against the time of a sample, and grids/FAMILY.png, ten samples of each class, a row a
 class, of the first seed.
 """
 
