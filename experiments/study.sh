@@ -21,7 +21,7 @@ sweep() {
   name=$1 && shift
   # shellcheck disable=SC2086
   $python train.py -m "name=$name" "runs=$runs" "store=$store" "seed=choice($seeds)" logger=none data.workers=0 \
-    second.validate_every=0 second.picture_every=0 second.snapshots=0 evaluation.reference_images=all \
+    first.validate_every=0 second.validate_every=0 second.picture_every=1000000 second.snapshots=0 evaluation.reference_images=all \
     "evaluation.samples=$samples" $words "$@" && code=0 || code=$?
   go_on $code
 }

@@ -254,6 +254,10 @@ class Experiment:
         elif rank() == 0:
             for name in ("raw.safetensors", "best.safetensors"):  # of a stage that was trained before
                 self.place.model.joinpath(name).unlink(missing_ok=True)
+            if self.config.get("second", {}).get("picture_every") and not any(
+                True for _ in self.model.prior.parameters()
+            ):
+                self._pictures().of_untrained(self.seed)
         agree(lambda: self.model.save(self.place.model, self.config))
 
     def _take_finished(self) -> None:
@@ -297,7 +301,7 @@ class Experiment:
 
     def _fitted(self, stage: Stage) -> bool:
         """Train a stage by one trainer; whether that came to an end, and not back to a checkpoint."""
-        pictures = Pictures(self.place.samples, self.model, self.data, self.sinks)
+        pictures = self._pictures()
         own, given = watchers.watching(
             self.config["callback"], stage, self.data.batch_size, self.place.path / "lightning"
         )
@@ -317,6 +321,9 @@ class Experiment:
         finally:
             stage.rescue()
         return True
+
+    def _pictures(self) -> Pictures:
+        return Pictures(self.place.samples, self.model, self.data, self.sinks)
 
     # What came of it
 
