@@ -2,11 +2,11 @@
 
 METRIC is one of these; further words are of the run's data, for instance where they lie now.
 
-    psnr            10 log10(255^2 / mean squared error) of each held-out image and its reconstruction in 8 bits, by torch, and the mean
+    psnr            10 log10(255^2 / mean squared error) of each held-out image and its reconstruction in 8 bits, by torch
     fd_classifier   the samples and all real images through the stored classifier, and the moments of their features through
                     torch-fidelity's functions of FID
-    bits_per_dim    of a flow of logits: the density of p = a + (1 - 2 a) (level + u) / 256 by the rule of the change of variables,
-                    with the same u, in which the prior's own log-density is all that is taken from the library
+    bits_per_dim    of a flow of logits: the density of p = a + (1 - 2 a) (level + u) / 256 by the change of variables, with the
+                    same u; the prior's log-density is all that is taken from the library
 
 The images are drawn by the run's own evaluation. Both numbers are printed; the exit code is 1 where they differ by a thousandth.
 """
