@@ -107,7 +107,7 @@ def grid(run: Run, file: Path) -> None:
     model = LatentModel.load(run.path)
     images = model.sample({"label": rows // EACH, "index": rows}, Random(1, 0, rows))
     file.parent.mkdir(exist_ok=True)
-    image_grid(images, columns=EACH).picture.save(file, optimize=True)
+    image_grid(images, columns=EACH, cell=32).picture.save(file, optimize=True)
 
 
 def main() -> None:
