@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ldm.report.collection import collect
@@ -10,7 +10,7 @@ from ldm.report.quantity import Better, Origin, quantity
 from ldm.report.reading import Run
 from ldm.report.statistic import Number, difference, summary
 from ldm.report.words import rounded, short
-from ldm.run.record import Record
+from ldm.run.record import Record, comparable
 
 Numbers = Mapping[int, Number]
 """By seed."""
@@ -28,15 +28,26 @@ def own_way(run: Run, record: Record) -> bool:
     return record.drawn is None or record.drawn == ways[0]
 
 
-def numbers(runs: Sequence[Run], metric: str, steps: int | None = None) -> Numbers:
-    """A metric by seed, of samples drawn as each run draws them or, where given, in so many steps."""
-    found = {}
+def newest(runs: Sequence[Run], metric: str, steps: int | None = None) -> Mapping[int, Record]:
+    """The newest record of a metric by seed, of samples drawn as each run draws them or, where given, in so many steps."""
+    found: dict[int, Record] = {}
     for run in runs:
         for record in run.records:
             way = own_way(run, record) if steps is None else (record.drawn or {}).get("steps") == steps
             if record.metric == metric and way and record.seed is not None:
-                found[record.seed] = Number(record.value, record.standard_error)
+                found[record.seed] = record
     return found
+
+
+def numbers(runs: Sequence[Run], metric: str, steps: int | None = None) -> Numbers:
+    """The values of `newest`."""
+    return {seed: Number(each.value, each.standard_error) for seed, each in newest(runs, metric, steps).items()}
+
+
+def apart(columns: Iterable[Sequence[Run]], metric: str) -> list[str]:
+    """In what the records of a metric differ that must agree before they are compared (ldm.run.record)."""
+    found = [record for runs in columns for record in newest(runs, metric).values()]
+    return sorted({field for record in found for field in comparable(found[0], record)})
 
 
 def cell(own: Numbers, metric: str) -> str:

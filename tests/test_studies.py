@@ -12,7 +12,7 @@ import pytest
 from experiments.autoencoders import table as autoencoders
 from experiments.families import table as families
 from experiments.likelihood import table as likelihood
-from experiments.numbers import cell, judged, numbers, runs_of
+from experiments.numbers import apart, cell, judged, numbers, runs_of
 from experiments.vae_vs_diffusion import table as textbook
 from ldm.command.compose import composed
 from ldm.command.words import heard
@@ -102,6 +102,9 @@ def test_numbers_are_those_of_the_runs_own_way_of_sampling(tmp_path):
     runs = runs_of(tmp_path / "s")
     assert {seed: each.value for seed, each in numbers(runs, "fd_x").items()} == {0: 2.0, 1: 3.0}
     assert {seed: each.value for seed, each in numbers(runs, "fd_x", steps=2).items()} == {0: 5.0}
+    assert apart([runs], "fd_x") == []
+    run(tmp_path / "t" / "seed-0", record("fd_x", 2.0, n=7, kind="bound"))
+    assert apart([runs, runs_of(tmp_path / "t")], "fd_x") == ["kind", "n"], "which must not be compared"
     assert numbers(runs, "psnr")[0].value == 20.0 and not runs_of(tmp_path / "absent")
 
 
@@ -126,7 +129,7 @@ def test_the_textbooks_table(tmp_path):
         f"{0.0070710678 / (v + 0.005):.1%}" for v in (4, 6, 8)
     ]
     assert rows[("| ", "images a second at the VAE's FD (4) or better")][:3] == ["100", "not reached", "not reached"]
-    assert rows[("| Little data", "FD of 1 % of the images, the same seconds")][:3] == ["not run"] * 3
+    assert rows[("| Little data", "FD of 1 % of the images, the same cost")][:3] == ["not run"] * 3
 
 
 def test_the_tables_of_families_first_stages_and_bits(tmp_path):
@@ -165,7 +168,7 @@ def test_the_tables_of_families_first_stages_and_bits(tmp_path):
     worse = record("bits_per_dim", 1.4, kind="bound", n=1000, drawn=None, parameters=1)
     run(tmp_path / "bits" / "glow" / "seed-0", worse, experiment="mnist_pixels_glow")
     lines = likelihood.table(tmp_path / "bits").splitlines()
-    assert lines[2] == "| PixelCNN | 1.200 (± 0.010) | exact |  | 256 | 1 | 226 k | 40k | 60 s |"
+    assert lines[2] == "| PixelCNN | 1.200 (± 0.010) | exact |  | 256 | 1 | 226 k | 40k | 60 s | r |"
     assert lines[3].startswith("| Glow | 1.400")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from experiments.numbers import cell, head, judged, line, numbers, runs_of
+from experiments.numbers import apart, cell, head, judged, line, numbers, runs_of
 from ldm.callback.image_grid import image_grid
 from ldm.model import LatentModel
 from ldm.random import Random
@@ -43,6 +43,9 @@ Families = dict[str, Sequence[Run]]
 def families_in(folder: Path) -> Families:
     """The runs of each family that have a distance, the best family first."""
     found = {each.name: runs_of(each) for each in sorted(folder.iterdir()) if each.is_dir()}
+    differ = apart(found.values(), QUALITY)
+    if differ:
+        sys.exit(f"{folder}: the distances are not comparable, they differ in {', '.join(differ)}; measure them alike")
     means = {name: mean(runs, QUALITY) for name, runs in found.items() if numbers(runs, QUALITY)}
     return {name: found[name] for name in sorted(means, key=lambda name: means[name])}
 

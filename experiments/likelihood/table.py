@@ -55,6 +55,7 @@ def row(experiment: str, runs: Sequence[Run]) -> str:
         count(float(record.parameters or 0)),
         short(float(record.images_seen)) if record.images_seen else "",
         budget,
+        (record.reference_hash or "")[:6],
     )
 
 
@@ -67,7 +68,18 @@ def table(root: Path) -> str:
     """All of it, as Markdown; the lowest first."""
     by = found_in(root)
     order = sorted(by, key=lambda name: min(each.value for each in numbers(by[name], METRIC).values()))
-    titles = ("Model", "bits/dim", "Kind", "Published", "Images", "Seeds", "Parameters", "Images seen", "Budget")
+    titles = (
+        "Model",
+        "bits/dim",
+        "Kind",
+        "Published",
+        "Images",
+        "Seeds",
+        "Parameters",
+        "Images seen",
+        "Budget",
+        "Which images",
+    )
     return "\n".join([head(*titles), *(row(name, by[name]) for name in order)]) + "\n"
 
 
