@@ -232,7 +232,7 @@ def _of_best(made_from: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             f"{folder} has no best weights: a run keeps them that was trained with evaluation.every=IMAGES and "
             "second.keep_best=METRIC"
         )
-    return {"images_seen": best["images"], "updates": best["updates"]}
+    return {"images_seen": best["images"], "updates": best["updates"], "chosen_by": best["metric"]}
 
 
 def _latents(prior: Config, autoencoder: Autoencoder, allowed: tuple[str, ...]) -> Latents:

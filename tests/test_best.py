@@ -38,6 +38,8 @@ def test_the_best_weights_of_a_run_with_budgets(tmp_path, monkeypatch):
     assert again and {(each.weights, each.updates, each.images_seen) for each in again} == {
         ("best:fd_random_conv", wanted, 4 * wanted)
     }
+    assert all(each.seen == ["random_conv"] for each in again), "the network that chose"
+    assert not any(each.seen for each in final)
     (run / "model" / "best.safetensors").unlink()
     with pytest.raises(
         FileNotFoundError, match=r"has no best weights: a run keeps them that was trained with evaluation"

@@ -142,6 +142,7 @@ def test_between_the_stages_the_first_is_frozen(tmp_path, monkeypatch):
     monkeypatch.setattr(Experiment, "_second_stage", noted)
     assert Experiment(tiny(tmp_path, "prior=normal", steps=1)).run() == FINISHED
     assert found == [(False, False)]
+    assert (tmp_path / "runs" / "run" / "samples" / "second-0000000.png").is_file(), "and its samples are shown"
 
 
 def test_a_first_stage_is_trained_once(tmp_path, monkeypatch):

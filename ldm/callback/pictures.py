@@ -54,9 +54,23 @@ class Pictures(L.Callback):
         stage.clock.go_on()
 
     @torch.no_grad()
-    def _draw(self, stage: Stage) -> None:
+    def of_untrained(self, seed: int) -> None:
+        """Samples of a prior that has nothing to learn, as of update 0; on one rank."""
+        path = self.folder / "second-0000000.png"
+        if path.exists():
+            return
+        grid = self._samples(self._batch(self.model.device), seed)
+        save(grid, path, kind="samples", stage="second", step=0, images=0, title="second stage")
+        for sink in self.sinks:
+            sink.picture("second", 0, "samples", grid.picture)
+
+    def _batch(self, device: torch.device) -> dict[str, Any]:
         batch = self.data.items("val", self.rows)
-        batch = {k: v.to(stage.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+    @torch.no_grad()
+    def _draw(self, stage: Stage) -> None:
+        batch = self._batch(stage.device)
         modes = {module: module.training for module in stage.modules()}
         self.model.eval()
         with stage.average.applied():
@@ -72,13 +86,14 @@ class Pictures(L.Callback):
             sink.picture(stage.name, images, kind, grid.picture)
 
     def _picture(self, stage: Stage, batch: dict[str, Any]) -> tuple[str, ImageGrid]:
-        real = batch["image"]
-        captions = words(batch, self.data.classes)
-        if stage.name == "first":
-            pairs = [("original", real), ("reconstruction", self.model.reconstruct(real))]
-            return "reconstructions", beside(pairs, captions)
-        random = Random(stage.seed, 0, batch["index"])
-        return "samples", beside([("generated", self.model.sample(batch, random)), ("real", real)], captions)
+        if stage.name == "second":
+            return "samples", self._samples(batch, stage.seed)
+        pairs = [("original", batch["image"]), ("reconstruction", self.model.reconstruct(batch["image"]))]
+        return "reconstructions", beside(pairs, words(batch, self.data.classes))
+
+    def _samples(self, batch: dict[str, Any], seed: int) -> ImageGrid:
+        found = self.model.sample(batch, Random(seed, 0, batch["index"]))
+        return beside([("generated", found), ("real", batch["image"])], words(batch, self.data.classes))
 
 
 def drop_pictures(folder: Path, stage: str, after: int) -> None:

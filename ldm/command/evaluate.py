@@ -49,6 +49,7 @@ def measure_again(
     evaluation: dict[str, Any] | None = None,
     store: str | None = None,
     plugins: Sequence[str] = (),
+    missing: bool = False,
 ) -> None:
     """Add records of a finished run, measured with other settings, and write its report anew.
 
@@ -58,6 +59,7 @@ def measure_again(
         metric: so too, or nodes by name, which take the place of all of the run's.
         store: where metrics keep what they have learnt.
         plugins: packages whose code the run needs, and may run.
+        missing: measure only where the run has no records yet of these weights, measured so.
     """
     name_plugins(plugins)
     place = RunDirectory(Path(run))
@@ -81,6 +83,9 @@ def measure_again(
     facts = record_facts(place.path, config | {"prior": model.config["prior"]}, measured, named(weights, ema, model))
     guide = drawing.guide_named(run)
     facts |= {} if guide is None else {"drawn": {"guide": guide}}
+    if missing and _is_there(place, facts, model):
+        log.info("%s was measured so before; nothing to do", run)
+        return
     records = measure(
         model,
         measured,
@@ -94,6 +99,15 @@ def measure_again(
     save_pictures(metrics.values(), place.samples, images, config["data"]["batch_size"])
     single.write(place.path)
     record.say(records)
+
+
+def _is_there(place: RunDirectory, facts: dict[str, Any], model: LatentModel) -> bool:
+    """Whether the run has records of this model, of what is asked for now."""
+    wanted = (model.weights_hash, facts["asked"], facts["weights"], facts.get("drawn", {}).get("guide"))
+    return any(
+        (each.model, each.asked, each.weights, (each.drawn or {}).get("guide")) == wanted
+        for each in record.read(place.records)
+    )
 
 
 def _tell_of_other_data(place: RunDirectory, data: DataModule) -> None:

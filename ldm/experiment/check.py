@@ -69,6 +69,7 @@ def checked(config: Config) -> Config:
     config = config | {stage: config[stage] if is_node(config.get(stage)) else {} for stage in ("first", "second")}
     for group in ("metric", "logger", "callback"):  # without one that is left out, as metric.distances=null
         config = config | {group: {name: node for name, node in (config.get(group) or {}).items() if node is not None}}
+        _check_chosen(config[group], group)
     for part in NODES:
         if config.get(part) is not None:
             check(config[part], part, _GIVEN.get(part, ()))
@@ -78,6 +79,16 @@ def checked(config: Config) -> Config:
     _check_sharding(config["trainer"])
     _check_best(config)
     return config | dataclasses.asdict(settings) | {"plugins": _plugins(config, settings)}
+
+
+def _check_chosen(nodes: Config, group: str) -> None:
+    """ConfigError where there are words for one that is not chosen, as an experiment's for a metric that was replaced."""
+    for name, node in nodes.items():
+        if not is_node(node):
+            raise ConfigError(
+                f"{group}.{name}: there are words for it, and it is not among those chosen; add it, as {group}=[...,{name}], "
+                f"or leave them out, as ~{group}.{name}"
+            )
 
 
 def _check_best(config: Config) -> None:

@@ -22,6 +22,7 @@ from ldm.build import Config, build
 from ldm.callback import watchers
 from ldm.callback.evaluations import Judge
 from ldm.callback.measured import save_pictures
+from ldm.callback.pictures import Pictures
 from ldm.data.module import DataModule
 from ldm.experiment.account import Account
 from ldm.experiment.check import check_batch, check_data, check_evaluation, check_prior, check_stages, checked
@@ -263,6 +264,10 @@ class Experiment:
         elif rank() == 0:
             for name in ("raw.safetensors", "best.safetensors"):  # of a stage that was trained before
                 self.place.model.joinpath(name).unlink(missing_ok=True)
+            if self.config.get("second", {}).get("picture_every") and not any(
+                True for _ in self.model.prior.parameters()
+            ):
+                Pictures(self.place.samples, self.model, self.data, self.sinks).of_untrained(self.seed)
         agree(lambda: self.model.save(self.place.model, self.config))
 
     def _take_finished(self) -> None:

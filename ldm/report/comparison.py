@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ldm.report.quantity import PARTS, Better, Origin, Quantity, quantity
+from ldm.report.quantity import CHANNELS, PARTS, Better, Origin, Quantity, quantity
 from ldm.report.reading import Run
 from ldm.report.setting import Setting
 from ldm.report.statistic import Difference, Number, Summary, difference, summary
@@ -259,5 +259,6 @@ def _shown(value: Any) -> str:
 
 def unknown(comparison: Comparison) -> list[str]:
     """Titles of the columns of which it is not known which way is better."""
-    titles = (column.quantity.title for column in comparison.columns if column.quantity.better is Better.UNKNOWN)
+    open_ = (column.quantity for column in comparison.columns if column.quantity.better is Better.UNKNOWN)
+    titles = (each.title for each in open_ if each.part != CHANNELS)
     return [*dict.fromkeys(titles)]

@@ -14,6 +14,7 @@ from ldm.report.table import Cell, Head, Table
 from ldm.report.words import rounded, short
 
 _ERRORS = ("mean", "± sampling", "± seeds")
+_UNTRAINED = ("random_conv",)  # feature networks of random weights
 _LONGEST, _SHORT = 60, 24  # letters of a setting's value in a table; of what is said of a column in its title
 
 
@@ -76,7 +77,7 @@ def title(comparison: Comparison, place: int) -> str:
     """A column's title with its n and, where other columns have both, what else is its own."""
     column = comparison.columns[place]
     twins = [each for each in comparison.columns if each.metric == column.metric]
-    told = [] if column.n is None else [f"{column.n:,}"]
+    told = [] if column.n in (None, 1) else [f"{column.n:,}"]
     if sum(each.n == column.n for each in twins) > 1:
         fields = [
             name for name in column.agreed if name != "n" and len({str(each.agreed.get(name)) for each in twins}) > 1
@@ -170,7 +171,8 @@ def runs_of(settings: Sequence[Setting]) -> Table:
 
 def headline(comparison: Comparison, runs: Sequence[Run]) -> int | None:
     """The column by which rows are ordered and costs are weighed: the first that says which way is better, of those that most
-    rows have, not of cost, and not in features that a loss has seen; None where there is none."""
+    rows have, not of cost, and not in features that a loss has seen; of an untrained network only where there is no other.
+    None where there is none."""
     seen = {name for run in runs for record in run.records for name in record.flat().get("seen") or ()}
 
     def fits(column: Column) -> bool:
@@ -181,4 +183,9 @@ def headline(comparison: Comparison, runs: Sequence[Run]) -> int | None:
         )
 
     places = [i for i, column in enumerate(comparison.columns) if fits(column)]
-    return max(places, key=lambda i: sum(bool(row.numbers.get(i)) for row in comparison.rows), default=None)
+
+    def worth(i: int) -> tuple[int, bool]:
+        learnt = comparison.columns[i].agreed.get("features") not in _UNTRAINED
+        return sum(bool(row.numbers.get(i)) for row in comparison.rows), learnt
+
+    return max(places, key=worth, default=None)

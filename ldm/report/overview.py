@@ -12,7 +12,7 @@ from ldm.report.comparison import Comparison
 from ldm.report.curve import AXES, PLACE, SPEED, Trace, averaged, named, traces
 from ldm.report.gallery import Picture, latest, side_by_side
 from ldm.report.page import folded, page, section, switched
-from ldm.report.quantity import Better, Origin, quantity
+from ldm.report.quantity import CHANNELS, Better, Origin, quantity
 from ldm.report.reading import Run, lines
 from ldm.report.setting import Setting
 from ldm.report.several import LEGEND, Several
@@ -31,7 +31,10 @@ def html(found: Several) -> str:
         *(section("Search", each.html()) for each in found.collection.searches),
         section("What follows", _sentences(found.verdicts[1:])) if not found.pair_verdicts else "",
         section(_pair_title(found), _sentences(found.pair_verdicts[1:], 30)) if found.pair_verdicts else "",
-        *(section(part, table.html()) for part, table in found.tables.items()),
+        *(
+            folded(part, table.html()) if part == CHANNELS else section(part, table.html())
+            for part, table in found.tables.items()
+        ),
         f'<p class="quiet legend">{escape(LEGEND)}</p>' if found.tables else "",
         _differences(found),
         section("Every number", _sentences(found.verdicts)) if found.pair_verdicts else "",
@@ -100,7 +103,8 @@ def _costs(found: Several) -> str:
         if each.quantity.origin is not Origin.SAMPLED and each.quantity.better is Better.LOWER:
             dots = _dots(comparison, place, cost, sign)
             if len({dot.x for dot in dots}) > 1:
-                charts.append(dot_chart(column.quantity.title, dots, each.quantity.title.lower(), way))
+                title = each.quantity.title
+                charts.append(dot_chart(column.quantity.title, dots, title[:1].lower() + title[1:], way))
     shown = "".join(charts)
     return f'<div class="charts">{shown}</div>' if shown else ""
 

@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 
-PARTS = ("Samples", "Reconstruction", "Likelihood", "Cost", "Other numbers")
+PARTS = ("Samples", "Reconstruction", "Likelihood", "Cost", "Other numbers", "Channels of latents")
 """What numbers are about, in the order of the page."""
 
-_SAMPLES, _RECONSTRUCTION, _LIKELIHOOD, _COST, _OTHER = PARTS
+_SAMPLES, _RECONSTRUCTION, _LIKELIHOOD, _COST, _OTHER, CHANNELS = PARTS
 
 
 class Better(enum.Enum):
@@ -54,6 +54,7 @@ def _better(better: Better, part: str, *pairs: tuple[str, str], **more: object) 
 
 _LOW, _HIGH, _UNIT = Better.LOWER, Better.HIGHER, (0.0, 1.0)
 _KNOWN: list[tuple[str, Quantity]] = [
+    *_better(Better.UNKNOWN, CHANNELS, (r"latent_(mean|deviation)_(\d+)", "Latent {} {}")),
     *_better(_LOW, _SAMPLES, ("fid", "FID"), ("kid", "KID"), (r"fd_(.+)", "FD, {}")),
     *_better(_LOW, _SAMPLES, (r"kd_(.+)", "KD, {}"), (r"fdr_(.+)", "FD / that of held-out, {}")),
     *_better(_LOW, _SAMPLES, ("fdr", "FD / that of held-out, mean")),
@@ -61,6 +62,8 @@ _KNOWN: list[tuple[str, Quantity]] = [
     *_better(
         _HIGH, _SAMPLES, (r"coverage_(.+)", "Coverage, {}"), (r"shows_(.+)", "Shows the caption's {}"), bounds=_UNIT
     ),
+    *_better(_HIGH, _SAMPLES, ("modes", "Modes of shapes"), ("modes_share", "Modes of shapes, of those expected")),
+    *_better(_LOW, _SAMPLES, ("modes_strange", "Samples of no mode of the data"), bounds=_UNIT),
     *_better(_HIGH, _SAMPLES, ("label_accuracy", "Label accuracy"), bounds=_UNIT),
     *_better(_LOW, _SAMPLES, (r"copies_(.+)", "Copies of training images, {}"), bounds=_UNIT),
     *_better(_LOW, _SAMPLES, (r"path_length_(.+)", "Path length, {}")),

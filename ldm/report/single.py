@@ -131,10 +131,12 @@ def _table(records: Sequence[Record]) -> str:
 
 
 def _number(record: Record) -> list[Cell]:
+    known = quantity(record.metric)
     value, error = rounded(record.value, record.standard_error)
-    n = "" if record.n is None else f"{record.n:,}"
-    title = quantity(record.metric).title
-    return [Cell(title), Cell(value, best=True), Cell(f"± {error}" if error else "", quiet=True), Cell(n)]
+    if known.part == "Cost" and not error:
+        value = count(record.value)
+    n = "" if record.n in (None, 1) else f"{record.n:,}"
+    return [Cell(known.title), Cell(value, best=True), Cell(f"± {error}" if error else "", quiet=True), Cell(n)]
 
 
 def _how(record: Record) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 _LETTERS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_LARGE = ((1e15, "P"), (1e12, "T"), *_LETTERS)
 _NAMED = 4  # names that are listed before the rest is counted
 
 
@@ -37,8 +38,10 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def count(n: float) -> str:
-    """A number of things, as `1.25 M`."""
-    return f"{n / 1e6:.3g} M" if n >= 1e6 else f"{n / 1e3:.3g} k" if n >= 1e3 else f"{n:.0f}"
+    """A number of things, as `1.25 M` or `312 T`; up to 1000 as it is, with three digits of what is no whole number."""
+    n = float(f"{n:.3g}")  # which may make 999.9 k a million
+    size, letter = next(((s, x) for s, x in _LARGE if n >= s), (1.0, ""))
+    return f"{n / size:.3g} {letter}".rstrip()
 
 
 def duration(seconds: float) -> str:

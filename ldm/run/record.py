@@ -58,7 +58,8 @@ class Record:
             `best:fd_classifier`.
         drawn: how samples were drawn: `prior`, its class, and all that the prior says of it (`Prior.drawn`), as `sampler`:
             `dpmpp(sde=true)`, class and what is not the default; `guide`: of autoguidance, the run and its weights.
-        seen: feature networks that a loss of either stage saw; distances in their features are no headline.
+        seen: feature networks that a loss of either stage saw, or that chose these weights; distances in their features are no
+            headline.
         evaluations: network evaluations per sample.
         seconds: how long measuring took, sampling included.
         device: as `NVIDIA H200 x 8` or `CPU, 2 threads`.

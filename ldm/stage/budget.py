@@ -11,10 +11,11 @@ anything and is the unit of the position alone: `warmup: 100` beside `steps: 100
 A stage ends with the first update at whose end the budget is spent, so it costs at most one update more. Of the three
 budgets, images and operations are functions of the update. Seconds are those of training alone (ldm.stage.clock), of rank 0's
 clock, which decides for all ranks; they are in each checkpoint, so a run that goes on has as much left as it had there. Two
-runs of seconds are equal only where their clocks were.
+runs of seconds are equal only where their clocks were. On a processor that others use, too, seconds pass without work; there
+CPU seconds, those in which the process of rank 0 computed, of all of its threads together, are the same cost on a busy day.
 
-What makes it fail: a budget of few updates (a hundredth of it is less than an update), and seconds of two machines, or of one
-that was shared, which are not the same cost.
+What makes it fail: a budget of few updates (a hundredth of it is less than an update); seconds of two machines, or of one
+that was shared, which are not the same cost; CPU seconds where a GPU computes, or data workers, whose time is not in them.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from pydantic import PositiveFloat, PositiveInt
 
 @dataclass(frozen=True)
 class Spent:
-    """What the updates of a stage have cost so far: images (repeated ones too), seconds, floating-point operations."""
+    """What the updates of a stage have cost so far: images (repeated ones too), seconds, floating-point operations, and where
+    a budget is of them CPU seconds."""
 
     images: int = 0
     seconds: float = 0.0
     flops: float = 0.0
+    cpu_seconds: float = 0.0
 
     @classmethod
     def of(cls, state: Mapping[str, Any], batch_size: int) -> Spent:
@@ -51,11 +54,13 @@ class Budget:
         seconds: of training, on the machine that trains; validation, pictures, evaluation and saving are left out.
         images: that are learnt from, each time that one is counted.
         flops: floating-point operations, 2 a multiply-add, forward and backward.
+        cpu_seconds: of training, in which a processor computed: for a shared machine.
     """
 
     seconds: PositiveFloat | None = None
     images: PositiveInt | None = None
     flops: PositiveFloat | None = None
+    cpu_seconds: PositiveFloat | None = None
 
     def __post_init__(self):
         if len(self._given()) > 1:
@@ -65,6 +70,11 @@ class Budget:
     def __bool__(self) -> bool:
         """Whether there is one."""
         return bool(self._given())
+
+    @property
+    def timed(self) -> bool:
+        """Whether a clock decides, which ranks have to agree on."""
+        return self.seconds is not None or self.cpu_seconds is not None
 
     def _given(self) -> dict[str, float | int]:
         return {name: value for name, value in vars(self).items() if value is not None}
@@ -85,4 +95,4 @@ class Budget:
         return f"{getattr(spent, name):.4g}/{self}"
 
 
-_UNITS = {"seconds": "s", "images": "images", "flops": "FLOPs"}
+_UNITS = {"seconds": "s", "images": "images", "flops": "FLOPs", "cpu_seconds": "CPU s"}

@@ -17,12 +17,13 @@ class Clock:
 
     Attributes:
         seconds: of training up to the last tick, those of an earlier process among them.
+        cpu_seconds: of these, in which this process computed, of all of its threads together.
         wait: of these since the last `lap`, what was spent waiting for data.
     """
 
     def __init__(self) -> None:
-        self.seconds, self.wait = 0.0, 0.0
-        self._lap = self._mark = 0.0
+        self.seconds, self.cpu_seconds, self.wait = 0.0, 0.0, 0.0
+        self._lap = self._mark = self._cpu_mark = 0.0
         self._hosts: dist.ProcessGroup | None = None
 
     def begin(self) -> None:
@@ -32,13 +33,14 @@ class Clock:
 
     def go_on(self) -> None:
         """Leave out what happened since the last tick."""
-        self._mark = time.monotonic()
+        self._mark, self._cpu_mark = time.monotonic(), time.process_time()
 
     def tick(self) -> None:
         """Add what has passed since the last tick or `go_on`."""
-        now = time.monotonic()
+        now, cpu = time.monotonic(), time.process_time()
         self.seconds += now - self._mark
-        self._mark = now
+        self.cpu_seconds += cpu - self._cpu_mark
+        self._mark, self._cpu_mark = now, cpu
 
     def agree(self) -> None:
         """Tick, and take rank 0's seconds on all ranks, so that all end with the same update; a collective call of hosts, for
@@ -47,9 +49,9 @@ class Clock:
         if dist.is_initialized() and dist.get_world_size() > 1:
             if self._hosts is None:
                 self._hosts = dist.new_group(backend="gloo")
-            box = torch.tensor(self.seconds, dtype=torch.float64)
+            box = torch.tensor([self.seconds, self.cpu_seconds], dtype=torch.float64)
             dist.broadcast(box, 0, group=self._hosts)
-            self.seconds = box.item()
+            self.seconds, self.cpu_seconds = box.tolist()
 
     def waited(self, seconds: float) -> None:
         """Be told of time that was spent waiting for data."""

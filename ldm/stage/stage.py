@@ -182,6 +182,7 @@ class Stage(Learner):
         self.updates, self.clock.seconds = state["updates"], state["seconds"]
         self.flops.load_state_dict(state.get("flops", {}))
         self.spent = Spent.of(state, self.trainer.datamodule.data.batch_size)
+        self.clock.cpu_seconds = self.spent.cpu_seconds
         self.returned = max(self.returned, state.get("returned", 0))
         own = self.trained().state_dict()
         weights = {name: as_sharded(value, own.get(name, value)) for name, value in state["weights"].items()}

@@ -100,7 +100,7 @@ class Learner(L.LightningModule, ABC):
     def _spend(self, images: int) -> None:
         """Count what an update of so many images has cost."""
         budget = self.recipe.budget
-        if budget.seconds is not None:
+        if budget.timed:
             if self.device.type == "cuda" and budget.share(self.spent) > _SOON:
                 torch.cuda.synchronize(self.device)
             self.clock.agree()
@@ -109,7 +109,8 @@ class Learner(L.LightningModule, ABC):
                 f"{self.name}.budget.flops: torch counts no operation in an update here; take {self.name}.budget.seconds "
                 f"or .images"
             )
-        self.spent = Spent(self.updates * images, self.clock.seconds, float(self.flops.total or 0))
+        cpu_seconds = 0.0 if budget.cpu_seconds is None else self.clock.cpu_seconds
+        self.spent = Spent(self.updates * images, self.clock.seconds, float(self.flops.total or 0), cpu_seconds)
 
     @metered
     def _micro_batch(self, batch: dict[str, Any], index: int) -> dict[str, Tensor]:

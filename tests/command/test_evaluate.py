@@ -122,3 +122,22 @@ def test_samples_and_seed_are_the_runs_unless_said(run):
 )
 def test_what_was_below_the_old_root_is_below_the_new(own, old, wanted):
     assert _below(own, old, "/n") == wanted
+
+
+def test_what_was_measured_so_before_is_left_alone(run, caplog):
+    """By weights, metrics, number of samples and how they are drawn: what differs in one of them is measured."""
+    first = again(run)
+    with caplog.at_level(logging.INFO):
+        assert first and again(run, missing=True) == []
+    assert "was measured so before" in caplog.text
+    assert (
+        again(run, missing=True, samples=3)
+        and again(run, missing=True, steps=1)
+        and again(run, missing=True, weights="raw")
+    )
+    assert [again(run, missing=True, **more) for more in ({"samples": 3}, {"steps": 1}, {"weights": "raw"})] == [
+        [],
+        [],
+        [],
+    ]
+    assert again(run), "and without the word once more"

@@ -73,3 +73,13 @@ def test_fixed_steps_and_flow_matching_can_be_sharded(tmp_path):
         config = tiny(tmp_path, "condition=none", *map(settable, words))
         config["trainer"] |= {"strategy": "fsdp"}
         Experiment(config)._prepare()
+
+
+@pytest.mark.parametrize("group", ["metric", "logger", "callback"])
+def test_words_for_one_that_is_not_chosen_are_told(group, tmp_path):
+    """As an experiment's words for a metric that a command line has put another in the place of."""
+    config = tiny(tmp_path)
+    with pytest.raises(
+        ConfigError, match=rf"{group}\.absent: .*add it, as {group}=\[\.\.\.,absent\], or leave them out"
+    ):
+        Experiment(config | {group: (config[group] or {}) | {"absent": {"draws": 3}}})

@@ -334,4 +334,11 @@ FAULTS = [
         ("- numbers * math.log(width)", ""),
         (".argmax()", ".argmin()"),
     ),
+    *of(
+        "ldm/metric/shapes/modes.py",
+        "tests/metric/shapes/test_modes.py",
+        ("once = len(own), int((times == 1).sum())", "once = len(own), int((times > 0).sum())"),
+        ("expected = len(known) * (1 - (1 - 1 / len(known)) ** n)", "expected = min(n, len(known))"),
+        ("modes, times = own[of_data].unique(return_counts=True)", "modes, times = own.unique(return_counts=True)"),
+    ),
 ]

@@ -111,4 +111,20 @@ FAULTS = [
         ("{escape(cell.text)}{mark}", "{cell.text}{mark}"),
         (r"if cell.best and text else text) + (DAGGER", r"if cell.tied and text else text) + (DAGGER"),
     ),
+    *of(
+        "ldm/report/numbers.py",
+        "tests/report/test_comparison.py",
+        (
+            "bool(row.numbers.get(i)) for row in comparison.rows), learnt",
+            "bool(row.numbers.get(i)) for row in comparison.rows), 0",
+        ),
+    ),
+    *of(
+        "ldm/report/words.py",
+        "tests/report/test_single.py",
+        (
+            'next(((s, x) for s, x in _LARGE if n >= s), (1.0, ""))',
+            'next(((s, x) for s, x in _LARGE if n > 2 * s), (1.0, ""))',
+        ),
+    ),
 ]

@@ -24,6 +24,8 @@ FAULTS = [
             "Drawing(diffusion, None, steps, prior, guide, guide_ema)",
         ),
         ('facts |= {} if guide is None else {"drawn": {"guide": guide}}', "pass"),
+        ("if missing and _is_there(place, facts, model):", "if _is_there(place, facts, model):"),
+        ("if missing and _is_there(place, facts, model):", "if missing and record.read(place.records):"),
     ),
     *of(
         "ldm/model.py",

@@ -555,4 +555,15 @@ FAULTS = [
         ("and not stage.done)", "and True)"),
         ("samples=evaluation.every_samples)", "samples=evaluation.samples + 0 * evaluation.every_samples)"),
     ),
+    *of(
+        "ldm/stage/clock.py",
+        "tests/stage/test_budget.py",
+        ("self.cpu_seconds += cpu - self._cpu_mark", "self.cpu_seconds += now - self._mark"),
+        ("self._mark, self._cpu_mark = time.monotonic(), time.process_time()", "self._mark = time.monotonic()"),
+    ),
+    *of(
+        "ldm/stage/stage.py",
+        "tests/stage/test_budget.py",
+        ("self.clock.cpu_seconds = self.spent.cpu_seconds", "self.clock.cpu_seconds = 0.0"),
+    ),
 ]

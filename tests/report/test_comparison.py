@@ -134,3 +134,13 @@ def test_all_files_are_of_one_comparison(tmp_path):
     assert len(lines) == 3 and lines[1].startswith("Diffusion,fd_x,100,3,1.1,0.01,0.1,best,Diffusion,")
     assert "| Diffusion | 3 | **1.10** | 0.01 | 0.10 |" in markdown(found)
     assert r"Diffusion & 3 & \textbf{1.10} & 0.01 & 0.10 \\" in latex(found)
+
+
+def test_features_of_a_trained_network_are_the_headline_where_there_are_some(tmp_path):
+    """Though those of an untrained one come first, and by them the other row would be the best."""
+    for name, untrained, trained, steps in (("a", 1.0, 9.0, 1), ("b", 2.0, 3.0, 2)):
+        weak = record("fd_random_conv", untrained, features="random_conv")
+        run(tmp_path / name, weak, record("fd_classifier", trained, features="classifier"), prior__steps=steps)
+    found = several(collect([str(tmp_path)]))
+    assert found.comparison.columns[found.headline].metric == "fd_classifier"
+    assert [row.setting.runs[0][1].name for row in found.comparison.rows] == ["b", "a"]

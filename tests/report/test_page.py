@@ -81,3 +81,16 @@ def test_a_browser_shows_it_without_an_error_or_a_scroll_sideways(page, tmp_path
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     across, window, paths = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1])
     assert across <= window == 500 and paths > 20
+
+
+def test_channels_of_latents_are_folded_and_costs_are_named_as_they_are(tmp_path):
+    """Where each channel has two numbers, nothing else would be seen; what was counted once has no n."""
+    for name, steps in (("a", 1), ("b", 2)):
+        told = [record(f"latent_mean_{i}", 0.1, features=None) for i in range(3)]
+        flops = record("training_flops", 1e9 * steps, n=1, standard_error=None)
+        run(tmp_path / name, record(value=float(steps)), flops, *told, seed=0, prior__steps=steps)
+    found = several(collect([str(tmp_path)]))
+    page = write(found, tmp_path / "out").read_text(encoding="utf-8")
+    assert re.search(r"<details><summary>Channels of latents</summary>.*Latent mean 2", page, re.DOTALL)
+    assert "<h2>Channels of latents" not in page and not any("Latent mean" in line for line in found.remarks)
+    assert "over training FLOPs" in Page(page).text and "Training FLOPs (1)" not in Page(page).text

@@ -13,7 +13,7 @@ from ldm.callback.image_grid import beside, save
 from ldm.eight_bits import eight_bits
 from ldm.report.curve import named
 from ldm.report.single import _how, write
-from ldm.report.words import duration, rounded
+from ldm.report.words import count, duration, rounded
 from ldm.run import record
 from tests.report.page import Page
 
@@ -170,6 +170,24 @@ def test_a_picture_that_is_not_finished_is_left_out(run):
 )
 def test_a_number_is_rounded_by_its_error(value, error, wanted):
     assert rounded(value, error) == wanted
+
+
+def test_costs_are_read_at_a_glance(tmp_path):
+    """What was counted once has no n; a rate with an error keeps the digits that it says."""
+    numbers = {
+        "parameters": 3462164.0,
+        "training_flops": 3.0471e11,
+        "peak_memory_process": 1291.4,
+        "sequential_steps": 10.0,
+    }
+    costs = [record.Record(metric=name, value=value, n=1) for name, value in numbers.items()]
+    rate = record.Record(metric="samples_per_second", value=1289.27, standard_error=45.2, n=64)
+    record.write(tmp_path / "records.jsonl", *costs, rate)
+    text = re.sub(r"<[^>]+>+", "|", write(tmp_path).read_text(encoding="utf-8"))
+    for wanted in ("3.46 M", "305 G", "1.29 k", "10", "1289", "± 45"):
+        assert f"|{wanted}|" in text
+    assert "e+" not in text.partition("Numbers")[2] and "|1|" not in text and "|64|" in text
+    assert [count(n) for n in (0.0, 0.034, 20.57, 999.6, 1.5e12, 2e15)] == ["0", "0.034", "20.6", "1 k", "1.5 T", "2 P"]
 
 
 def test_times_are_read_at_a_glance():

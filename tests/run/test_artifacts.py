@@ -58,3 +58,14 @@ def test_networks_that_losses_saw_are_found_in_all_that_a_model_was_made_from():
     assert networks_seen({"second": history(alignment={"network": random})}) == networks_seen({}) == []
     assert networks_seen({"first": history(autoencoder={"checkpoint": "hash"})}) == [GIVEN]
     assert networks_seen({"first": history(loss={"_target_": "gone.Loss"})}) == ["gone.Loss"]
+
+
+def test_the_network_that_chose_the_weights_is_among_those_seen():
+    chosen = {
+        "fd_classifier": "classifier",
+        "recall_dinov2_base": "dinov2_base",
+        "kid": "inception_2015",
+        "psnr": "psnr",
+    }
+    for metric, network in chosen.items():
+        assert networks_seen({"chosen_by": metric}) == [network]

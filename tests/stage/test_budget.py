@@ -70,10 +70,48 @@ def test_a_stage_of_six_seconds_is_one_of_six_updates_where_each_takes_one(make,
     stage = fit(timed(make, snapshots=3, budget=Budget(seconds=6.0)), tmp_path / "seconds")
     assert stage.updates == 6 and stage.done and not stage.stopped
     own = result(stage)
-    assert own.pop("spent") == {"images": 24, "seconds": 6.0, "flops": stage.flops.total}
+    assert own.pop("spent") == {"images": 24, "seconds": 6.0, "flops": stage.flops.total, "cpu_seconds": 0.0}
     assert equal(own, result(whole)) and rows(tmp_path / "seconds") == rows(tmp_path / "updates")
     files = [sorted(path.name for path in (tmp_path / name / "snapshots").glob("*")) for name in ("updates", "seconds")]
     assert files[0] == files[1] and len(files[0]) > 6
+
+
+class Busy(Ticks):
+    """An update takes a second, of which a processor computes a half."""
+
+    def agree(self) -> None:
+        super().agree()
+        self.cpu_seconds += 0.5
+
+
+def test_cpu_seconds_end_a_stage_and_survive_its_end(tmp_path):
+    """A process that computes half of the time trains twice as long; one that goes on has left what it had."""
+
+    def make(**options) -> Stage:
+        stage = second(steps=1000, budget=Budget(cpu_seconds=3.0), **options)
+        stage.clock = Busy()
+        return stage
+
+    whole = fit(make(), tmp_path / "whole")
+    assert (whole.updates, whole.spent.seconds, whole.spent.cpu_seconds) == (6, 6.0, 3.0)
+    cut = fit(make(), tmp_path / "cut", At(2, lambda s: setattr(s.stop, "raised", True)))
+    assert cut.updates < 6
+    assert equal(result(fit(make(), tmp_path / "cut")), result(whole))
+    assert whole.recipe.limit() == "3 CPU s"
+
+
+def test_a_clock_counts_the_time_in_which_the_process_computes(monkeypatch):
+    clock, now = Clock(), {"monotonic": 0.0, "process_time": 0.0}
+    for name in now:
+        monkeypatch.setattr(f"ldm.stage.clock.time.{name}", lambda name=name: now[name])
+    clock.begin()
+    now |= {"monotonic": 10.0, "process_time": 4.0}
+    clock.tick()
+    now |= {"monotonic": 15.0, "process_time": 9.0}  # a picture, say
+    clock.go_on()
+    now |= {"monotonic": 17.0, "process_time": 10.0}
+    clock.tick()
+    assert (clock.seconds, clock.cpu_seconds) == (12.0, 5.0)
 
 
 def test_images_and_operations_end_a_stage_with_the_update_that_spends_them(tmp_path):

@@ -97,18 +97,22 @@ class Agreement(Metric):
         return found
 
     def _ready(self, device: torch.device, size: int) -> AttributeChecker:
-        """The classifier for images of side `size`, from the cache or newly trained."""
-        file = None if self.cache is None else Path(self.cache) / f"attribute-checker-{size}-{self.seed}.safetensors"
-        if file is not None and file.exists():
-            checker = AttributeChecker(size)
-            checker.load_state_dict(read_tensors(file))
-            return checker.to(device).eval()
-        log.info("training the attribute checker on rendered images")
-        checker, _ = train_checker(self.seed, device, size)
-        if file is not None:
-            with whole_file(file) as temporary:  # each rank trains its own, to the same weights
-                write_tensors(temporary, checker.state_dict())
-        return checker
+        return checker(self.cache, self.seed, device, size)
+
+
+def checker(cache: Path | None, seed: int, device: torch.device, size: int) -> AttributeChecker:
+    """The classifier for images of side `size`, from the folder `cache` or newly trained."""
+    file = None if cache is None else Path(cache) / f"attribute-checker-{size}-{seed}.safetensors"
+    if file is not None and file.exists():
+        found = AttributeChecker(size)
+        found.load_state_dict(read_tensors(file))
+        return found.to(device).eval()
+    log.info("training the attribute checker on rendered images")
+    found, _ = train_checker(seed, device, size)
+    if file is not None:
+        with whole_file(file) as temporary:  # each rank trains its own, to the same weights
+            write_tensors(temporary, found.state_dict())
+    return found
 
 
 def _share(metric: str, share: float, n: int, features: str, key: str) -> Measurement:

@@ -1,0 +1,105 @@
+"""How many of the known modes of shapes (ldm.data.shapes) samples show, with or without captions.
+
+The training split of shapes is a mixture with as many modes as it has combinations of attributes, K, all equally probable. A
+classifier reads the attributes of each sample, and of n samples
+
+    modes           how many combinations of the training split they show
+    modes_share     this, divided by how many n images of that law show in expectation, K (1 - (1 - 1 / K)^n): 1 where no mode
+                    is missing or rarer than it ought to be, and 1 / that number where all samples are of one mode
+    modes_strange   the share of samples of combinations that the training split does not have: joined from several modes, or
+                    read wrongly (checker_accuracy of `Agreement` says how often that is)
+
+The error of the count is the jackknife's (Efron and Stein 1981): without a sample the count is one less where it is the only one
+of its mode, so with s such samples the variance is s (1 - s / n) (n - 1) / n.
+
+A sample that shows nothing is read as something, too: look at the pictures, and at distances in other features.
+
+Source:
+    Srivastava et al., VEEGAN: Reducing Mode Collapse in GANs using Implicit Variational Learning (2017), arXiv 1705.07761,
+    section 4 (modes that a classifier finds among samples)
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ldm.data.shapes import ATTRIBUTES, combinations
+from ldm.eight_bits import eight_bits
+from ldm.metric.gather import gather_rows
+from ldm.metric.measurement import Measurement
+from ldm.metric.metric import Examples, Metric, leave_out
+from ldm.metric.shapes.agreement import checker
+from ldm.metric.shapes.attributes import AttributeChecker, readable
+from ldm.tensors import hash_of
+
+_SIZES = [len(words) for words in ATTRIBUTES.values()]
+
+
+class Modes(Metric):
+    """The numbers above.
+
+    Arguments:
+        cache: a folder in which a trained classifier is kept for other runs; None trains one each time.
+        seed: of the training of the classifier.
+    """
+
+    def __init__(self, cache: Path | None = None, seed: int = 0):
+        self.cache, self.seed = cache, seed
+        self._checker: AttributeChecker | None = None
+        self._read = [torch.zeros(0, len(ATTRIBUTES), dtype=torch.long)]
+
+    def add(self, examples: Examples) -> None:
+        x = examples.generated
+        if x is None:
+            return
+        if not readable(*x.shape[-2:]) or x.shape[1] < 3:
+            leave_out(
+                "modes", "square images in colour, whose side is a multiple of 4, from 16 on", f"{tuple(x.shape[1:])}"
+            )
+            return
+        if self._checker is None:
+            self._checker = checker(self.cache, self.seed, x.device, x.shape[-1])
+        found = self._checker.read(eight_bits(x) / 127.5 - 1)
+        self._read.append(torch.stack([found[name].cpu() for name in ATTRIBUTES], dim=1))
+
+    def measure(self) -> list[Measurement]:
+        read = gather_rows(torch.cat(self._read))
+        if not len(read):
+            return []
+        known, own = _numbered(torch.from_numpy(combinations(False))), _numbered(read)
+        of_data = torch.isin(own, known)
+        modes, times = own[of_data].unique(return_counts=True)
+        n, once = len(own), int((times == 1).sum())
+        expected = len(known) * (1 - (1 - 1 / len(known)) ** n)
+        error = math.sqrt(once * (1 - once / n) * (n - 1) / n) if n > 1 else None
+        strange = 1 - of_data.double().mean().item()
+        return [
+            self._number("modes", float(len(modes)), error, n),
+            self._number("modes_share", len(modes) / expected, None if error is None else error / expected, n),
+            self._number("modes_strange", strange, math.sqrt(strange * (1 - strange) / n) if n > 1 else None, n),
+        ]
+
+    def _number(self, metric: str, value: float, error: float | None, n: int) -> Measurement:
+        key = None if self._checker is None else hash_of(self._checker.state_dict())[:16]
+        return Measurement(
+            metric=metric,
+            value=value,
+            standard_error=error,
+            n=n,
+            features="attribute_checker",
+            features_hash=key,
+            rounded=True,
+        )
+
+
+def _numbered(attributes: Int[Tensor, "n 5"]) -> Int[Tensor, " n"]:
+    """A number for each combination."""
+    number = torch.zeros(len(attributes), dtype=torch.long)
+    for column, size in zip(attributes.T, _SIZES, strict=True):
+        number = number * size + column
+    return number
