@@ -252,23 +252,30 @@ class Experiment:
         if self.config.get("second") and (self.given.prior is None or not self.given.prior.tokens):
             self.model.condition.fit(self.data.captions())
         if self.planning.trains["second"]:
-            stage = Second(self.model, build(self.config["second"], "second"), self.seed, self.alignment)
-            stage.best = None if stage.recipe.keep_best is None else Best(stage.recipe.keep_best)
-            self._fit(stage, self.second)
-            self.model.made_from = self._made_from(stage.history)
-            save_best(stage.best, self.model, self.place.model)
-            raw = made_whole(self.model)
-            agree(lambda: raw.save(self.place.model, self.config, "raw"))
-            stage.average.keep()
-            self.model = made_whole(self.model)
+            self._train_second()
         elif rank() == 0:
-            for name in ("raw.safetensors", "best.safetensors"):  # of a stage that was trained before
-                self.place.model.joinpath(name).unlink(missing_ok=True)
-            if self.config.get("second", {}).get("picture_every") and not any(
-                True for _ in self.model.prior.parameters()
-            ):
-                Pictures(self.place.samples, self.model, self.data, self.sinks).of_untrained(self.seed)
+            self._show_untrained()
         agree(lambda: self.model.save(self.place.model, self.config))
+
+    def _train_second(self) -> None:
+        """The prior to its end; raw and best weights are written, the averaged ones are the model's from then on."""
+        stage = Second(self.model, build(self.config["second"], "second"), self.seed, self.alignment)
+        stage.best = None if stage.recipe.keep_best is None else Best(stage.recipe.keep_best)
+        self._fit(stage, self.second)
+        self.model.made_from = self._made_from(stage.history)
+        save_best(stage.best, self.model, self.place.model)
+        raw = made_whole(self.model)
+        agree(lambda: raw.save(self.place.model, self.config, "raw"))
+        stage.average.keep()
+        self.model = made_whole(self.model)
+
+    def _show_untrained(self) -> None:
+        """Samples of a prior that has nothing to learn; weights of a stage that was trained before are removed."""
+        for name in ("raw.safetensors", "best.safetensors"):
+            self.place.model.joinpath(name).unlink(missing_ok=True)
+        learns = any(True for _ in self.model.prior.parameters())
+        if self.config["second"].get("picture_every") and not learns:
+            Pictures(self.place.samples, self.model, self.data, self.sinks).of_untrained(self.seed)
 
     def _take_finished(self) -> None:
         """The model of a run of which nothing else is left; how it samples may be said anew."""
