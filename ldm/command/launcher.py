@@ -73,10 +73,10 @@ def _register(command: Sequence[str]) -> None:
     if str(_NAMESPACE) not in sys.path:
         sys.path.append(str(_NAMESPACE))
     plugins = Plugins.instance()  # which executes what it finds: before the import, so that there is one class
-    launcher = importlib.import_module("hydra_plugins.ldm").Launcher
-    launcher.command = tuple(command)
-    plugins.register(launcher)
-    plugins.register(importlib.import_module("hydra_plugins.ldm_search").Search)
+    for module, name in (("ldm", "Launcher"), ("ldm_search", "Search")):
+        plugin = getattr(importlib.import_module(f"hydra_plugins.{module}"), name)
+        plugin.command = tuple(command)
+        plugins.register(plugin)
 
 
 def _from_home(word: str) -> str:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -44,7 +44,11 @@ class Search(Sweeper):
         pruner: ends trainings that are not worth going on; None ends none.
         direction: `minimize` or `maximize`, of several objectives a list; None takes what is known of their names.
         n_jobs: trials that are chosen at once; None is as many as the launcher runs.
+    Attributes:
+        command: that each process of our launcher runs with its words.
     """
+
+    command: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -186,11 +190,9 @@ class Search(Sweeper):
         return [fmean(column) for column in zip(*found, strict=True)]
 
     def _write(self) -> None:
-        from hydra_plugins.ldm import Launcher
-
         from ldm.command.searched import write
 
-        write(self.study, self.space, self.folder, ["python", *Launcher.command[1:]])
+        write(self.study, self.space, self.folder, ["python", *self.command[1:]])
 
 
 def _is_compared(word: str) -> bool:
