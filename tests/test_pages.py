@@ -119,7 +119,7 @@ def jobs(words: list[str]) -> list[list[str]]:
     parsed = OverridesParser.create().parse_overrides(words[1:])
     if "hydra/sweeper=optuna" in words:
         pytest.importorskip("optuna", reason="a search needs Optuna: pip install -e '.[optuna]'")
-        from ldm.command.ranges import space
+        from ldm.command.search.ranges import space
 
         found = space([word for word in parsed if not word.is_hydra_override()])
         ends = {key: [*getattr(each, "choices", ()), getattr(each, "low", None)] for key, each in found.ranges.items()}

@@ -54,7 +54,7 @@ def job(check: Callable[[Sequence[str]], dict[str, Any]], train: Callable[[dict[
     if swept and finished_as(run) == asked_for(config):
         print(f"{run} is finished under the same words; nothing to do", flush=True)
     else:
-        from ldm.command.trial import trial_of
+        from ldm.command.search.trial import trial_of
         from ldm.run.signals import PREEMPTED, PRUNED
 
         code, trial = train(config), trial_of(config)

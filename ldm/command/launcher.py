@@ -7,7 +7,7 @@
 
 The launcher `ldm` (`ldm.command.sweep`) is the default. A sweep's jobs have the same names, what is finished is left alone and a
 sweeper that searches is told the same values under any launcher (`ldm.command.job`). The sweeper `optuna` is ours
-(`ldm.command.study`): the plugin of that name for Hydra wants Optuna 2, knows no pruner and begins anew each time.
+(`ldm.command.search.study`): the plugin of that name for Hydra wants Optuna 2, knows no pruner and begins anew each time.
 """
 
 from __future__ import annotations

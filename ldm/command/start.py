@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ldm.command.search.trial import trial_of
 from ldm.command.terminal import guarded
-from ldm.command.trial import trial_of
 from ldm.stage.agent import launch, started_elsewhere
 
 _NEEDED = ["ldm.experiment.experiment"]

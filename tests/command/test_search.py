@@ -17,10 +17,10 @@ from optuna.samplers import RandomSampler
 from ldm.command.conclusion import concluded
 from ldm.command.job import job
 from ldm.command.launcher import prepared
-from ldm.command.objective import goal
-from ldm.command.ranges import WrongRange, distribution, said
-from ldm.command.study import Goal, Study
-from ldm.command.trial import trial_of
+from ldm.command.search.objective import goal
+from ldm.command.search.ranges import WrongRange, distribution, said
+from ldm.command.search.study import Goal, Study
+from ldm.command.search.trial import trial_of
 from ldm.command.words import heard
 from ldm.files import write_json
 from ldm.run.directory import asked_for

@@ -162,7 +162,7 @@ FAULTS = [
         ('f"…{label[1 - _LIVE :]}"', "label[:_LIVE]"),
     ),
     *of(
-        "ldm/command/study.py",
+        "ldm/command/search/study.py",
         "tests/command/test_search.py",
         ("_mixed(self._seed, len(self.trials))", "self._seed"),
         ("trial.number not in known and ", ""),
@@ -172,7 +172,7 @@ FAULTS = [
         ("elif before != words:", "elif False:"),
     ),
     *of(
-        "ldm/command/ranges.py",
+        "ldm/command/search/ranges.py",
         "tests/command/test_search.py",
         ("digits = _DIGITS + (", "digits = _DIGITS + 0 * ("),
         (
@@ -182,14 +182,14 @@ FAULTS = [
         ("if log and low <= 0:", "if False:"),
     ),
     *of(
-        "ldm/command/trial.py",
+        "ldm/command/search/trial.py",
         "tests/command/test_search.py",
         ("if not trial.should_prune():", "if True:"),
         ('if own == Path(said["folder"]) else None', ""),
         ("return self._goes_on(images // every, values)", "return not self._goes_on(images // every, values)"),
     ),
     *of(
-        "ldm/command/objective.py",
+        "ldm/command/search/objective.py",
         "tests/command/test_search.py",
         ("return better is Better.LOWER", "return better is not Better.LOWER"),
         ("if len(said) != len(names):", "if False:"),

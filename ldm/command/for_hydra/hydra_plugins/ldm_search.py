@@ -1,4 +1,4 @@
-"""The sweeper `hydra/sweeper=optuna`: a search over ranges, by numbers of the records (`ldm.command.study`).
+"""The sweeper `hydra/sweeper=optuna`: a search over ranges, by numbers of the records (`ldm.command.search.study`).
 
 Trials are chosen and told a batch after the other, as many as run at once; what of them can be said is in the sweep's
 directory when a batch ends, so that an interrupted search goes on.
@@ -90,10 +90,10 @@ class Search(Sweeper):
 
     def _prepare(self, arguments: list[str]) -> None:
         """Everything that may be wrong with the words. Raises ValueError, or ImportError for a sampler that is not installed."""
-        from ldm.command.objective import goal, unmeasured
-        from ldm.command.ranges import space
-        from ldm.command.study import Study
-        from ldm.command.trial import announce
+        from ldm.command.search.objective import goal, unmeasured
+        from ldm.command.search.ranges import space
+        from ldm.command.search.study import Study
+        from ldm.command.search.trial import announce
 
         words = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(arguments)
         self.space = space(words)
@@ -190,7 +190,7 @@ class Search(Sweeper):
         return [fmean(column) for column in zip(*found, strict=True)]
 
     def _write(self) -> None:
-        from ldm.command.searched import write
+        from ldm.command.search.result import write
 
         write(self.study, self.space, self.folder, ["python", *self.command[1:]])
 

@@ -85,7 +85,7 @@ class Trial:
         import optuna
         from hydra.utils import instantiate
 
-        from ldm.command.study import storage
+        from ldm.command.search.study import storage
 
         pruner = instantiate(self._said["pruner"])
         return optuna.load_study(
@@ -94,7 +94,7 @@ class Trial:
 
     def _found(self, study: Study) -> FrozenTrial | None:
         """The newest trial of this run."""
-        from ldm.command.study import RUNS
+        from ldm.command.search.study import RUNS
 
         every = study.get_trials(deepcopy=False)
         return next((each for each in reversed(every) if self._run in each.user_attrs.get(RUNS, ())), None)

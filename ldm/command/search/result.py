@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.command.ranges import Space
-from ldm.command.study import RUNS, Study
+from ldm.command.search.ranges import Space
+from ldm.command.search.study import RUNS, Study
 from ldm.files import write_json
 from ldm.report.search import FILE
 

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ldm.build import build, nearest
-from ldm.command.study import Goal
+from ldm.command.search.study import Goal
 from ldm.report.quantity import Better, quantity
 
 _WAYS = {"minimize": True, "maximize": False}
