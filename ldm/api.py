@@ -123,6 +123,8 @@ class Model:
             batch: images at once.
             tensors: (n, c, h, w) in [-1, 1] and not PIL images.
         """
+        if n < 1 or batch < 1:
+            raise ValueError(f"n={n}, batch={batch}: both are at least 1")
         self._check_trained()
         with Drawing(None, guidance, steps, prior).applied(self.model):
             asked = conditions(self.model, _many(captions), _many(labels), n, negative)

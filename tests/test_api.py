@@ -133,6 +133,8 @@ def test_a_task_in_memory(run, x):
             lambda model: model.sample("a", negative="b", guidance=1),
             "negative= is what guidance above 1 moves away from",
         ),
+        (lambda model: model.sample("a", n=0), "n=0, batch=64: both are at least 1"),
+        (lambda model: model.sample([]), "captions= is empty: give one at least, or leave it out"),
         (lambda model: model.encode(3), "0: no image but int"),
         (lambda model: model.encode("/nowhere.png"), "there is no such file or folder"),
         (lambda model: model.apply(Embed()), "takes images"),

@@ -66,6 +66,8 @@ def conditions(
         if given is not None and kind not in needs:
             knows = f"is conditioned on {', '.join(needs)}" if needs else "has no condition"
             raise ValueError(f"{word}= is given, but this model {knows}")
+        if given is not None and not given:
+            raise ValueError(f"{word}= is empty: give one at least, or leave it out")
     if negative is not None:
         model.negative(negative)  # refused before anything is drawn
     if labels is not None:

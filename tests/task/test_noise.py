@@ -13,7 +13,7 @@ from ldm.task.base import Found
 from ldm.task.edit import Edit
 from ldm.task.interpolate import Interpolate, Line
 from ldm.task.inversion import Inversion
-from ldm.task.partway import cleaned, noised
+from ldm.task.partway import cleaned
 from ldm.task.rows import Rows
 from ldm.task.uncertainty import Uncertainty, rank_correlation
 from ldm.types import Context
@@ -101,7 +101,7 @@ def test_a_walk_is_an_animation(flow, tmp_path):
 def test_an_edit_follows_the_ode_from_the_noise_drawn(model, strength):
     x = images(8)
     found = answer(Edit(strength), model, x)
-    x_t = noised(model.prior, x, strength, Random(2, 0, torch.arange(8)))
+    x_t = (1 - strength) * x + strength * Random(2, 0, torch.arange(8)).normal("partway", SHAPE)
     spread = (((1 - strength) * STD) ** 2 + strength**2) ** 0.5
     wanted = MEAN + STD / spread * (x_t - (1 - strength) * MEAN)
     torch.testing.assert_close(found.pictures["edited"], wanted.clamp(-1, 1), atol=0.06, rtol=0)
