@@ -29,6 +29,8 @@ GIVEN = {"prior": ("latents", "context"), "alignment": ("width", "grid")}
 # A group lands at a key of its own name, but for these.
 PLACES = {"stage": ("first", "second"), "optimizer": ("first.optimizer", "second.optimizer")}
 
+OF_FINISHED = {"task", "diffusion/posterior"}  # groups of `ldm apply` alone
+
 # A group below a word of another one is there where that word was chosen.
 BELOW = {
     "backbone/position": ("backbone=dit",),
@@ -81,7 +83,13 @@ def test_every_task_fits(file, tmp_path):
     check(compose(f"task={file.stem}", missing=str(tmp_path), name="apply")["task"], "task")
 
 
-@pytest.mark.parametrize("file", [file for file in OPTIONS if group(file) != "task"], ids=name)
+@pytest.mark.parametrize("file", [file for file in OPTIONS if group(file) == "diffusion/posterior"], ids=name)
+def test_every_posterior_fits(file, tmp_path):
+    words = ("task=super_resolution", f"diffusion/posterior={file.stem}")
+    check(compose(*words, missing=str(tmp_path), name="apply")["task"], "task")
+
+
+@pytest.mark.parametrize("file", [file for file in OPTIONS if group(file) not in OF_FINISHED], ids=name)
 def test_every_option_fits(file, tmp_path):
     for word, place in choices(file):
         config = compose(*BELOW.get(group(file), ()), word, missing=str(tmp_path))

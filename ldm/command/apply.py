@@ -68,7 +68,12 @@ def apply(
     if batch < 1:
         raise ValueError(f"batch={batch}: wanted 1 at least")
     done: Task = build(task, "task")
-    drawing = Drawing(diffusion, guidance, steps, prior, guide, guide_ema)
+    pieces = dict(diffusion or {})
+    if pieces.pop("posterior", None) is not None and "posterior" not in task:
+        raise ValueError(
+            f"diffusion/posterior= is of tasks that solve an inverse problem, and task={done.word} is none"
+        )
+    drawing = Drawing(pieces, guidance, steps, prior, guide, guide_ema)
     model = drawing.load(run, weights, ema, device_of(device))
     if done.asks_prior:
         check_trained(model, run)

@@ -25,7 +25,7 @@ from ldm.build import nearest
 TEXTS = {"prompt", "negative", "label"}
 # Paths, and what stands for one, as a hub's name: by a word's last part.
 PATHS = {"run", "guide", "prompts", "out", "runs", "store", "root", "checkpoint", "files", "weights", "source", "path"}
-PATHS |= {"cache", "backbone", "images", "others", "background", "reference", "real"}
+PATHS |= {"cache", "backbone", "images", "others", "background", "reference", "real", "mask"}
 _NAMES = {"name", "split", "image", "caption", "label", "group", "revision"}
 _LISTS = {"files", "image", "caption", "label"}  # also `[a,b]`
 _PLUGINS = "plugins"
@@ -36,7 +36,7 @@ _SWEPT = re.compile(r"(?:choice|shuffle|sort|glob|range|interval|tag)\(.*\)", re
 _WHOLE = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""  # in quotes from its first to its last letter
 _PIECE = re.compile(rf"(?:^|,)[ ]*((?:{_WHOLE})(?=[ ]*(?:,|\Z))|[^,]*)", re.DOTALL)
 
-_OF_FINISHED = {"task"}  # groups of a finished run alone
+_OF_FINISHED = {"task", "diffusion/posterior"}  # groups of a finished run alone
 
 _CONFIG_DIR = ("--config-dir", "-cd")
 
@@ -215,7 +215,7 @@ class Known:
         self.groups |= {parent for group in self.groups for parent in map(str, Path(group).parents) if parent != "."}
         self.groups = {group for group in self.groups if Path(group).parts[0] != "hydra"}
         if self.training:
-            self.groups = {group for group in self.groups if Path(group).parts[0] not in _OF_FINISHED}
+            self.groups -= {group for group in self.groups for each in _OF_FINISHED if Path(group).is_relative_to(each)}
         else:
             self.groups &= {group for group, _, _ in defaults}
         self.needed = {group for group, _, choice in defaults if choice != "null"}

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ldm.types import Image, Latent
 
@@ -140,12 +141,15 @@ class Composed(Operator):
         return self.operator(self.function(x))
 
     def at(self, x: Latent) -> Tangent:
-        with torch.enable_grad():
+        # H^T v is linear in v, and its derivative in v is H: so a second derivative backwards gives H d.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # other attention has no second derivative
             x = x.detach().requires_grad_()
             value = self(x)
+            v = torch.zeros_like(value, requires_grad=True)
+            back = torch.autograd.grad(value, x, v, create_graph=True)[0]
 
         def forward(d: Latent) -> Image:
-            return torch.func.jvp(self, (x.detach(),), (d,))[1]
+            return torch.autograd.grad(back, v, d, retain_graph=True)[0]
 
         def adjoint(v: Image) -> Latent:
             return torch.autograd.grad(value, x, v, retain_graph=True)[0]

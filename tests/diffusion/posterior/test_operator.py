@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ldm.diffusion.posterior.base import Measurement
 from ldm.diffusion.posterior.operator import Composed, Downsample, Identity, Mask
@@ -55,3 +56,23 @@ def test_a_mask_may_differ_from_row_to_row():
 def test_noise_is_a_deviation(noise):
     with pytest.raises(ValueError, match="0 or more; got"):
         Measurement(Identity(), torch.zeros(1, 1, 1, 1), noise)
+
+
+def test_a_tangent_goes_through_attention():
+    """Whose quick kernels have no second derivative: against a difference of the function."""
+    weights = torch.randn(3, 4, 4, dtype=torch.float64)
+
+    def function(z):
+        tokens = z.flatten(2).mT
+        q, k, v = (tokens @ each for each in weights)
+        return F.scaled_dot_product_attention(q, k, v).mT.reshape(z.shape)
+
+    z, d = torch.randn(2, 2, 4, 2, 3, dtype=torch.float64)
+    found = Composed(Identity(), function).at(z).forward(d)
+    assert torch.allclose(found, (function(z + 1e-6 * d) - function(z - 1e-6 * d)) / 2e-6, atol=1e-6)
+
+
+def test_a_function_that_is_linear_has_one_tangent():
+    """Its second derivative is none, which is no reason to fail."""
+    tangent = Composed(Downsample(2), lambda z: 3 * z + 1).at(torch.zeros(1, 1, 2, 2))
+    assert tangent.forward(torch.ones(1, 1, 2, 2)).item() == 3 and tangent.value.item() == 1
