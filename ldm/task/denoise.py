@@ -69,7 +69,7 @@ class Denoise(Task):
         worst = levels.max()
         more = (worst**2 - levels**2).clamp(min=0).sqrt().view(-1, 1, 1)
         z = model.autoencoder.encode(y).mean + more * random.normal("noise to level", tuple(y.shape[1:]))
-        t = denoiser.schedule.time(-2 * worst.log()).expand(len(y))
+        t = denoiser.schedule.time(-2 * worst.log().expand(len(y)))
         x_t = along(denoiser.schedule.alpha_sigma(t)[0], z) * z
         mean = denoiser(x_t, t, c)
         grid = prior.grid(denoiser.schedule, prior.steps, prior.lowest(denoiser.schedule))

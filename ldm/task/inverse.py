@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.posterior.base import Measurement
@@ -54,7 +56,7 @@ def drawn(
     return model.decode(prior.cleaned(noise, method(prior.guided(), measurement), model.condition(batch), random))
 
 
-def psnr(x: Image, y: Image, where: Image | None = None) -> Time:
+def psnr(x: Image, y: Image, where: Float[Tensor, "b 1 h w"] | None = None) -> Time:
     """10 log10 (4 / mean squared error) in decibels of images in [-1, 1], (b,), over the pixels where `where` is 1."""
     where = torch.ones_like(x) if where is None else where.expand_as(x)
     error = (where * (x - y).square()).flatten(1).sum(1) / where.flatten(1).sum(1)
