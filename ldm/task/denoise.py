@@ -24,6 +24,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from ldm.diffusion.denoiser import along
 from ldm.diffusion.posterior.base import Measurement
+from ldm.diffusion.posterior.mmps import MMPS
 from ldm.diffusion.posterior.operator import Identity
 from ldm.model import LatentModel
 from ldm.prior.diffusion import Diffusion
@@ -43,7 +44,7 @@ class Denoise(Task):
         draws: of models of latents, how many draws `denoised` is the mean of.
     """
 
-    def __init__(self, posterior: Method, sigma: PositiveFloat = 0.2, add: bool = False, draws: PositiveInt = 4):
+    def __init__(self, posterior: Method = MMPS, sigma: PositiveFloat = 0.2, add: bool = False, draws: PositiveInt = 4):
         self.sigma, self.posterior, self.add, self.draws = sigma, posterior, add, draws
 
     def check(self, model: LatentModel) -> None:

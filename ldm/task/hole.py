@@ -84,8 +84,10 @@ class Drawn(Hole):
 WORDS: dict[str, type[Hole]] = {"half": Half, "box": Box, "random": Pixels}
 
 
-def hole_of(mask: str) -> Hole:
-    """The hole of a word or of a file. ValueError where it is neither."""
+def hole_of(mask: str | Hole) -> Hole:
+    """The hole of a word or of a file, or one that is given. ValueError where a text is neither word nor file."""
+    if isinstance(mask, Hole):
+        return mask
     if mask in WORDS:
         return WORDS[mask]()
     ways = f"{', '.join(WORDS)}, or an image of the model's size, white where it is to be filled in"

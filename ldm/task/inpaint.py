@@ -27,11 +27,12 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from ldm.diffusion.posterior.base import Measurement
+from ldm.diffusion.posterior.mmps import MMPS
 from ldm.diffusion.posterior.operator import Mask
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.base import Answer, Task
-from ldm.task.hole import Drawn, hole_of
+from ldm.task.hole import Drawn, Hole, hole_of
 from ldm.task.inverse import Method, check_decoder, check_denoiser, drawn, psnr, through
 from ldm.task.membrane import membrane, seamless
 from ldm.types import Image
@@ -41,13 +42,16 @@ class Inpaint(Task):
     """A hole of each image filled with what fits to the rest.
 
     Arguments:
-        mask: where: half, box or random, or a file of the model's size, white where it is to be filled in.
+        mask: where: half, box or random, or a file of the model's size, white where it is to be filled in;
+            in Python a `Hole` as well.
         posterior: how what is kept enters: a word of diffusion/posterior.
         noise: deviation of what is kept, in units of pixels in [-1, 1], or of latents: at least the error of the decoder.
         through_decoder: whether what is kept is compared in pixels, and not in latents.
     """
 
-    def __init__(self, mask: str, posterior: Method, noise: NonNegativeFloat = 0.05, through_decoder: bool = True):
+    def __init__(
+        self, mask: str | Hole, posterior: Method = MMPS, noise: NonNegativeFloat = 0.05, through_decoder: bool = True
+    ):
         self.hole, self.posterior, self.noise, self.through_decoder = hole_of(mask), posterior, noise, through_decoder
 
     def check(self, model: LatentModel) -> None:

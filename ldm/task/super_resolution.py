@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveInt
 
 from ldm.diffusion.posterior.base import Measurement
+from ldm.diffusion.posterior.mmps import MMPS
 from ldm.diffusion.posterior.operator import Downsample
 from ldm.model import LatentModel
 from ldm.random import Random
@@ -35,7 +36,7 @@ class SuperResolution(Task):
         noise: deviation of the averages, in units of pixels in [-1, 1]: at least the error of the decoder's averages.
     """
 
-    def __init__(self, posterior: Method, factor: PositiveInt = 2, noise: NonNegativeFloat = 0.02):
+    def __init__(self, posterior: Method = MMPS, factor: PositiveInt = 2, noise: NonNegativeFloat = 0.02):
         self.posterior, self.operator, self.noise = posterior, Downsample(factor), noise
 
     def check(self, model: LatentModel) -> None:

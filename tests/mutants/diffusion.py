@@ -3,6 +3,7 @@
 from tests.mutants.fault import of
 
 _SAMPLER = ("tests/diffusion/test_sampler.py", "tests/diffusion/test_peers.py")
+_POSTERIOR = "tests/diffusion/posterior/test_posterior.py"
 _LIKELIHOOD = ("tests/diffusion/test_likelihood.py", "tests/prior/test_density.py")
 
 FAULTS = [
@@ -316,5 +317,61 @@ FAULTS = [
         "ldm/diffusion/likelihood.py",
         "tests/diffusion/test_likelihood.py",
         ("(1 + snr[0]) - size + size", "(1 + snr[0]) + size"),
+    ),
+    *of(
+        "ldm/diffusion/posterior/operator.py",
+        "tests/diffusion/posterior/test_operator.py",
+        ("self.pseudo_inverse(y) / self.factor**2", "self.pseudo_inverse(y)"),
+        ("sdpa_kernel(SDPBackend.MATH)", "sdpa_kernel(SDPBackend.FLASH_ATTENTION)"),
+        ("torch.autograd.grad(back, v, d, retain_graph=True)[0]", "self(d)"),
+    ),
+    *of(
+        "ldm/diffusion/posterior/conjugate.py",
+        "tests/diffusion/posterior/test_conjugate.py",
+        ("going & (curvature > 0) & (square > least)", "going & (square > least)"),
+        ("going & (curvature > 0) & (square > least)", "going & (curvature > 0)"),
+        ("torch.where(going, square / torch.where(going, last, 1), 0)", "torch.zeros_like(last)"),
+    ),
+    *of(
+        "ldm/diffusion/posterior/base.py",
+        _POSTERIOR,
+        ("along(sigma**2 / alpha, v)", "along(sigma**2, v)"),
+        ("along(length(schedule, s) / length(schedule, t), x_t) * x_t", "x_t"),
+        ("torch.where(schedule.log_snr(t) < -2 * math.log(NOISIEST), _noisiest(denoiser, t), t)", "t"),
+        ("return self if inner is self.around else _Within(self, inner)", "return self"),
+        ("return math.isinf(self.measurement.noise)", "return False"),
+    ),
+    *of(
+        "ldm/diffusion/posterior/mmps.py",
+        _POSTERIOR,
+        ("measured.noise**2 * v + tangent", "measured.noise * v + tangent"),
+        ("return x + covariance(tangent.adjoint(u))", "return x + tangent.adjoint(u)"),
+    ),
+    *of(
+        "ldm/diffusion/posterior/dps.py",
+        _POSTERIOR,
+        ("+ sigma**2 * seen", "+ sigma**2 * left"),
+        ("(alpha * measured.noise) ** 2", "measured.noise**2"),
+        ("return self.scale == 0 or super().silent", "return super().silent"),
+    ),
+    *of(
+        "ldm/diffusion/posterior/diffpir.py",
+        _POSTERIOR,
+        ("sigma**2 + self.strength * alpha**2", "sigma**2 + alpha**2"),
+        ("along((1 - share) * measured.noise**2, v)", "along(share * measured.noise**2, v)"),
+    ),
+    *of(
+        "ldm/diffusion/posterior/replacement.py",
+        _POSTERIOR,
+        ("operator.pseudo_inverse(self.measurement.y - operator(x))", "operator.pseudo_inverse(self.measurement.y)"),
+        ("if measurement.noise > 0 and not self.silent:", "if False:"),
+    ),
+    *of(
+        "ldm/diffusion/sampler/resampling.py",
+        ("tests/diffusion/test_sampler.py", _POSTERIOR),
+        ("ratio * sigma_s) ** 2", "sigma_s) ** 2"),
+        ("for _ in range(self.repeats - 1)", "for _ in range(0)"),
+        ("or len(stretch.steps) < self.jump", ""),
+        ("now = stretch.first\n", "pass\n"),
     ),
 ]

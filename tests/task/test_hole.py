@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm.random import Random
-from ldm.task.hole import hole_of
+from ldm.task.hole import Drawn, hole_of
 from ldm.task.membrane import membrane, seamless
 
 
@@ -31,6 +31,11 @@ def draw(pixels, file):
 def test_a_file_is_white_where_it_is_filled_in(tmp_path):
     file = draw([[0, 255, 120], [0, 140, 0]], tmp_path / "m.png")
     assert hole_of(file)((2, 3), rows())[:, 0].tolist() == [[[0, 1, 0], [0, 1, 0]]] * 3
+
+
+def test_one_that_is_given_is_taken():
+    given = Drawn(torch.eye(2), "a tensor")
+    assert hole_of(given) is given and given((2, 2), rows(1))[0, 0].tolist() == [[1, 0], [0, 1]]
 
 
 def test_what_is_no_mask_is_told(tmp_path):
