@@ -328,7 +328,7 @@ FAULTS = [
     *of(
         "ldm/diffusion/posterior/conjugate.py",
         "tests/diffusion/posterior/test_conjugate.py",
-        ("going & (curvature > 0)", "going"),
+        ("going & (curvature > least * _dot(p, p))", "going"),
         ("torch.where(going, square / torch.where(going, last, 1), 0)", "torch.zeros_like(last)"),
     ),
     *of(
@@ -344,7 +344,8 @@ FAULTS = [
         "ldm/diffusion/posterior/mmps.py",
         _POSTERIOR,
         ("measured.noise**2 * v + tangent", "measured.noise * v + tangent"),
-        ("return x + covariance(tangent.adjoint(u))", "return x + tangent.adjoint(u)"),
+        ("self._limited(covariance(tangent.adjoint(u)), t)", "self._limited(tangent.adjoint(u), t)"),
+        ("most = REACH * sigma /", "most = sigma /"),
     ),
     *of(
         "ldm/diffusion/posterior/dps.py",

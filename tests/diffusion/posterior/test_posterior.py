@@ -33,14 +33,20 @@ OPERATORS = {"identity": Identity(), "mask": Mask(PART), "downsample": Downsampl
 ROWS, N = 3, 8
 
 
+def drawn(rows=ROWS, seed=0):
+    """Of the data."""
+    root = torch.linalg.cholesky(covariance())
+    return (MEAN + Random(seed, 0, torch.arange(rows)).normal("x", (N,)).double() @ root.T).view(rows, *SHAPE)
+
+
 def measured(name="mask", noise=0.3, rows=ROWS, seed=0):
     """A measurement of a draw of the data."""
     random, operator = Random(seed, 0, torch.arange(rows)), OPERATORS[name]
-    root = torch.linalg.cholesky(covariance())
-    x = (MEAN + random.normal("x", (N,)).double() @ root.T).view(rows, *SHAPE)
-    y = operator(x)
+    y = operator(drawn(rows, seed))
     n = random.normal("n", tuple(y.shape[1:])).double()
-    return Measurement(operator, y + (0 if math.isinf(noise) else noise) * operator(x * 0 + 1) * n, noise)
+    return Measurement(
+        operator, y + (0 if math.isinf(noise) else noise) * operator(torch.ones(rows, *SHAPE).double()) * n, noise
+    )
 
 
 def start(rows=ROWS):
@@ -57,7 +63,8 @@ def test_mmps_is_exact_for_normal_data(name, noise, schedule):
     plain, seen = Normals(SCHEDULES[schedule]()), measured(name, noise)
     for log_snr in (4.0, 0.0, -4.0):
         t = plain.schedule.time(torch.full((ROWS,), log_snr).double())
-        x_t = start() * along(length(plain.schedule, t), start())
+        alpha, sigma = (along(value, start()) for value in plain.schedule.alpha_sigma(t))
+        x_t = alpha * drawn() + sigma * start()
         found = MMPS(plain, seen, iterations=N)(x_t, t, Context())
         assert torch.allclose(found, plain.knowing(seen)(x_t, t, Context()), atol=1e-5)
 
@@ -254,6 +261,14 @@ def test_it_is_finite_from_pure_noise_to_hardly_any(word):
         known = WORDS[word]()(Sees(schedule=schedule), Measurement(Mask(mask), y, 0.0))
         for t in (1.0, 1 - 1e-4, 1e-4):
             assert known(x, torch.full((4,), t), c).isfinite().all()
+
+
+def test_a_correction_of_mmps_has_a_limit():
+    """y = 1000 of data of deviation 0.6, at t = 0.5: three times 1 / sqrt(2), in the direction of what is right."""
+    plain, x_t = GaussianDenoiser(SCHEDULES["rectified"](), 0.0, 0.6), torch.zeros(1, 1, 2, 2).double()
+    y = torch.tensor([[1000.0, 0], [0, 1000]]).double()[None, None]
+    found = MMPS(plain, Measurement(Identity(), y, 0.1))(x_t, at(0.5, 1), Context())
+    assert torch.allclose(found, 3 * 0.5**0.5 * y / 1000 * 2**0.5)
 
 
 @pytest.mark.parametrize("schedule", ["rectified", "cosine", "exploding"])
