@@ -2,8 +2,8 @@
 
 After k steps u is the best of the space of r, S r, ..., S^{k-1} r; in exact arithmetic it is the solution as soon as k is the
 number of different eigenvalues of S. S has to be symmetric and positive. A covariance that comes from a network is so only
-nearly: a row stops where it meets a direction p with p . S p <= least |p|^2, and keeps what it has (Steihaug 1983). No row
-waits for another, and no step for a device.
+nearly: a row stops where it meets a direction p with p . S p <= least |p|^2, and keeps what it has (Steihaug 1983), and where
+its residual is rounding, beyond which float32 runs away. No row waits for another, and no step for a device.
 
 Sources:
     Hestenes and Stiefel, Methods of Conjugate Gradients for Solving Linear Systems (1952), doi 10.6028/jres.049.044
@@ -34,11 +34,12 @@ def conjugate_gradients(
         least: a number below all eigenvalues of S, where one is known.
     """
     u, p, square = torch.zeros_like(r), r, _dot(r, r)
+    rounding = square * torch.finfo(r.dtype).eps ** 2
     going = square > 0
     for _ in range(iterations):
         product = operator(p)
         curvature = _dot(p, product)
-        going = going & (curvature > least * _dot(p, p))
+        going = going & (curvature > least * _dot(p, p)) & (square > rounding)
         step = torch.where(going, square / torch.where(going, curvature, 1), 0)
         u, r = u + along(step, u) * p, r - along(step, r) * product
         last, square = square, _dot(r, r)

@@ -6,10 +6,6 @@ the formula at the head of ldm.diffusion.posterior.base with the true covariance
 normal and A is linear. The system is solved by a few conjugate gradients, each of which costs one derivative backwards
 through the network. One is a good guess, a few more come nearer to the solution.
 
-In data of unit variance x given x_t has a variance of at most r_t^2 = sigma_t^2 / (alpha_t^2 + sigma_t^2) a number on the
-average, so a correction of m that is right has a root mean square below about r_t. One of more than REACH r_t is cut to that:
-where x_t is unlike anything that was trained, a network's derivative is no covariance, and without a limit images ran away.
-
 What makes it fail: a law of x given x_t that has several modes at high noise, of which it takes the mean and the spread; and a
 network whose derivative is no covariance, because it has been trained too little.
 
@@ -22,13 +18,10 @@ from __future__ import annotations
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ldm.diffusion.denoiser import Denoiser, along
+from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.posterior.base import Measurement, Posterior, tweedie
 from ldm.diffusion.posterior.conjugate import conjugate_gradients
 from ldm.types import Context, Latent, Time
-
-REACH = 3.0
-"""How far a correction may go, in deviations of x given x_t of data of unit variance."""
 
 
 class MMPS(Posterior):
@@ -52,11 +45,4 @@ class MMPS(Posterior):
             return measured.noise**2 * v + tangent.forward(covariance(tangent.adjoint(v)))
 
         u = conjugate_gradients(spread, measured.y - tangent.value, self.iterations, measured.noise**2)
-        return x + self._limited(covariance(tangent.adjoint(u)), t)
-
-    def _limited(self, correction: Latent, t: Time) -> Latent:
-        """The correction (b, c, h, w), cut to a root mean square of REACH r_t."""
-        alpha, sigma = self.schedule.alpha_sigma(t)
-        most = REACH * sigma / (alpha**2 + sigma**2).sqrt()
-        size = correction.square().flatten(1).mean(1).sqrt()
-        return along((most / size.clamp(min=1e-30)).clamp(max=1), correction) * correction
+        return x + covariance(tangent.adjoint(u))
