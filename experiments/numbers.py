@@ -9,7 +9,7 @@ from ldm.report.collection import collect
 from ldm.report.quantity import Better, Origin, quantity
 from ldm.report.reading import Run
 from ldm.report.statistic import Number, difference, summary
-from ldm.report.words import rounded, short
+from ldm.report.words import count, rounded
 from ldm.run.record import Record, comparable
 
 Numbers = Mapping[int, Number]
@@ -56,9 +56,9 @@ def cell(own: Numbers, metric: str) -> str:
         return "not run"
     found = summary([*own.values()])
     if quantity(metric).origin is not Origin.SAMPLED:
-        return short(found.mean)
+        return count(found.mean)
     error = found.deviation if found.seeds > 1 else found.error
-    mean, said = rounded(found.mean, error or None)
+    mean, said = rounded(found.mean, error if error and error > 1e-4 * abs(found.mean) else None)
     if not said:
         return mean
     return f"{mean} ± {said}" if found.seeds > 1 else f"{mean} (± {said})"

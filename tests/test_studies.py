@@ -83,7 +83,7 @@ def test_cells_and_verdicts_by_hand(tmp_path):
     c = {0: Number(1.1, 0.1), 1: Number(1.1, 0.1), 2: Number(1.5, 0.1)}
     assert cell(a, "fd_x") == "1.20 ± 0.20"
     assert cell({0: a[0]}, "fd_x") == "1.00 (± 0.10)" and cell({}, "fd_x") == "not run"
-    assert cell({0: Number(3462164.0)}, "training_flops") == "3.46M"
+    assert cell({0: Number(3462164.0)}, "training_flops") == "3.46 M"
     assert judged({"A": a, "B": b}, "fd_x") == "A" and judged({"A": a, "B": b}, "recall_x") == "B"
     assert judged({"A": a, "B": b, "C": c}, "fd_x") == "A, not told from C"
     assert judged({"A": a, "B": {}}, "fd_x") == "" and judged({"A": a, "B": b}, "no_such_number") == ""

@@ -2,7 +2,8 @@
 
 RUNS is the folder of one data set that run.sh has made, or any folder of runs whose `bits_per_dim` were measured: each run is one
 of the model that its experiment names. Numbers are those of held-out images, means over seeds ± their deviation, of one seed ±
-its sampling error in brackets. Published ones are of the whole test set and of models of full size.
+its sampling error in brackets. Two numbers are of the same images where the last column is the same. Published ones are of the
+whole test set and of models of full size.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.numbers import cell, head, line, numbers, runs_of
+from experiments.numbers import cell, head, line, newest, numbers, runs_of
 from ldm.report.reading import Run
 from ldm.report.words import count, short
 
@@ -43,7 +44,7 @@ def found_in(root: Path) -> dict[str, list[Run]]:
 def row(experiment: str, runs: Sequence[Run]) -> str:
     """One model."""
     title, published = PUBLISHED.get(experiment, (experiment, ""))
-    record = next(each for each in runs[0].records if each.metric == METRIC)
+    record = next(iter(newest(runs, METRIC).values()))
     budget = ", ".join((record.budget or {}).values())
     return line(
         title,

@@ -14,11 +14,13 @@ from pathlib import Path
 from experiments.numbers import Numbers, apart, cell, head, judged, line, numbers, runs_of
 from ldm.report.reading import Run
 from ldm.report.statistic import Number, summary
-from ldm.report.words import short
+from ldm.report.words import count
 
 MODELS = {"vae": "VAE", "latent": "latent diffusion", "pixel": "pixel diffusion"}
 QUALITY = "fd_classifier"
 STEPS = (1, 2, 5)
+DECODED, PIXELS = "the decoder alone", "the image itself"
+OF_LATENTS = ("psnr", "reconstruction_fd_random_conv", "posterior_bits")  # which a model of pixels does not have
 GIVEN = ("training_seconds", "training_flops", "parameters", "samples_per_second")  # whose errors nobody has measured
 
 Runs = dict[str, Sequence[Run]]
@@ -58,6 +60,8 @@ def plain_rows(own: Runs, rows: Sequence[tuple[str, str, str]] = ROWS) -> list[s
 
 def row(title: str, words: str, own: Runs, metric: str) -> str:
     """A row of one metric; without a verdict where its numbers are not of one kind, or say only how the study was made."""
+    if metric in OF_LATENTS:
+        own = {name: runs for name, runs in own.items() if name != "pixel"}
     columns = {MODELS[name]: numbers(runs, metric) for name, runs in own.items()}
     differ = apart(own.values(), metric)
     verdict = (
@@ -67,7 +71,10 @@ def row(title: str, words: str, own: Runs, metric: str) -> str:
         if metric in GIVEN
         else judged(columns, metric)
     )
-    return line(title, words, *(cell(each, metric) for each in columns.values()), verdict)
+    cells = [cell(each, metric) for each in columns.values()] + [PIXELS] * (len(MODELS) - len(own))
+    if metric == "sequential_steps" and own["vae"] and not columns[MODELS["vae"]]:
+        cells[0] = DECODED  # whose prior has no network
+    return line(title, words, *cells, verdict)
 
 
 def cost_rows(root: Path) -> list[str]:
@@ -84,7 +91,7 @@ def cost_rows(root: Path) -> list[str]:
             first = next(i for i in (0, 1) if (value := means[i][name]) is not None and value <= goal)
             own = numbers(budgets[first][name], metric)
             costs[MODELS[name]] = own
-            cells.append(short(mean(own) or 0.0))
+            cells.append(count(mean(own) or 0.0))
         note = "" if all(means[0].values()) else "a quarter of the budget: not run"
         found.append(line("", f"{title} to FD {goal:.3g}, of two budgets", *cells, note))
     return found
@@ -112,7 +119,7 @@ def equal_rows(own: Runs) -> list[str]:
     goal = mean(numbers(own["vae"], QUALITY))
     if goal is None:
         return []
-    rates, steps = [cell(numbers(own["vae"], "samples_per_second"), "samples_per_second")], ["1"]
+    rates, steps = [cell(numbers(own["vae"], "samples_per_second"), "samples_per_second")], [DECODED]
     for name in ("latent", "pixel"):
         ways = [*STEPS, None]
         fits = [way for way in ways if (value := mean(numbers(own[name], QUALITY, way))) is not None and value <= goal]
@@ -121,7 +128,7 @@ def equal_rows(own: Runs) -> list[str]:
             steps.append("not reached")
             continue
         rates.append(cell(numbers(own[name], "samples_per_second", fits[0]), "samples_per_second"))
-        steps.append(short(mean(numbers(own[name], "sequential_steps", fits[0])) or 0.0))
+        steps.append(count(mean(numbers(own[name], "sequential_steps", fits[0])) or 0.0))
     return [
         line("", f"images a second at the VAE's FD ({goal:.3g}) or better", *rates, ""),
         line("", "sequential steps for that", *steps, ""),

@@ -80,6 +80,7 @@ def settings(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Setting]:
         groups.setdefault(_key(run, chosen), []).append(run)
     if not by:
         groups = {key: each for group in groups.values() for key, each in _by_history(group).items()}
+    rest = [key for key in rest if is_seed(key) or any(_varies(key, group) for group in groups.values())]
     names = [key for key in differing(runs) if key == "experiment"] if not by else []
     called = _labels([group[0] for group in groups.values()], [*names, *chosen])
     return [
@@ -90,6 +91,11 @@ def settings(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Setting]:
         )
         for label, group in zip(called, groups.values(), strict=True)
     ]
+
+
+def _varies(key: str, runs: Sequence[Run]) -> bool:
+    """Whether a key differs within a setting; one that differs between settings alone says nothing of pairs."""
+    return len({_value(run.settings.get(key)) for run in runs}) > 1
 
 
 def _key(run: Run, keys: Sequence[str]) -> Hashable:

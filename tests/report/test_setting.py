@@ -69,3 +69,13 @@ def test_by_a_key_all_else_is_averaged_over_and_paired_by(tmp_path):
     assert len(settings(runs, ["prior", "second.optimizer.lr"])) == 4
     with pytest.raises(ValueError, match=r"by=priors: no run has such a setting; did you mean prior\?"):
         settings(runs, ["priors"])
+
+
+def test_what_differs_between_settings_alone_keeps_no_runs_apart(tmp_path):
+    """Two priors of other numbers of steps and learning rates, by the prior: runs of one seed are pairs, of two they are not."""
+    glow = {"prior___target_": "ldm.prior.glow.Glow", "second__steps": 7}
+    paths = [run(tmp_path / "a", record(), seed=0), run(tmp_path / "b", record(), seed=0, **glow)]
+    paths += [run(tmp_path / "c", record(), seed=1), run(tmp_path / "d", record(), seed=2, **glow)]
+    found = settings(collect(map(str, paths)).runs, ["prior"])
+    (a, c), (b, d) = ([pairing for pairing, _ in each.runs] for each in found)
+    assert a == b and c != d
