@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
@@ -228,6 +230,28 @@ class Model:
 
         words = {"caption": caption, "label": label, "guidance": guidance, "steps": steps, "seed": seed}
         return self.apply(Edit(strength), images, **words).pictures["edited"]
+
+    def inpaint(
+        self,
+        images: Any,
+        mask: str | PIL.Image.Image | np.ndarray | Tensor,
+        caption: str | None = None,
+        label: str | int | None = None,
+        guidance: float | int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> Pictures:
+        """Images with the hole of a mask filled in (ldm.task.inpaint).
+
+        Arguments:
+            mask: a word or a file (ldm.task.hole), or an image or array of the model's size, white or 1 where it is filled in.
+        """
+        from ldm.task.hole import painted
+        from ldm.task.inpaint import Inpaint
+
+        words = {"caption": caption, "label": label, "guidance": guidance, "steps": steps, "seed": seed}
+        hole = mask if isinstance(mask, str) else painted(mask)
+        return self.apply(Inpaint(hole), images, **words).pictures["filled"]
 
     def anomaly(self, images: Any, others: Any = None, seed: int = 0) -> Done:
         """How unlike the training data images are, and how well each score tells others from them (ldm.task.anomaly)."""

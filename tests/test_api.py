@@ -13,6 +13,7 @@ from ldm.command.sample import sample
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.model import LatentModel
 from ldm.random import Random
+from ldm.task.done import pictures
 from ldm.task.edit import Edit
 from ldm.task.embed import Embed
 from tests.runs import compose, saved, tiny
@@ -161,3 +162,20 @@ def test_tasks_by_a_line(run, labelled, x):
     flow = ldm.load(labelled)
     assert list(flow.interpolate(x, frames=3).pictures) == ["given", "0.00", "0.50", "1.00", "next"]
     assert set(flow.anomaly(x, others=x).found["auroc"]) == {"nll", "complexity", "reconstruction"}
+
+
+def test_a_hole_is_filled_in(run, x):
+    """By a mask in memory of any kind; outside images are as they were given, up to their 8 bits."""
+    model, mask = ldm.load(run), np.zeros((32, 32), np.uint8)
+    mask[8:20, 4:12] = 255
+    found = np.stack([np.array(each) for each in model.inpaint(x, mask, steps=2)])
+    given = np.stack([np.array(each) for each in pictures(x)])
+    kept = mask == 0
+    assert (found[:, kept] == given[:, kept]).all() and (found[:, ~kept] != given[:, ~kept]).any()
+    for other in (PIL.Image.fromarray(mask), torch.from_numpy(mask) > 0, mask / 255.0):
+        again = np.stack([np.array(each) for each in model.inpaint(x, other, steps=2)])
+        assert (again == found).all()
+    with pytest.raises(ValueError, match=r"a mask is \(h, w\).*got the shape \(3, 32, 32\)"):
+        model.inpaint(x, x[0])
+    with pytest.raises(ValueError, match="16 x 16 pixels, and this model's images are 32 x 32"):
+        model.inpaint(x, np.eye(16))

@@ -84,6 +84,16 @@ class Drawn(Hole):
 WORDS: dict[str, type[Hole]] = {"half": Half, "box": Box, "random": Pixels}
 
 
+def painted(mask: PIL.Image.Image | np.ndarray | Tensor) -> Drawn:
+    """The hole of a mask in memory: an image, white where it is to be filled in, or an array (h, w) of 8 bits, of numbers from 0
+    to 1 or of truths. ValueError for one of another shape."""
+    values = torch.as_tensor(np.array(mask.convert("L")) if isinstance(mask, PIL.Image.Image) else mask)
+    if values.ndim != 2:
+        raise ValueError(f"a mask is (h, w), 1 where it is to be filled in; got the shape {tuple(values.shape)}")
+    threshold = 127 if values.dtype == torch.uint8 else 0.5
+    return Drawn((values if values.dtype == torch.bool else values > threshold).float().cpu(), "the given one")
+
+
 def hole_of(mask: str | Hole) -> Hole:
     """The hole of a word or of a file, or one that is given. ValueError where a text is neither word nor file."""
     if isinstance(mask, Hole):
