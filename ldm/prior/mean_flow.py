@@ -20,7 +20,7 @@ squared error is logged beside it. What it minimises is the mean of log(e + 0.00
 same field where numbers are many, for then e hardly varies from pair to pair, and another one where they are few.
 
 The pair's velocity in the derivative is noise, of t - r times the slope of u. With `marginal` the derivative is taken along the
-network's own u(z_t, t, t) instead, which the pair's is in the mean (Geng et al. 2025b), for one more evaluation
+network's own u(z_t, t, t) instead, which the pair's is in the mean (Geng, Lu et al. 2025), for one more evaluation
 without a graph; the velocity outside of the derivative stays the pair's.
 
 Guidance is trained in and costs nothing in sampling (ibid., section 4.2 and appendix B.1): the velocity of the pair becomes
@@ -40,7 +40,7 @@ intervals have length 0 it is mostly that of flow matching. On points of the pla
 
 Sources:
     Geng et al., Mean Flows for One-step Generative Modeling (2025), arXiv 2505.13447
-    Geng et al., Improved Mean Flows: On the Challenges of Fastforward Generative Models (2025b), arXiv 2512.02012
+    Geng, Lu et al., Improved Mean Flows: On the Challenges of Fastforward Generative Models (2025), arXiv 2512.02012
 """
 
 from __future__ import annotations
