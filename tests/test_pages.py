@@ -276,16 +276,26 @@ def test_the_table_of_a_sweep(tmp_path, monkeypatch, capsys):
 
 
 def test_other_programs_run(tmp_path, monkeypatch):
-    """Those of the pages on sampling, data and metrics, where they find what they read."""
-    saved(tmp_path / "runs" / "first", tiny(tmp_path))
+    """Those of the pages on what is done with data and with models, where they find what they read."""
+    for name in ("first", "quickstart"):
+        saved(tmp_path / "runs" / name, tiny(tmp_path))
+    for i, file in enumerate(("a.png", "b.png", "clothes/a.png", "clothes/b.png", "digits/a.png", "digits/b.png")):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        Image.fromarray(SHAPES[i]["image"]).save(tmp_path / file)
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (8, 8, 20, 20))
+    mask.save(tmp_path / "mask.png")
     monkeypatch.chdir(tmp_path)
     columns = {
         "image": [Image.fromarray(item["image"]) for item in SHAPES],
         "text": [item["caption"] for item in SHAPES],
     }
     given = {"train": datasets.Dataset.from_dict(columns), "val": datasets.Dataset.from_dict(columns)}
-    for page in ("sampling", "data", "metrics"):
-        for text in blocks((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"), "python"):
+    pages = [section(README, "What a trained model is for")]
+    pages += [(ROOT / "docs" / f"{page}.md").read_text() for page in ("sampling", "data", "metrics", "python")]
+    for page in pages:
+        for text in blocks(page, "python"):
             exec(text, given)
-    assert given["images"].shape == (4, 3, 32, 32)
+    assert [each.size for each in given["pictures"]] == [(32, 32)] * 4 and given["z"].shape[0] == 2
+    assert given["filled"][0].size == (32, 32)
     assert next(iter(given["data"].loader(0, 1, 0, 1)))["image"].shape == (64, 3, 64, 64)
