@@ -3,7 +3,7 @@
     task.json       what was asked for: the task with its words, images, seed, weights
     parts/          what was found so far, exactly, so that a job that was interrupted goes on: numbers and arrays of rows
     0000-NAME.png   the pictures of row 0
-    grid.png        the first rows, a line each: given, result, ...
+    grid.png        the first rows, a column each: given, result, ...; of many pictures a line
     result.json     what was asked for, means and errors of the numbers, and the numbers of each row
 
 A row depends on its image, the words and (seed, row) alone, whatever the batch.
@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.build import build
-from ldm.callback.image_grid import beside
+from ldm.callback.image_grid import ImageGrid, beside
 from ldm.data.inputs import Inputs
 from ldm.eight_bits import eight_bits
 from ldm.files import remove_leftovers, whole_file, write_json
@@ -41,6 +41,7 @@ from ldm.tensors import read_tensors, write_tensors
 log = logging.getLogger(__name__)
 
 _SHOWN = 24  # rows in the grid
+_STRIP = 5  # of more pictures a row is a line of the grid
 
 
 def apply(
@@ -158,11 +159,8 @@ class Job:
         """Write the grid, what is said of all rows, and the task's own files, once all rows are there."""
         found, pictures = self._found()
         if pictures and len(found.names):
-            lines = range(min(len(found.names), _SHOWN))
-            shown = [(found.names[row], [found.pictures(row)[name] for name in pictures]) for row in lines]
-            grid = beside([(name, torch.stack(row) / 127.5 - 1) for name, row in shown], pictures, len(pictures))
             with whole_file(self.folder / "grid.png") as temporary:
-                grid.picture.save(temporary, format="PNG")
+                _grid(found, pictures).picture.save(temporary, format="PNG")
         means, more = summary(found.numbers, found.first), self.rows.task.conclude(found)
         numbers = {name: values.tolist() for name, values in found.numbers.items()}
         each = [
@@ -196,6 +194,16 @@ class Job:
 
         own = [self.rows.name(row) for row in range(len(self.rows))]
         return Found(own, self.rows.first, kind("number "), kind("array "), shown), pictures
+
+
+def _grid(found: Found, pictures: Sequence[str]) -> ImageGrid:
+    """The first rows to look at: of a few pictures each a column, of a strip of many, as a walk, a line."""
+    lines = range(min(len(found.names), _SHOWN))
+    names = [found.names[row] for row in lines]
+    shown = torch.stack([torch.stack([found.pictures(row)[name] for name in pictures]) for row in lines]) / 127.5 - 1
+    if len(pictures) > _STRIP:
+        return beside(list(zip(names, shown, strict=True)), pictures, len(pictures))
+    return beside(list(zip(pictures, shown.transpose(0, 1), strict=True)), names)
 
 
 def _text(names: list[str]) -> Tensor:

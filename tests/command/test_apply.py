@@ -13,6 +13,7 @@ from pyarrow import parquet
 from ldm.command import apply as applying
 from ldm.command.apply import apply
 from ldm.model import LatentModel
+from ldm.task.base import Found
 from tests.runs import compose, saved, tiny
 
 ASKED = compose("run=absent", "task=embed", "batch=2", "device=cpu", name="apply")
@@ -64,7 +65,25 @@ def test_what_a_task_leaves(run, images, tmp_path):
             assert ((x[0] + 1) * 127.5 - shown).abs().max() <= 1
     errors = [row["error"] for row in result["rows"]]
     assert result["means"]["error"]["mean"] == pytest.approx(sum(errors) / 5) and result["means"]["error"]["n"] == 5
-    assert PIL.Image.open(tmp_path / "grid.png").width < PIL.Image.open(tmp_path / "grid.png").height
+    assert PIL.Image.open(tmp_path / "grid.png").width > PIL.Image.open(tmp_path / "grid.png").height
+
+
+@pytest.mark.parametrize("kinds", [["given", "made"], ["0", "1", "2", "3", "4", "5"]])
+def test_the_grid_has_a_column_for_a_row_or_a_line_for_a_strip(kinds):
+    """Picture k of row i has the colour 40 i + k."""
+    names = ["a", "b", "c"]
+    shown = {i: {kind: torch.full((3, 8, 8), 40 * i + k).byte() for k, kind in enumerate(kinds)} for i in range(3)}
+    grid = applying._grid(Found(names, 3, {}, {}, shown.__getitem__), kinds)
+    pairs = (
+        [(i, k) for k in range(2) for i in range(3)]
+        if len(kinds) == 2
+        else [(i, k) for i in range(3) for k in range(6)]
+    )
+    for cell, (i, k) in zip(grid.cells, pairs, strict=True):
+        said = (kinds[k], names[i]) if len(kinds) == 2 else (names[i], kinds[k])
+        assert (cell.row, cell.caption) == said
+        left, top, right, bottom = cell.box
+        assert grid.picture.getpixel(((left + right) // 2, (top + bottom) // 2)) == (40 * i + k,) * 3
 
 
 @pytest.mark.parametrize("cut", [1, 2])

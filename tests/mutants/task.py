@@ -35,6 +35,7 @@ FAULTS = [
     *of(
         "ldm/command/apply.py",
         "tests/command/test_apply.py",
+        ("shown.transpose(0, 1), strict", "shown.flip(0).transpose(0, 1), strict"),
         ("missing = sorted(set(range(total)) - self._there())", "missing = list(range(total))"),
         ("if all(self._picture(row, name).is_file() for name in pictures)", "if True"),
         ("!= json.loads(json.dumps(facts)):", "is None:"),
