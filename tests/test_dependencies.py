@@ -41,7 +41,7 @@ def imported(nodes) -> set[str]:
 TREES = [ast.parse(file.read_text(encoding="utf-8")) for file in (*FILES, *ENTRIES)]
 ANYWHERE = set().union(*(imported(ast.walk(tree)) for tree in TREES))
 # Modules of an extra, which others import in functions alone.
-OF_AN_EXTRA = {f"ldm/command/{name}.py": "optuna" for name in ("study", "ranges", "objective", "searched")}
+OF_AN_EXTRA = {f"ldm/command/search/{name}.py": "optuna" for name in ("study", "ranges", "objective", "result")}
 PLACES = [file.relative_to(ROOT).as_posix() for file in (*FILES, *ENTRIES)]
 OUTRIGHT = set().union(
     *(imported(tree.body) - {OF_AN_EXTRA.get(place)} for tree, place in zip(TREES, PLACES, strict=True))

@@ -72,9 +72,13 @@ def test_a_reader_that_leaves_hears_no_complaint(words):
 SWEEP = """
 import sys
 from pathlib import Path
+from ldm.command.board import Board
 from ldm.command.sweep import ending, sweep
 command = [sys.executable, "-c", "import sys"]
-sys.exit(ending(sweep([["seed=0"], ["seed=1"]], "s", Path(sys.argv[1]), command), 2))
+board = Board(Path(sys.argv[1]), "s")
+rows = sweep([["seed=0"], ["seed=1"]], board, command)
+board.show()
+sys.exit(ending(rows, 2))
 """
 
 

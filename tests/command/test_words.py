@@ -125,7 +125,7 @@ def test_a_text_arrives_to_the_letter(given):
     ("entry", "given"), [(entry, given) for entry, keys in PATH_WORDS.items() for given in rounds(PATHS, keys)]
 )
 def test_a_path_arrives_to_the_letter_whatever_the_word(entry, given):
-    arguments = [f"{key}={path}" for key, path in given.items()]
+    arguments = [f"{key}={path}" for key, path in given.items()] + ["task=anomaly"] * (entry == "apply")
     config = at_home(compose(*heard(arguments, CONF, entry), name=entry))
     assert {key: read(config, key) for key in given} == given
 

@@ -73,7 +73,7 @@ def test_there_and_back(run, tmp_path):
 
 
 def test_what_is_no_run_and_no_name_is_told(run, tmp_path):
-    for wrong in ("runs", "a/b/c", f"{tmp_path}/x"):
+    for wrong in ("absent", "a/b/c", f"{tmp_path}/x"):
         with pytest.raises(FileNotFoundError, match="there is no such run, and a name on the hub is USER/NAME"):
             hub.located(wrong)
     with pytest.raises(ValueError, match="revision=v1 is of a name on the hub"):
