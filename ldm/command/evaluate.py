@@ -18,6 +18,7 @@ from ldm.build import PACKAGES, Config, build, check_named, is_node, merged
 from ldm.callback.measured import save_pictures
 from ldm.condition.label import Label, listed
 from ldm.data.module import DataModule
+from ldm.metric.metric import Metric
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
 from ldm.report import single
@@ -62,43 +63,41 @@ def measure_again(
         missing: measure only where the run has no records yet of these weights, measured so.
     """
     name_plugins(plugins)
-    place = RunDirectory(Path(run))
-    if not (place.path / "config.yaml").exists():
-        raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
-    config = settings_of(place.path)
-    check_named(config, run, PACKAGES)
+    place, config = RunDirectory(Path(run)), _own(run)
+    store = store or config["store"]
     drawing = Drawing(diffusion, guidance, steps, prior, guide, guide_ema)
     own = {key: n for key, n in {"samples": samples, "seed": seed}.items() if n is not None}
     config |= {
         "evaluation": merged(config["evaluation"], evaluation or {}) | own,
-        "metric": _metrics(config["metric"] or {}, metric or {}, store or config["store"]),
+        "metric": _metrics(config["metric"] or {}, metric or {}, store),
     }
     measure: Evaluation = build(config["evaluation"], "evaluation", PACKAGES)
     measured: DataModule = build(_moved(config["data"], data or {}), "data", PACKAGES)
-    metrics = build(config["metric"], "metric", PACKAGES)
+    metrics: list[Metric] = list(build(config["metric"], "metric", PACKAGES).values())
     model = drawing.load(run, weights, ema, device_of(device))
     model.cost = facts_of(place.path).get("cost", {})
     _check_classes(model, measured)
     _tell_of_other_data(place, measured)
     facts = record_facts(place.path, config | {"prior": model.config["prior"]}, measured, named(weights, ema, model))
-    guide = drawing.guide_named(run)
-    facts |= {} if guide is None else {"drawn": {"guide": guide}}
+    away_from = drawing.guide_named(run)
+    facts |= {} if away_from is None else {"drawn": {"guide": away_from}}
     if missing and _is_there(place, facts, model):
         log.info("%s was measured so before; nothing to do", run)
         return
-    records = measure(
-        model,
-        measured,
-        list(metrics.values()),
-        facts,
-        generate=bool(config.get("second")),
-        store=Store(Path(store or config["store"])),
-    )
+    records = measure(model, measured, metrics, facts, bool(config.get("second")), store=Store(Path(store)))
     record.write(place.records, *records)
-    images = model.made_from.get("images_seen") or 0
-    save_pictures(metrics.values(), place.samples, images, config["data"]["batch_size"])
+    save_pictures(metrics, place.samples, model.made_from.get("images_seen") or 0, config["data"]["batch_size"])
     single.write(place.path)
     record.say(records)
+
+
+def _own(run: str) -> Config:
+    """The config of a run's directory, whose nodes may be built; FileNotFoundError where it is none."""
+    if not (Path(run) / "config.yaml").exists():
+        raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
+    config = settings_of(run)
+    check_named(config, run, PACKAGES)
+    return config
 
 
 def _is_there(place: RunDirectory, facts: dict[str, Any], model: LatentModel) -> bool:

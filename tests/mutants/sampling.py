@@ -23,7 +23,7 @@ FAULTS = [
             "Drawing(diffusion, guidance, steps, prior, guide, guide_ema)",
             "Drawing(diffusion, None, steps, prior, guide, guide_ema)",
         ),
-        ('facts |= {} if guide is None else {"drawn": {"guide": guide}}', "pass"),
+        ('facts |= {} if away_from is None else {"drawn": {"guide": away_from}}', "pass"),
         ("if missing and _is_there(place, facts, model):", "if _is_there(place, facts, model):"),
         ("if missing and _is_there(place, facts, model):", "if missing and record.read(place.records):"),
     ),
