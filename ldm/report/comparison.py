@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -95,6 +95,13 @@ class Comparison:
     columns: Sequence[Column]
     notes: Sequence[str]
 
+    def ordered(self, rows: Sequence[int], columns: Sequence[int]) -> Comparison:
+        """The same with the rows and columns of these places, in this order."""
+        place = {old: new for new, old in enumerate(columns)}
+        chosen = [self.rows[i] for i in rows]
+        moved = [replace(row, numbers={place[i]: each for i, each in row.numbers.items()}) for row in chosen]
+        return Comparison(moved, [self.columns[i] for i in columns], self.notes)
+
     def difference(self, column: int, a: int, b: int) -> Difference | None:
         """Row a - row b; None where one of them has no number there."""
         one, other = self.rows[a].of(column), self.rows[b].of(column)
@@ -146,14 +153,9 @@ def compare(settings: Sequence[Setting]) -> Comparison:
                     {columns[k][1]: {p: (x, run) for p, (x, run, _) in by.items()} for k, by in numbers.items()},
                 )
             )
-    return _ordered(rows, [column for column, _ in columns.values()], notes)
-
-
-def _ordered(rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str]) -> Comparison:
-    order = sorted(range(len(columns)), key=lambda i: (PARTS.index(columns[i].quantity.part), i))
-    place = {old: new for new, old in enumerate(order)}
-    moved = [Row(row.label, row.setting, {place[i]: each for i, each in row.numbers.items()}) for row in rows]
-    return Comparison(moved, [columns[i] for i in order], [*dict.fromkeys(notes)])
+    found = Comparison(rows, [column for column, _ in columns.values()], [*dict.fromkeys(notes)])
+    by_part = sorted(range(len(columns)), key=lambda i: PARTS.index(found.columns[i].quantity.part))
+    return found.ordered(range(len(rows)), by_part)
 
 
 def _put(numbers: dict, paired_by: Hashable, found: tuple[Number, Run, str], label: str, notes: list[str]) -> None:

@@ -30,8 +30,8 @@ class Several:
     Fields:
         collection: the runs, and what was left out.
         settings: runs that are averaged.
-        comparison: their numbers, the best rows first.
-        headline: the column by which rows are ordered; None where there is none.
+        comparison: their numbers, the headline's column first, and the best rows by it.
+        headline: the place of the column by which rows are ordered; None where there is none.
         pair: places of two rows that are compared with each other.
     """
 
@@ -55,7 +55,7 @@ class Several:
     @cached_property
     def verdicts(self) -> list[str]:
         """The sentences of all columns, that of the headline first."""
-        places = sorted(range(len(self.comparison.columns)), key=lambda i: i != self.headline)
+        places = range(len(self.comparison.columns))
         return [line for i in places if (line := verdict.of_column(self.comparison, i))]
 
     @cached_property
@@ -88,23 +88,22 @@ def several(collection: Collection, by: Sequence[str] = (), pair: Sequence[str] 
     """
     groups = settings(collection.runs, by)
     found = compare(groups)
-    first = numbers.headline(found, collection.runs)
-    found = _best_first(found, first)
+    place = numbers.headline(found, collection.runs)
+    found = found if place is None else _headed(found, place)
     chosen = None
     if pair:
         chosen = (_row(found, pair[0]), _row(found, pair[1]))
     elif len(found.rows) == 2:
         chosen = (0, 1)
-    return Several(collection, groups, found, first, chosen)
+    return Several(collection, groups, found, None if place is None else 0, chosen)
 
 
-def _best_first(comparison: Comparison, place: int | None) -> Comparison:
-    if place is None:
-        return comparison
+def _headed(comparison: Comparison, place: int) -> Comparison:
+    """With this column first, and the best rows by it."""
     sign = comparison.columns[place].quantity.better.value
     means = [(own.mean if (own := row.summary(place)) else None) for row in comparison.rows]
-    order = sorted(range(len(means)), key=lambda i: (means[i] is None, 0.0 if means[i] is None else -sign * means[i]))
-    return Comparison([comparison.rows[i] for i in order], comparison.columns, comparison.notes)
+    rows = sorted(range(len(means)), key=lambda i: (means[i] is None, 0.0 if means[i] is None else -sign * means[i]))
+    return comparison.ordered(rows, sorted(range(len(comparison.columns)), key=lambda i: i != place))
 
 
 def _row(comparison: Comparison, name: str) -> int:

@@ -4,6 +4,12 @@ from tests.mutants.fault import of
 
 FAULTS = [
     *of(
+        "ldm/report/several.py",
+        "tests/report/test_comparison.py",
+        ("key=lambda i: i != place", "key=lambda i: i == place"),
+        ("-sign * means[i]", "sign * means[i]"),
+    ),
+    *of(
         "ldm/report/single.py",
         "tests/report/test_single.py",
         ("gallery(samples[-1]) if samples", "gallery(samples[0]) if samples"),
@@ -92,6 +98,7 @@ FAULTS = [
     *of(
         "ldm/report/comparison.py",
         "tests/report/test_comparison.py",
+        ("{place[i]: each for i, each", "{i: each for i, each"),
         ("first = Mark.BEST if alone else Mark.TIED", "first = Mark.BEST"),
         ("max(means, key=lambda i: sign * means[i])", "max(means, key=lambda i: means[i])"),
         ("for name in MUST_AGREE if name", 'for name in ("n",) if name'),
