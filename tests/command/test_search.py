@@ -250,6 +250,23 @@ def test_importances_are_shares_of_what_matters(tmp_path):
 PRUNING = ("hydra/launcher=basic", "hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=1")
 
 
+def test_half_a_line_at_the_end_of_the_journal_is_dropped(tmp_path):
+    """A machine that was lost in the middle of a write leaves one."""
+    ranges = {"second.optimizer.lr": FloatDistribution(1e-4, 1e-2)}
+
+    def study():
+        return Study(tmp_path, Goal(["psnr"], [False]), ranges, ["seed=0"], RandomSampler, 0)
+
+    first = study()
+    first.tell(first.ask(), [20.0])
+    journal = tmp_path / "search.journal"
+    lines = journal.read_bytes()
+    journal.write_bytes(lines + lines.splitlines()[-1][:20])
+    second = study()
+    second.tell(second.ask(), [21.0])
+    assert [trial.values for trial in study().trials] == [[20.0], [21.0]]
+
+
 def test_a_training_that_is_worse_than_the_median_is_ended(place, capsys):
     """A trial after the first goes on where its number is not worse than the median of those that came to their end."""
     assert place.search(RANGE, "++evaluation.every=10", *PRUNING, trials=8) == 0

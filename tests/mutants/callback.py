@@ -164,6 +164,7 @@ FAULTS = [
     *of(
         "ldm/command/search/study.py",
         "tests/command/test_search.py",
+        ('if not lines.endswith(b"\\n"):', "if False:"),
         ("_mixed(self._seed, len(self.trials))", "self._seed"),
         ("trial.number not in known and ", ""),
         ("TrialState.PRUNED if diverged else TrialState.FAIL", "TrialState.FAIL"),

@@ -17,6 +17,7 @@ Sources:
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,15 @@ def _mixed(seed: int, number: int) -> int:
 def storage(folder: Path) -> JournalStorage:
     """The file of the studies of a sweep's directory."""
     return JournalStorage(JournalFileBackend(str(folder / FILE)))
+
+
+def _complete(file: Path) -> None:
+    """Drop half a line at the end of a journal, which a full disk or a lost machine leaves: Optuna would put the next one behind it, and
+    then read neither."""
+    if file.exists():
+        lines = file.read_bytes()
+        if not lines.endswith(b"\n"):
+            os.truncate(file, lines.rfind(b"\n") + 1)
 
 
 class OtherSearch(ValueError):
@@ -101,6 +111,7 @@ class Study:
     ):
         self.goal, self.ranges, self._sampler, self._seed = goal, dict(ranges), sampler, seed
         folder.mkdir(parents=True, exist_ok=True)
+        _complete(folder / FILE)
         self._study = optuna.create_study(
             storage=storage(folder), study_name=str(goal), directions=goal.directions, load_if_exists=True
         )
