@@ -5,11 +5,12 @@
 #
 # DATA holds {train,test}.parquet; RUNS gets budget/ (each family by its recipe), parameters/ (each at about half a million parameters), their
 # reports, tables, plots and grids. BUDGET is of the prior's training (seconds=120; cpu_seconds=120 where others use the machine, too); the
-# first stage is that of the recipe, trained once a seed. Families whose samples are dear have the first of SEEDS (0,1,2) alone. WORDs
-# are of train.py, as trainer=cpu. FAMILIES are some of those below; PARTS some of: budget parameters.
+# first stage is that of the recipe, trained once a seed. SEEDS (0,1,2) come one after the other, so that what is broken off is a whole
+# table; families whose samples are dear have the first alone. WORDs are of train.py, as trainer=cpu. FAMILIES are some of those
+# below; PARTS some of: budget parameters.
 default_budget=seconds=120
 . "$(dirname "$0")/../study.sh"
-here=$(dirname "$0") three=$seeds
+three=$seeds
 families=${FAMILIES:-normal mixture gan mean_flow realnvp glow spline maf naf tarflow pixelcnn transformer diffusion consistency ebm equilibrium ot_flow cnf}
 
 # The experiment of a family.
@@ -46,21 +47,21 @@ train() {
 }
 
 for part in ${PARTS:-budget parameters}; do
-  folders= && mkdir -p "$runs/$part"
-  for family in $families; do
-    case $family in ebm | equilibrium | ot_flow | cnf) seeds=$one ;; *) seeds=$three ;; esac
-    case $part.$family in
-      parameters.normal | parameters.consistency | parameters.cnf) continue ;; # of no parameters, of another's, of another network
-      budget.consistency)
-        for seeds in $(echo "$three" | tr , ' '); do
-          train consistency budget "prior.checkpoint=$runs/budget/diffusion/seed-$seeds"
-        done ;;
-      budget.*) train "$family" budget ;;
-      # shellcheck disable=SC2046
-      parameters.*) train "$family" parameters $(size "$family") ;;
-    esac
-    folders="$folders $runs/$part/$family"
+  mkdir -p "$runs/$part"
+  for seeds in $(echo "$three" | tr , ' '); do # one after the other, so that what is broken off is a whole table
+    for family in $families; do
+      case $family in ebm | equilibrium | ot_flow | cnf) [ "$seeds" = "$one" ] || continue ;; esac
+      case $part.$family in
+        parameters.normal | parameters.consistency | parameters.cnf) continue ;; # of no parameters, of another's, of another network
+        budget.consistency) train consistency budget "prior.checkpoint=$runs/budget/diffusion/seed-$seeds" ;;
+        budget.*) train "$family" budget ;;
+        # shellcheck disable=SC2046
+        parameters.*) train "$family" parameters $(size "$family") ;;
+      esac
+    done
   done
+  folders=
+  for family in $families; do [ ! -d "$runs/$part/$family" ] || folders="$folders $runs/$part/$family"; done
   # shellcheck disable=SC2086
   $python -m ldm report $folders by=prior "out=$runs/$part/report"
   $python -m experiments.families.table "$runs/$part" > "$runs/$part/table.md"
