@@ -1,8 +1,8 @@
 """The table, the plot and the grids of families of priors: python -m experiments.families.table FOLDER
 
 FOLDER is budget/ or parameters/ of what run.sh has made, with a sweep of each family. The table is printed, the best distance
-first; FOLDER gets pareto.svg, quality against the time of a sample, and grids/FAMILY.png, ten samples of each class, a row a
-class, of the first seed.
+first; FOLDER gets pareto.svg, quality against the time of a sample, grids/FAMILY.png, ten samples of each class, a row a class,
+of the first seed, and families.png, two of each class, a row a family, with held-out images below.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from torch import Tensor
 
 from experiments.numbers import apart, cell, head, judged, line, numbers, runs_of
-from ldm.callback.image_grid import image_grid
+from ldm.build import build
+from ldm.callback.image_grid import beside, image_grid
+from ldm.data.module import DataModule
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.report.quantity import Better, quantity
 from ldm.report.reading import Run
 from ldm.report.statistic import summary
+from ldm.run.load import settings_of
 
 QUALITY, CLASSES, EACH = "fd_classifier", 10, 10
 COLUMNS = {
@@ -104,13 +108,31 @@ def plot(families: Families, file: Path) -> None:
 
 
 @torch.no_grad()
+def samples(run: Run, each: int) -> Tensor:
+    """The first `each` samples of every class of the run's model, one class after the other."""
+    rows = (torch.arange(CLASSES)[:, None] * EACH + torch.arange(each)).flatten()
+    return LatentModel.load(run.path).sample({"label": rows // EACH, "index": rows}, Random(1, 0, rows))
+
+
 def grid(run: Run, file: Path) -> None:
     """Ten samples of each class, a row a class."""
-    rows = torch.arange(CLASSES * EACH)
-    model = LatentModel.load(run.path)
-    images = model.sample({"label": rows // EACH, "index": rows}, Random(1, 0, rows))
     file.parent.mkdir(exist_ok=True)
-    image_grid(images, columns=EACH, cell=32).picture.save(file, optimize=True)
+    image_grid(samples(run, EACH), columns=EACH, cell=32).picture.save(file, optimize=True)
+
+
+def held_out(run: Run, each: int) -> Tensor:
+    """The first `each` held-out images of every class."""
+    data: DataModule = build(settings_of(run.path)["data"], "data")
+    found = data.items("val", range(min(len(data.sources["val"]), 100 * CLASSES)))
+    chosen = [torch.nonzero(found["label"] == k)[:each, 0] for k in range(CLASSES)]
+    return found["image"][torch.cat(chosen)]
+
+
+def picture(families: Families, file: Path, each: int = 2) -> None:
+    """Samples of each class, a row a family, and held-out images."""
+    rows = [(name, samples(runs[0], each)) for name, runs in families.items()]
+    rows.append(("real images", held_out(next(iter(families.values()))[0], each)))
+    beside(rows, columns=each * CLASSES, cell=32).picture.save(file, optimize=True)
 
 
 def main() -> None:
@@ -126,6 +148,7 @@ def main() -> None:
         file = folder / "grids" / f"{name}.png"
         if not file.exists():
             grid(runs[0], file)
+    picture(families, folder / "families.png")
 
 
 if __name__ == "__main__":
