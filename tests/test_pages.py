@@ -275,7 +275,7 @@ def test_the_table_of_a_sweep(tmp_path, monkeypatch, capsys):
     assert "dB (2 seeds)" in row and "'experiment': 'custom'" in row
 
 
-def test_other_programs_run(tmp_path, monkeypatch):
+def test_other_programs_run(tmp_path, monkeypatch, unchecked):
     """Those of the pages on what is done with data and with models, where they find what they read."""
     for name in ("first", "quickstart"):
         saved(tmp_path / "runs" / name, tiny(tmp_path))
