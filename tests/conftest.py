@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import jaxtyping
@@ -19,6 +20,37 @@ import torch  # noqa: E402
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 ROOT = Path(__file__).parents[1]
+
+
+LONG = (  # files of few tests that take minutes: what begins last of all is what everybody waits for
+    "faults/test_faults.py",
+    "test_notebooks.py",
+    "prior/test_training.py",
+    "test_experiments.py",
+    "test_pages.py",
+    "test_wheel.py",
+    "command/test_sweep.py",
+    "command/test_terminal.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files are given to the workers of pytest-xdist in the order of the collection, and not by their number of tests."""
+    if config.pluginmanager.hasplugin("xdist"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On such workers the long files come first, and then those of many tests."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (rank(item.path), -tests[item.path]))
+
+
+def rank(file: Path) -> int:
+    """Of a file among those that are long; all others stand behind them."""
+    name = file.relative_to(ROOT / "tests").as_posix()
+    return LONG.index(name) if name in LONG else len(LONG)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

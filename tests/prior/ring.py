@@ -1,5 +1,6 @@
 """A law in the plane whose density is known: eight Gaussians on a circle, as latents (2, 1, 1) of mean 0 and variance 1."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -68,9 +69,16 @@ def kernel_distance(x: Tensor, y: Tensor, width: float = 2 * DEVIATION) -> float
     return float(within - 2 * kernel(x, y).mean())
 
 
+@functools.cache
+def _between_draws(count: int, repeats: int) -> tuple[Tensor, float]:
+    """So many draws, and the deviation of the kernel distance between two sets of them."""
+    generator = torch.Generator().manual_seed(5)
+    own = [kernel_distance(*(draw(count, generator) for _ in range(2))) for _ in range(repeats)]
+    return draw(count, generator), float(torch.tensor(own).square().mean().sqrt())
+
+
 def errors_away(z: Tensor, repeats: int = 20) -> float:
     """The kernel distance of latents from as many draws of the law, in standard errors: in deviations of that between two
     sets of draws, whose mean is 0."""
-    generator = torch.Generator().manual_seed(5)
-    own = [kernel_distance(*(draw(len(z), generator) for _ in range(2))) for _ in range(repeats)]
-    return kernel_distance(z, draw(len(z), generator)) / float(torch.tensor(own).square().mean().sqrt())
+    draws, deviation = _between_draws(len(z), repeats)
+    return kernel_distance(z, draws) / deviation
