@@ -39,7 +39,7 @@ def whole(value: Any, low: int, high: int, what: str) -> int:
     return int(value)
 
 
-def real(value: Any, low: float, high: float, what: str) -> float:
+def real(value: Any, low: float | int, high: float | int, what: str) -> float:
     """A number within its limits; ValueError says what came in its place."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not low <= value <= high:

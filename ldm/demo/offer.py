@@ -41,9 +41,9 @@ class Dial:
         meaning: what it does, in a sentence.
     """
 
-    value: float
-    low: float
-    high: float
+    value: float | int
+    low: float | int
+    high: float | int
     meaning: str
 
 

@@ -60,7 +60,7 @@ class Studio:
         pause: least seconds between two looks at a sample that forms, for each is decoded.
     """
 
-    def __init__(self, offer: Offer, limits: Limits, pause: float = 0.15):
+    def __init__(self, offer: Offer, limits: Limits, pause: float | int = 0.15):
         self.offer, self.limits, self.pause, self.free = offer, limits, pause, threading.Lock()
 
     def check(self, request: Request) -> tuple[dict[str, Any], int]:

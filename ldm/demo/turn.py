@@ -36,7 +36,7 @@ class Turn(Generic[T]):
     def __init__(
         self,
         work: Callable[[Callable[[T], None]], T],
-        seconds: float,
+        seconds: float | int,
         networks: Sequence[nn.Module],
         free: threading.Lock,
         clock: Callable[[], float] = time.monotonic,

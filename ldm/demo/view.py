@@ -51,7 +51,17 @@ def _row(row: Row, strip: bool, last: bool) -> str:
         + "</figure>"
         for i, (picture, word) in enumerate(zip(row.pictures, words, strict=True))
     )
-    many = "strip" if strip else "one" if len(row.pictures) == 1 else "few" if len(row.pictures) <= 4 else "many"
+    many = (
+        "strip"
+        if strip
+        else "beside"
+        if row.words
+        else "one"
+        if len(row.pictures) == 1
+        else "few"
+        if len(row.pictures) <= 4
+        else "many"
+    )
     return f'{title}<div class="pictures {many}">{cells}</div>'
 
 

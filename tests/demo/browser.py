@@ -21,7 +21,9 @@ CHROMIUM = next(
 _OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
 _OPTIONS += ["--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"]
 # The protocol speaks on the descriptors 3 and 4, which a process can be given only by itself.
-_ON_3_AND_4 = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+_ON_3_AND_4 = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
 
 
 class Browser:
@@ -113,7 +115,9 @@ class Browser:
         """The value of an expression once it is true."""
         end = time.monotonic() + seconds
         while not (found := self.value(f"(e => e instanceof Element || e)(document.body && ({script}))")):
-            assert time.monotonic() < end, f"never true: {script}; the page says {self.value('document.body.innerText')[:2000]}"
+            assert time.monotonic() < end, (
+                f"never true: {script}; the page says {self.value('document.body.innerText')[:2000]}"
+            )
             self._hear(0.1)
         return found
 

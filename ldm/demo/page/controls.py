@@ -68,10 +68,10 @@ def given(offer: Offer, label: str) -> gr.components.Component | None:
     return None
 
 
-def seed(label: str) -> gr.Number:
+def seed(label: str, value: int = 0) -> gr.Number:
     """A number, with a button that takes another."""
     with gr.Row(elem_classes="seed"):
-        number = gr.Number(0, precision=0, minimum=0, maximum=SEEDS, label=label, min_width=120)
+        number = gr.Number(value, precision=0, minimum=0, maximum=SEEDS, label=label, min_width=120)
         another = gr.Button("Another", size="sm", scale=0, min_width=90)
     another.click(lambda: random.randrange(10_000), None, number, queue=False, api_visibility="private")
     return number

@@ -15,7 +15,9 @@ STYLE = """
   --bad: #b3372f; font-variant-numeric: tabular-nums; }
 .dark .gradio-container, .gradio-container.dark { --paper: #15181b; --ink: #dfe3e6; --quiet: #949ca4; --line: #2c3136;
   --soft: #1d2125; --blue: #74aee8; --bad: #ef8a80; }
-.gradio-container main { max-width: 68rem !important; margin: 0 auto !important; padding: 2.4rem 1.25rem !important; }
+.gradio-container main { width: 100% !important; max-width: 68rem !important; margin: 0 auto !important;
+  padding: 2.4rem 1.25rem !important; }
+.dark input[type=range] { --neutral-200: #383e45; }
 .masthead h1 { font-size: 1.9rem; font-weight: 650; letter-spacing: -.02em; line-height: 1.15; margin: 0 0 .2rem;
   overflow-wrap: anywhere; color: var(--ink); }
 .masthead p { color: var(--quiet); margin: 0 0 1rem; }
@@ -40,6 +42,7 @@ footer { display: none !important; }
 .pictures.one { grid-template-columns: minmax(0, 22rem); }
 .pictures.few { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 42%), 1fr)); max-width: 32rem; }
 .pictures.many { grid-template-columns: repeat(auto-fill, minmax(min(7rem, 21%), 1fr)); }
+.pictures.beside { grid-template-columns: repeat(auto-fill, 7rem); }
 .pictures.strip { grid-auto-flow: column; grid-auto-columns: minmax(2.2rem, 6rem); justify-content: start; gap: 3px;
   overflow-x: auto; }
 .frame figure { margin: 0; } .frame figcaption { font-size: .8125rem; color: var(--quiet); padding-top: .3rem; }

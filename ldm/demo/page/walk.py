@@ -25,7 +25,7 @@ def walk(studio: Studio) -> None:
             own.ask(offer)
             own.seed("From seed")
             other = given(offer, "To class" if offer.asks == "label" else "To prompt") or gr.State("")
-            last = seed("To seed")
+            last = seed("To seed", 1)
             own.count(9, 2, studio.limits, "Frames")
             begin, end = bench.buttons("Walk")
         shown = bench.view("A walk through images comes here, from what one seed draws to what the other does.")
