@@ -12,7 +12,7 @@ _SMALL = 160  # pixels of a side, below which an image is shown with its pixels 
 
 def html(frame: Frame) -> str:
     """The frame as a page shows it."""
-    parts = [_row(row, frame.strip, not frame.left) for row in frame.rows]
+    parts = [_row(row, _kind(row, frame), not frame.left) for row in frame.rows]
     if frame.film:
         parts.insert(
             0, f'<figure class="film"><img alt="the walk, there and back" src="{inline(frame.film, "gif")}"></figure>'
@@ -41,7 +41,18 @@ def _way(left: float | None) -> str:
     return f'<div class="{kind}" role="progressbar" aria-valuenow="{done:.0f}"><i style="width: {done:.0f}%"></i></div>'
 
 
-def _row(row: Row, strip: bool, last: bool) -> str:
+def _kind(row: Row, frame: Frame) -> str:
+    """How large the pictures of a row are beside each other."""
+    if frame.strip:
+        return "strip"
+    if row.words:
+        return "beside"
+    if len(frame.rows) > 1:
+        return "several"
+    return "one" if len(row.pictures) == 1 else "few" if len(row.pictures) <= 4 else "many"
+
+
+def _row(row: Row, kind: str, last: bool) -> str:
     title = f"<h4>{escape(row.title)}</h4>" if row.title else ""
     words = [*row.words, *[""] * (len(row.pictures) - len(row.words))]
     cells = "".join(
@@ -51,18 +62,7 @@ def _row(row: Row, strip: bool, last: bool) -> str:
         + "</figure>"
         for i, (picture, word) in enumerate(zip(row.pictures, words, strict=True))
     )
-    many = (
-        "strip"
-        if strip
-        else "beside"
-        if row.words
-        else "one"
-        if len(row.pictures) == 1
-        else "few"
-        if len(row.pictures) <= 4
-        else "many"
-    )
-    return f'{title}<div class="pictures {many}">{cells}</div>'
+    return f'{title}<div class="pictures {kind}">{cells}</div>'
 
 
 def _line(kind: str, text: str) -> str:

@@ -105,7 +105,7 @@ def test_what_a_run_offers_is_read_off_its_model(studio, gan, codes):
 
 
 def test_a_guidance_that_was_not_trained_is_no_dial(tmp_path):
-    assert made(tmp_path, "condition=text", "condition.drop=0").offer.guidance is None
+    assert made(tmp_path, "condition=text", "+condition.drop=0").offer.guidance is None
 
 
 def test_of_a_few_steps_the_dial_has_no_more(tmp_path):

@@ -33,9 +33,9 @@ class Controls:
             found["given"] = ""
         return Request(**found)
 
-    def ask(self, offer: Offer) -> None:
-        """For what an image is drawn."""
-        part = given(offer, "Class" if offer.asks == "label" else "Prompt")
+    def ask(self, offer: Offer, nothing: bool = False) -> None:
+        """For what an image is drawn; at first for nothing, or for the first class."""
+        part = given(offer, "Class" if offer.asks == "label" else "Prompt", nothing)
         if part is not None:
             self.parts["given"] = part
 
@@ -59,12 +59,12 @@ class Controls:
         self.parts["seed"] = seed(label)
 
 
-def given(offer: Offer, label: str) -> gr.components.Component | None:
-    """A control for the condition; None where images are of none."""
+def given(offer: Offer, label: str, nothing: bool = False) -> gr.components.Component | None:
+    """A control for the condition, at first of no class with `nothing`; None where images are of none."""
     if offer.asks == "caption":
         return gr.Textbox(label=label, placeholder="a text, or nothing", lines=2, max_lines=4)
     if offer.asks == "label":
-        return gr.Dropdown([*offer.classes, NO_CLASS], value=offer.classes[0], label=label)
+        return gr.Dropdown([*offer.classes, NO_CLASS], value=NO_CLASS if nothing else offer.classes[0], label=label)
     return None
 
 

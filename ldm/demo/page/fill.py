@@ -31,7 +31,7 @@ def fill(studio: Studio, examples: Sequence[PIL.Image.Image]) -> None:
                 turn = gr.State(0)
                 take = gr.Button("Take a held-out image", size="sm")
                 take.click(_taking(examples), turn, [editor, turn], queue=False, api_visibility="private")
-            own.ask(offer)
+            own.ask(offer, nothing=True)  # a class that the picture is not of would spoil it
             own.count(4, 1, studio.limits, "Images")
             begin, end = bench.buttons("Fill in")
         shown = bench.view("Upload a picture or take one, paint over a part of it, and see what the model puts there.")

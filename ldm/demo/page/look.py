@@ -42,6 +42,7 @@ footer { display: none !important; }
 .pictures.one { grid-template-columns: minmax(0, 22rem); }
 .pictures.few { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 42%), 1fr)); max-width: 32rem; }
 .pictures.many { grid-template-columns: repeat(auto-fill, minmax(min(7rem, 21%), 1fr)); }
+.pictures.several { grid-template-columns: repeat(auto-fill, minmax(min(8.5rem, 42%), 1fr)); }
 .pictures.beside { grid-template-columns: repeat(auto-fill, 7rem); }
 .pictures.strip { grid-auto-flow: column; grid-auto-columns: minmax(2.2rem, 6rem); justify-content: start; gap: 3px;
   overflow-x: auto; }
