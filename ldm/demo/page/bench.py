@@ -48,7 +48,7 @@ def joined(
     def work(*values: Any) -> Iterator[str]:
         yield from answers(lambda: frames(*values))
 
-    words: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "once"}
+    words: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private", "trigger_mode": "once"}
     words |= {"concurrency_id": "model", "concurrency_limit": 1}
     events = [begin.click(work, list(inputs), shown, **words)]
     if isinstance(enter, gr.Textbox):

@@ -77,5 +77,5 @@ def seed(label: str, value: int = 0) -> gr.Number:
     return number
 
 
-def _slider(dial: Dial, step: float, label: str) -> gr.Slider:
+def _slider(dial: Dial, step: float | int, label: str) -> gr.Slider:
     return gr.Slider(dial.low, dial.high, dial.value, step=step, label=label, info=dial.meaning or None, buttons=[])
