@@ -145,8 +145,15 @@ class Browser:
         self.click(f"{own}.find(b => b.innerText.trim() === '{word}' && b.offsetParent)")
 
     def tab(self, word: str) -> None:
-        """Open a tab."""
-        self.click(f"[...document.querySelectorAll('[role=tab]')].find(b => b.innerText.trim() === '{word}')")
+        """Open a tab; a click on a page that is not awake yet is not heard, and is made again."""
+        own, end = (
+            f"[...document.querySelectorAll('[role=tab]')].find(b => b.innerText.trim() === '{word}')",
+            time.monotonic() + 60,
+        )
+        while self.value(f"{own}.getAttribute('aria-selected')") != "true":
+            assert time.monotonic() < end, f"the tab {word} does not open"
+            self.click(own)
+            self._hear(0.5)
 
     def write(self, element: str, text: str) -> None:
         """Click into a field and replace what it holds."""
