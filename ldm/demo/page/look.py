@@ -35,9 +35,11 @@ footer { display: none !important; }
 .frame p.refused { color: var(--bad); font-size: 1rem; }
 .frame p.cannot { color: var(--ink); padding: .9rem 1.1rem; background: var(--soft); border-radius: .5rem; margin: 0; }
 .frame h4 { font-size: .875rem; font-weight: 500; color: var(--quiet); margin: 1.3rem 0 .5rem; }
-.view .pending { opacity: 1 !important; } .view [data-testid=status-tracker] { z-index: 5; background: none !important; }
+.view .pending { opacity: 1 !important; }
+.view [data-testid=status-tracker]:not(.hide) { z-index: 5 !important; background: none !important;
+  visibility: visible !important; overflow: visible !important; max-height: none !important; }
 .view .progress-text { z-index: 5 !important; top: 0 !important; right: 0 !important; padding: 0 !important;
-  color: var(--quiet) !important; font-family: inherit !important; }
+  transform: none !important; visibility: visible !important; color: var(--quiet) !important; font-family: inherit !important; }
 .way { height: 3px; border-radius: 2px; background: var(--line); overflow: hidden; margin-bottom: 1.1rem; }
 .way i { display: block; height: 100%; background: var(--blue); transition: width .15s linear; }
 .way.done { visibility: hidden; }
