@@ -15,7 +15,8 @@ SEEDS = 2**31 - 1
 
 @dataclass(frozen=True)
 class Limits:
-    """
+    """The most that a visitor may ask for.
+
     Fields:
         images: drawn at once, or frames of a walk.
         steps: of a sampler.

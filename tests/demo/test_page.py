@@ -1,5 +1,6 @@
 """The page as visitors have it: opened, clicked and looked at in a browser, asked for files, and by two at once."""
 
+import contextlib
 import http.client
 import json
 import threading
@@ -54,6 +55,8 @@ def browser(site, tmp_path):
     own = Browser(tmp_path / "profile")
     own.open(site)
     own.wait("!!document.querySelector('.bench .frame')", 120)
+    for tab in ("Walk", "Draw"):  # a page that opens a tab is awake, and hears a click
+        own.tab(tab)
     yield own
     own.close()
 
@@ -135,8 +138,12 @@ def test_what_is_painted_over_is_filled_in(browser):
     browser.wait("!document.querySelector('.editor').innerText.includes('Upload an image')")
     box = browser.box("[...document.querySelectorAll('.editor canvas')].find(e => e.offsetParent)")
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    browser.drag((x - 20, y - 20), (x, y), (x + 20, y + 20))
-    browser.press("Fill in")
+    for _ in range(20):  # until the brush is there
+        browser.drag((x - 20, y - 20), (x, y), (x + 20, y + 20))
+        browser.press("Fill in")
+        with contextlib.suppress(AssertionError):
+            browser.wait(f"{OPEN}.querySelector('.note')", 5)
+            break
     assert browser.wait(f"{OPEN}.querySelector('.note')?.innerText").startswith("4 images in")
     assert browser.value(f"{OPEN}.querySelectorAll('.pictures img').length") == 2 + 4 and browser.errors == []
 
