@@ -7,7 +7,9 @@ other machine for anything.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from html import escape
@@ -77,7 +79,9 @@ def quiet() -> None:
     for name in ("GRADIO_ALLOWED_PATHS", "GRADIO_SHARE", "GRADIO_EXAMPLES_CACHE", "GRADIO_MCP_SERVER"):
         os.environ.pop(name, None)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="ldm-demo-")
+    folder = tempfile.mkdtemp(prefix="ldm-demo-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = folder
 
 
 class Inward:
