@@ -51,6 +51,13 @@ def _report(words: Sequence[str]) -> int:
     return main(words)
 
 
+def _demo(words: Sequence[str]) -> int:
+    """A page to try a finished run's model on, in a browser."""
+    from ldm.command.demo import main
+
+    return main(words)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "sample": _sample,
@@ -58,6 +65,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": _evaluate,
     "store": _store,
     "report": _report,
+    "demo": _demo,
 }
 
 

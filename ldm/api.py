@@ -14,7 +14,7 @@ numpy's uint8, tensors in [-1, 1].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from ldm.run.load import Drawing, check_trained
 from ldm.task.base import Task, lacking
 from ldm.task.conditions import condition, conditions, draw
 from ldm.task.done import Done, Pictures, in_memory, pictures
+from ldm.task.glimpse import Glimpse, watched
 from ldm.task.rows import Rows
 from ldm.types import Codes, Image, Latent
 
@@ -114,6 +115,7 @@ class Model:
         seed: int = 0,
         batch: PositiveInt = 64,
         tensors: bool = False,
+        watch: Callable[[Glimpse], None] | None = None,
     ) -> Pictures | Image:
         """Images: `n` of each caption or of each label, one after the other, or `n` where neither is given.
 
@@ -124,11 +126,12 @@ class Model:
             prior: other words of sampling for this call, as {"temperature": 0.8}.
             batch: images at once.
             tensors: (n, c, h, w) in [-1, 1] and not PIL images.
+            watch: told of the samples of each batch while they form (ldm.task.glimpse); never by a prior that draws at once.
         """
         if n < 1 or batch < 1:
             raise ValueError(f"n={n}, batch={batch}: both are at least 1")
         self._check_trained()
-        with Drawing(None, guidance, steps, prior).applied(self.model):
+        with Drawing(None, guidance, steps, prior).applied(self.model), watched(self.model, watch):
             asked = conditions(self.model, _many(captions), _many(labels), n, negative)
             found = [draw(self.model, asked, rows, seed) for rows in _parts(asked.count, batch)]
         return torch.cat(found) if tensors else pictures(torch.cat(found))
@@ -190,6 +193,7 @@ class Model:
         steps: int | None = None,
         seed: int = 0,
         batch: PositiveInt = 64,
+        watch: Callable[[Glimpse], None] | None = None,
     ) -> Done:
         """Do a task of ldm.task with images; what `ldm apply` does, in memory.
 
@@ -197,6 +201,7 @@ class Model:
             others: further images, whose numbers are told apart; None takes those that the task names.
             caption, label: of all rows.
             guidance, steps: of this call; None as in the run.
+            watch: as of `sample`, of a task that draws from noise, as filling in does.
         """
         own, shape = self.model, self.image_shape
         if task.asks_prior:
@@ -205,7 +210,7 @@ class Model:
         others = task.others if others is None else others
         given = None if images is None else Inputs(images, shape)
         beside = None if others is None else Inputs(others, shape, "others")
-        with Drawing(None, guidance, steps).applied(self.model):
+        with Drawing(None, guidance, steps).applied(self.model), watched(self.model, watch):
             rows = Rows(task, own, given, beside, condition(own, caption, label, ("caption", "label")), seed)
             return in_memory(rows, batch)
 

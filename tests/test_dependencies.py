@@ -42,6 +42,8 @@ TREES = [ast.parse(file.read_text(encoding="utf-8")) for file in (*FILES, *ENTRI
 ANYWHERE = set().union(*(imported(ast.walk(tree)) for tree in TREES))
 # Modules of an extra, which others import in functions alone.
 OF_AN_EXTRA = {f"ldm/command/search/{name}.py": "optuna" for name in ("study", "ranges", "objective", "result")}
+_PAGE = ("bench", "controls", "draw", "fill", "look", "pair", "walk", "window")
+OF_AN_EXTRA |= {f"ldm/demo/page/{name}.py": "gradio" for name in _PAGE}
 PLACES = [file.relative_to(ROOT).as_posix() for file in (*FILES, *ENTRIES)]
 OUTRIGHT = set().union(
     *(imported(tree.body) - {OF_AN_EXTRA.get(place)} for tree, place in zip(TREES, PLACES, strict=True))

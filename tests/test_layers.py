@@ -31,7 +31,7 @@ ROWS = [
     ("task",),
     ("run", "interop"),
     ("api",),
-    ("report",),
+    ("report", "demo"),
     ("logger",),
     ("stage", "callback"),
     ("experiment",),

@@ -40,6 +40,10 @@ class Conditioner(Constructed, nn.Module, ABC):
     def fit(self, captions: Iterable[str]) -> None:
         """Prepare the conditioner with all training captions before training begins, as by learning a tokenizer."""
 
+    def unread(self, caption: str) -> int:
+        """How many tokens at the end of a caption are not read, because it is too long."""
+        return 0
+
 
 def captions_of(batch: Mapping[str, Any]) -> list[str]:
     """The captions of a batch, without leading and trailing spaces; KeyError where it has none."""

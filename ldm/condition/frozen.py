@@ -116,6 +116,9 @@ class FrozenText(Conditioner):
             hidden = encoder(input_ids=words["input_ids"].to(device), attention_mask=mask.to(device)).last_hidden_state
         return [states[used] for states, used in zip(hidden.half().cpu(), mask.bool(), strict=True)]
 
+    def unread(self, caption: str) -> int:
+        return max(len(self._tokenizer([caption.strip()], verbose=False)["input_ids"][0]) - self.length, 0)
+
     def _count(self, captions: list[str]) -> None:
         for caption, ids in zip(captions, self._tokenizer(captions, verbose=False)["input_ids"], strict=True):
             if len(ids) > self.length:

@@ -125,10 +125,16 @@ class Text(Conditioner):
         context = Context(tokens=self.norm(x), mask=mask, empty=empty)
         return context.drop(1.0, (mask.sum(1) > 1).float())
 
-    def _encode(self, captions: list[str]) -> list[tuple[int, ...]]:
+    def unread(self, caption: str) -> int:
+        return max(len(self._tokens([caption.strip()])[0]) - self.length, 0)
+
+    def _tokens(self, captions: list[str]) -> list[tuple[int, ...]]:
         if self._tokenizer is None:
             raise RuntimeError("condition=text has no tokens yet: call fit(captions) before training, or load a model")
-        rows = [(START, *(i + OURS for i in found.ids)) for found in self._tokenizer.encode_batch(captions)]
+        return [(START, *(i + OURS for i in found.ids)) for found in self._tokenizer.encode_batch(captions)]
+
+    def _encode(self, captions: list[str]) -> list[tuple[int, ...]]:
+        rows = self._tokens(captions)
         for caption, row in zip(captions, rows, strict=True):
             if len(row) > self.length:
                 self.truncated += 1

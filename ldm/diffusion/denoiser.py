@@ -13,6 +13,7 @@ Sources:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +75,27 @@ class Rescheduled(Denoiser):
         s = self.denoiser.schedule.time(self.schedule.log_snr(t)).clamp(min=1e-5).where(t > 0, 0)
         scale = torch.hypot(*self.denoiser.schedule.alpha_sigma(s)) / torch.hypot(*self.schedule.alpha_sigma(t))
         return self.denoiser(along(scale, x_t) * x_t, s, c)
+
+
+class Watched(Denoiser):
+    """A denoiser whose answers are told as they come: what a sampler goes by, made visible.
+
+    Arguments:
+        denoiser: that answers.
+        tell: called with the time of the first example and the answer (b, c, h, w). What it raises ends the sample.
+    """
+
+    def __init__(self, denoiser: Denoiser, tell: Callable[[float, Latent], None]):
+        super().__init__()
+        self.denoiser, self.schedule, self.tell = denoiser, denoiser.schedule, tell
+
+    def within(self, t: float, s: float) -> Denoiser:
+        return Watched(self.denoiser.within(t, s), self.tell)
+
+    def forward(self, x_t: Latent, t: Time, c: Context) -> Latent:
+        x = self.denoiser(x_t, t, c)
+        self.tell(t[0].item(), x)
+        return x
 
 
 @dataclass(frozen=True)

@@ -58,23 +58,22 @@ def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], t: Float[Tensor, "
     return (of_a[:, None] * x + of_b[:, None] * y).to(a.dtype).view_as(a)
 
 
-class Path(Random):
-    """Random numbers whose normal ones lie at t between two independent draws, the same draws for every t.
+class Between(Random):
+    """Random numbers whose normal ones lie at t between those of two others; numbers that are not normal are the first's.
 
     Arguments:
-        seed: of the draws.
-        rows: which path each example is on, (b,).
-        t: where on it, (b,).
+        first, second: the ends, of the same rows.
+        t: where between them, (b,).
 
     Attributes:
         streams: of normal numbers, in the order in which they were asked for.
         others: whether other numbers than normal ones were asked for.
     """
 
-    def __init__(self, seed: int, rows: Tensor, t: Float[Tensor, " b"]):
-        super().__init__(seed_of(seed, "path"), 0, rows)
+    def __init__(self, first: Random, second: Random, t: Float[Tensor, " b"]):
+        super().__init__(first.seed, first.step, first.rows, first.total)
         self.t, self.streams, self.others = t, list[str](), False
-        self._ends = [Random(seed_of(seed, "path", end), 0, rows) for end in ("from", "to")]
+        self._ends = (first, second)
 
     def normal(self, stream: str, shape: tuple[int, ...] = ()) -> Float[Tensor, "b ..."]:
         self.streams.append(stream)
@@ -96,6 +95,12 @@ class Path(Random):
         if not self.streams:
             return "draws its samples from no normal noise"
         return None if len(self.streams) == 1 else "draws noise again on its way to a sample"
+
+
+def path(seed: int, rows: Tensor, t: Float[Tensor, " b"]) -> Between:
+    """At t (b,) of a path between two independent draws, one for each number in rows (b,), the same draws for every t."""
+    first, second = (Random(seed_of(seed, "path", end), 0, rows) for end in ("from", "to"))
+    return Between(first, second, t)
 
 
 class PathLength(Metric):
@@ -123,10 +128,10 @@ class PathLength(Metric):
         where = Random(seed_of(self.seed, "path length"), 0, examples.index.to(model.device)).uniform("place")
         images = []
         for t in (where, where.double() + STEP):
-            path = Path(self.seed, examples.index.to(model.device), t)
-            images.append(model.sample(batch, path))
-            if path.broken is not None:
-                self._came = f"a prior of the family {type(model.prior).__name__}, which here {path.broken}"
+            between = path(self.seed, examples.index.to(model.device), t)
+            images.append(model.sample(batch, between))
+            if between.broken is not None:
+                self._came = f"a prior of the family {type(model.prior).__name__}, which here {between.broken}"
                 return
         self._hashes.append(image_hashes(eight_bits(examples.real)))
         self._values.append(self._lengths(*images))

@@ -270,6 +270,20 @@ class Likelihood(ABC):
         the batch, so that the same call gives the same number."""
 
 
+Watch: TypeAlias = Callable[[float, Latent], None]
+"""Told of a sample on its way, in (t, z): the time, from 1 at noise down to 0, and what is expected of the latents by then."""
+
+
+class Gradual:
+    """The capability to show a sample while it forms; what needs it asks `isinstance(prior, Gradual)`.
+
+    Attributes:
+        watch: told of each step of a sample; None where nobody looks.
+    """
+
+    watch: Watch | None = None
+
+
 class Invertible(ABC):
     """The capability to say of which noise a latent is made, and which latent noise makes."""
 

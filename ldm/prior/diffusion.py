@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ldm.backbone.base import Backbone
 from ldm.cost import backbone_flops
-from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser, Rescheduled
+from ldm.diffusion.denoiser import Denoiser, NetworkDenoiser, Rescheduled, Watched
 from ldm.diffusion.flow import length
 from ldm.diffusion.grid import Grid
 from ldm.diffusion.guidance.autoguidance import Guide, waits_for_guide, with_guide
@@ -32,13 +32,13 @@ from ldm.diffusion.sampler.base import Sampler
 from ldm.diffusion.schedule import Schedule
 from ldm.diffusion.time import TimeLaw
 from ldm.diffusion.weighting import Weighting
-from ldm.prior.base import Latents, Likelihood, Prior
+from ldm.prior.base import Gradual, Latents, Likelihood, Prior
 from ldm.prior.quarters import by_quarter
 from ldm.random import Random
 from ldm.types import Context, ContextShape, Latent
 
 
-class Diffusion(Prior, Likelihood):
+class Diffusion(Prior, Likelihood, Gradual):
     """A prior that learns to remove noise from latents, and draws samples by removing it step by step from noise alone.
 
     Arguments:
@@ -117,7 +117,9 @@ class Diffusion(Prior, Likelihood):
         return self.cleaned(random.normal("prior", tuple(shape[1:])), self.guided(), c, random)
 
     def cleaned(self, noise: Latent, denoiser: Denoiser, c: Context, random: Random) -> Latent:
-        """What the sampler makes of standard normal noise (b, c, h, w) by a denoiser; `random` is what it adds on the way."""
+        """What the sampler makes of standard normal noise (b, c, h, w) by a denoiser; `random` is what it adds on the way. Each
+        answer of the denoiser, guided and given what was measured, is told to `watch`."""
+        denoiser = denoiser if self.watch is None else Watched(denoiser, self.watch)
         times = self.grid(denoiser.schedule, self.steps, self.lowest(denoiser.schedule))
         scale = length(denoiser.schedule, times[:1].to(random.rows.device))
         return self.sampler(denoiser, scale * noise, times, c, random)

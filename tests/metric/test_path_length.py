@@ -9,7 +9,7 @@ from ldm.autoencoder.convnet import Pixels
 from ldm.condition.none import Unconditional
 from ldm.loss.perceptual import Perceptual
 from ldm.metric.metric import Examples
-from ldm.metric.path_length import Path, PathLength, slerp
+from ldm.metric.path_length import PathLength, path, slerp
 from ldm.model import LatentModel
 from ldm.prior.base import Latents, Prior
 from ldm.random import Random, seed_of
@@ -90,10 +90,10 @@ def test_an_arc_keeps_the_length_and_ends_where_it_should():
 
 
 def test_noise_on_a_path_is_normal_anywhere():
-    path = Path(0, torch.arange(4000), torch.full((4000,), 0.3))
-    noise = path.normal("x", (8,))
+    between = path(0, torch.arange(4000), torch.full((4000,), 0.3))
+    noise = between.normal("x", (8,))
     assert noise.std().item() == pytest.approx(1, abs=0.03) and noise.mean().item() == pytest.approx(0, abs=0.03)
     assert (
-        path.broken is None
-        and Path(0, torch.arange(1), torch.zeros(1)).broken == "draws its samples from no normal noise"
+        between.broken is None
+        and path(0, torch.arange(1), torch.zeros(1)).broken == "draws its samples from no normal noise"
     )

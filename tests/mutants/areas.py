@@ -10,6 +10,7 @@ from tests.mutants import (
     condition,
     cost,
     data,
+    demo,
     diffusion,
     foundation,
     game,
@@ -49,4 +50,5 @@ AREAS: dict[str, list[Fault]] = {
     "callback": callback.FAULTS,
     "plugins": plugins.FAULTS,
     "task": task.FAULTS,
+    "demo": demo.FAULTS,
 }
