@@ -192,6 +192,8 @@ def _curves(axes: Any, rows: Sequence[Row]) -> None:
         axes.plot([own.bytes], [own.psnr], "oC0", label="model")
         axes.plot([own.without_header], [own.psnr], "oC0", fillstyle="none", label="model without its header")
     axes.set_xscale("log")
+    for each in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        each("{x:.0f}")
     axes.set_xlabel("bytes of an image, mean")
     axes.set_ylabel("PSNR, dB")
     axes.legend(frameon=False)

@@ -7,7 +7,8 @@
     numbers          4, the checksum of the numbers that were coded: whether they were decoded
     torch            3 whole numbers, its version
     shape            3, (c, h, w) of what was coded; codes have c = 0
-    condition        1: 0 none, 1 a class, 2 a caption; then the class, or the caption's length and its bytes in UTF-8
+    what follows     1: 0 no condition, 1 a class, 2 a caption; 16 more where there is a grid
+    condition        the class, or the caption's length and its bytes in UTF-8
     grid             of latents: step (4 bytes), bound
     coded numbers    the rest
 
@@ -29,7 +30,7 @@ from ldm.prior.stepwise import Grid
 ENDING = ".ldmz"
 
 _NAME, _LAYOUT = b"ldmz", 1
-_LABEL, _CAPTION = 1, 2
+_LABEL, _CAPTION, _GRID = 1, 2, 16
 
 
 @dataclass(frozen=True)
@@ -56,39 +57,38 @@ class CodedFile:
     def packed(self) -> bytes:
         """The file."""
         words = bytes([_LAYOUT]) + self.model + self.numbers
-        words += b"".join(map(_number, (*self.torch, *self.shape))) + self._condition()
+        kind, condition = self._condition()
+        words += b"".join(map(_number, (*self.torch, *self.shape)))
+        words += bytes([kind if self.grid is None else kind + _GRID]) + condition
         if self.grid is not None:
             words += struct.pack("<f", self.grid.step) + _number(self.grid.bound)
         return _NAME + checksum(words + self.data) + words + self.data
 
-    def _condition(self) -> bytes:
+    def _condition(self) -> tuple[int, bytes]:
         if self.said.get("label", -1) >= 0:
-            return bytes([_LABEL]) + _number(self.said["label"])
+            return _LABEL, _number(self.said["label"])
         if self.said.get("caption"):
             text = self.said["caption"].encode()
-            return bytes([_CAPTION]) + _number(len(text)) + text
-        return bytes([0])
+            return _CAPTION, _number(len(text)) + text
+        return 0, b""
 
 
-def unpacked(file: bytes, name: str, on_grid: bool) -> CodedFile:
-    """What a file holds; ValueError where it is none, or not whole.
-
-    Arguments:
-        name: of it, in messages.
-        on_grid: whether the numbers are latents'.
-    """
+def unpacked(file: bytes, name: str) -> CodedFile:
+    """What a file holds; ValueError where it is none, or not whole. `name` is what messages call it."""
     if file[:4] != _NAME:
         raise ValueError(f"{name} is no file of task=compress: it does not begin with {_NAME.decode()}")
     if file[4:8] != checksum(file[8:]):
         raise ValueError(f"{name} is cut off or was changed: its checksum is not that of its bytes; copy it again")
-    if file[8] != _LAYOUT:
-        raise ValueError(f"{name} is of layout {file[8]}, and this ldm reads {_LAYOUT}: take the ldm that wrote it")
-    rest = _Rest(file, 9)
+    rest = _Rest(file, 8)
     try:
+        layout = rest.bytes(1)[0]
+        if layout != _LAYOUT:
+            raise ValueError(f"{name} is of layout {layout}, and this ldm reads {_LAYOUT}: take the ldm that wrote it")
         model, numbers = rest.bytes(4), rest.bytes(4)
         torch, shape = (tuple(rest.number() for _ in range(3)) for _ in range(2))
-        said = _said(rest)
-        grid = Grid(*struct.unpack("<f", rest.bytes(4)), rest.number()) if on_grid else None
+        kind = rest.bytes(1)[0]
+        said = _said(kind & ~_GRID, rest)
+        grid = Grid(*struct.unpack("<f", rest.bytes(4)), rest.number()) if kind & _GRID else None
     except (IndexError, UnicodeDecodeError) as error:
         raise ValueError(f"{name} is whole, and no file that task=compress has written ({error})") from error
     return CodedFile(model, numbers, torch, shape, said, grid, file[rest.at :])
@@ -130,8 +130,7 @@ def _number(value: int) -> bytes:
     return bytes([*found, value])
 
 
-def _said(rest: _Rest) -> dict[str, Any]:
-    kind = rest.bytes(1)[0]
+def _said(kind: int, rest: _Rest) -> dict[str, Any]:
     if kind == _LABEL:
         return {"label": rest.number()}
     if kind == _CAPTION:

@@ -65,6 +65,8 @@ def check(model: LatentModel, what: str, step: float | None = None) -> None:
         raise ValueError(f"{what} needs the law of each number given those before it: {why}")
     if strange := set(model.condition.needs) - _KNOWN:
         raise ValueError(f"{what} keeps a caption or a class in a file, and this model is conditioned on {strange}")
+    if step is not None and not 0 < step < np.inf:
+        raise ValueError(f"step={step:g}: wanted a distance above 0, as 0.5")
     kind = model.prior.latents.kind
     if step is not None and kind != "latents":
         raise ValueError(f"step={step:g} is of latents, which are put on a grid; this model's prior is of {kind}")
@@ -107,13 +109,13 @@ class Coder:
 
     def opened(self, file: bytes, name: str) -> CodedFile:
         """What a file holds; ValueError where it is damaged, or of another model."""
-        found = unpacked(file, name, self._kind == "latents")
+        found = unpacked(file, name)
         if found.model != self._name:
             raise ValueError(
                 f"{name} was made with the weights {found.model.hex()}..., and these are {self._name.hex()}...: give the run "
                 "that it was made with, and its weights= or ema="
             )
-        if found.shape != self._shape:
+        if found.shape != self._shape or (found.grid is None) == (self._kind == "latents"):
             raise ValueError(f"{name} is of {found.shape}, and this model's {self._kind} are of {self._shape}")
         if found.grid is not None and not (
             1 <= found.grid.bound < range_coder.MOST // 2 and 0 < found.grid.step < np.inf
@@ -130,7 +132,7 @@ class Coder:
             if places is None or checksum(np.array(places, "<i4").tobytes()) != found.numbers:
                 made, here = (".".join(map(str, each)) for each in (found.torch, _torch()))
                 raise ValueError(
-                    f"{name} is whole, and other numbers come out than went in: this machine computes other probabilities. It "
+                    f"{name} is whole, and other numbers come out than went in: probabilities are computed otherwise here. It "
                     f"was made with torch {made}, and here is {here}; take that version, on the same kind of machine"
                 )
             return self._image(torch.tensor(places), found.grid)
@@ -175,6 +177,15 @@ class Coder:
         batch |= {"label": torch.tensor([said["label"]])} if "label" in said else {}
         c = self._condition(batch)
         return Context(None if c.tokens is None else c.tokens.double(), c.mask)
+
+
+def conditions_of(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each image of a batch is conditioned on: one `caption`, one `label`, or nothing."""
+    rows: list[dict[str, Any]] = [{} for _ in batch["image"]]
+    for i, row in enumerate(rows):
+        row |= {"caption": batch["caption"][i]} if "caption" in batch else {}
+        row |= {"label": int(batch["label"][i])} if "label" in batch else {}
+    return rows
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from ldm.random import Random
 from ldm.task import codecs
 from ldm.task.base import Answer, Found, Task
 from ldm.task.coded_file import ENDING
-from ldm.task.coder import Coder, check
+from ldm.task.coder import Coder, check, conditions_of
 
 
 class Compress(Task):
@@ -62,7 +62,7 @@ class Compress(Task):
 
     def __call__(self, model: LatentModel, batch: Mapping[str, Any], random: Random) -> Answer:
         x = batch["image"]
-        made = [self._coder.compressed(x[i : i + 1], said) for i, said in enumerate(_said(batch))]
+        made = [self._coder.compressed(x[i : i + 1], said) for i, said in enumerate(conditions_of(batch))]
         decoded = torch.cat([each.image for each in made])
         sizes, payloads, bits = (
             torch.tensor(values).double()
@@ -85,15 +85,6 @@ class Compress(Task):
         with whole_file(folder / "codecs.png") as temporary:
             codecs.figure(found, beside).savefig(temporary, format="png")
         return [place, folder / "codecs.json", folder / "codecs.png"]
-
-
-def _said(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The condition of each row."""
-    rows: list[dict[str, Any]] = [{} for _ in batch["image"]]
-    for i, row in enumerate(rows):
-        row |= {"caption": batch["caption"][i]} if "caption" in batch else {}
-        row |= {"label": int(batch["label"][i])} if "label" in batch else {}
-    return rows
 
 
 def _padded(file: bytes, length: int) -> torch.Tensor:
