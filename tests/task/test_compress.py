@@ -84,9 +84,9 @@ def test_latents_come_back_on_their_grid(latents):
         again = model.decompress(model.compress(images, step=step), tensors=True)
         wanted = model.decode((model.encode(images) / step).round() * step, tensors=True)
         torch.testing.assert_close(again, wanted, atol=1e-4, rtol=1e-4)
-    fine, coarse = (sum(map(len, model.compress(images, step=step))) for step in (0.25, 1.0))
+    fine, coarse = (sum(map(len, model.compress(images, step=step))) for step in (0.0625, 0.125))
     numbers = 2 * model.model.prior.latents.numbers
-    assert 8 * (fine - coarse) == pytest.approx(2 * numbers, rel=0.1), "a quarter of the step is two bits a number"
+    assert 8 * (fine - coarse) == pytest.approx(numbers, rel=0.15), "half of the step is a bit a number"
 
 
 @pytest.mark.parametrize("kind, size", [("codes", 32), ("pixels", 8), ("latents", 16)])
