@@ -175,12 +175,43 @@ class Model:
         if not isinstance(self.model.prior, Likelihood):
             raise ValueError(lacking("log_prob", self.model, Likelihood, "densities"))
         x = self._inputs(images)
-        asked = conditions(self.model, _of_each(captions, len(x)), _of_each(labels, len(x)), 1)
-        if asked.count not in (1, len(x)):
-            raise ValueError(f"{asked.count} captions or labels for {len(x)} images: give one for each")
-        batch = asked.batch(range(len(x)) if asked.count == len(x) else [0] * len(x), x.device) | {"image": x}
+        batch = self._conditioned(x, captions, labels)
         random = _random(x, seed)
         return self.model.prior.log_prob(self.model.latent(batch, random), self.model.condition(batch), random)
+
+    def compress(
+        self,
+        images: Any,
+        captions: str | Sequence[str] | None = None,
+        labels: str | int | Sequence[str | int] | None = None,
+        step: float | None = None,
+    ) -> list[bytes]:
+        """A small file of each image, the same whatever the others are (ldm.task.compress). ValueError where the prior cannot.
+
+        Arguments:
+            captions, labels: of the images; they are kept in the files. A right one makes a file shorter.
+            step: of the grid that latents are put on; None is 0.5.
+        """
+        from ldm.task.coder import Coder, check, conditions_of
+
+        self._check_trained()
+        check(self.model, "compress", step)
+        x = self._inputs(images)
+        batch, coder = self._conditioned(x, captions, labels), Coder(self.model, step)
+        return [coder.compressed(x[i : i + 1], said).file for i, said in enumerate(conditions_of(batch))]
+
+    def decompress(self, files: Sequence[bytes], tensors: bool = False) -> Pictures | Image:
+        """The images of files that `compress`, or task=compress, has made with this model. ValueError where a file is none, is
+        damaged, is of another model, or cannot be decoded on this machine."""
+        from ldm.task.coder import Coder, check
+
+        check(self.model, "decompress")
+        if isinstance(files, bytes) or not files or not all(isinstance(file, bytes) for file in files):
+            raise ValueError("decompress takes a list of files, one at least, each as bytes: what compress gives")
+        coder, names = Coder(self.model), [f"file {i}" for i in range(len(files))]
+        opened = [coder.opened(file, name) for file, name in zip(files, names, strict=True)]
+        x = torch.cat([coder.decompressed(file, name) for file, name in zip(opened, names, strict=True)])
+        return x if tensors else pictures(x)
 
     def apply(
         self,
@@ -285,6 +316,13 @@ class Model:
     def _check_trained(self) -> None:
         if self._folder is not None:
             check_trained(self.model, self._folder)
+
+    def _conditioned(self, x: Image, captions: Any, labels: Any) -> dict[str, Any]:
+        """A batch of images with a caption or a label for each, or one for all; ValueError where they are not as many."""
+        asked = conditions(self.model, _of_each(captions, len(x)), _of_each(labels, len(x)), 1)
+        if asked.count not in (1, len(x)):
+            raise ValueError(f"{asked.count} captions or labels for {len(x)} images: give one for each")
+        return asked.batch(range(len(x)) if asked.count == len(x) else [0] * len(x), x.device) | {"image": x}
 
     def _inputs(self, images: Any) -> Image:
         inputs = Inputs(images, self.image_shape)

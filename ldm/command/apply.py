@@ -84,7 +84,9 @@ def apply(
     facts: dict[str, Any] = {"run": str(run), "task": task, "prompt": prompt, "label": label, "seed": seed}
     for name, inputs, where in (("images", given, images), ("others", others, done.others)):
         facts |= {} if inputs is None else {name: {"from": str(where), "n": len(inputs), "hash": inputs.fingerprint}}
-    facts |= drawing.facts() | {"weights": named(weights, ema, model), "weights_hash": weights_hash(model)}
+    facts |= (
+        done.facts() | drawing.facts() | {"weights": named(weights, ema, model), "weights_hash": weights_hash(model)}
+    )
     name = f"{done.word}-seed{seed}-{seed_of(json.dumps(facts)) % 16**6:06x}"
     job = Job(Path(out) if out else Path(run) / "tasks" / name, rows, facts)
     job.go_on(batch)

@@ -34,18 +34,19 @@ from torch import Tensor, nn
 
 from ldm.build import Config, is_node, resolve
 from ldm.prior.base import Latents, Likelihood, Prior, Terms
-from ldm.prior.head.base import Bent, Head
+from ldm.prior.head.base import Bent, Head, StepwiseHead
 from ldm.prior.head.categorical import Categorical
 from ldm.prior.head.gaussian_mixture import GaussianMixture
 from ldm.prior.head.logistic_mixture import LogisticMixture
 from ldm.prior.network.base import Network
+from ldm.prior.stepwise import Grid, Laws, Stepwise
 from ldm.random import Random
 from ldm.types import Codes, Context, ContextShape, Latent, Probability, Reads
 
 _HEADS: dict[Reads, type[Head]] = {"codes": Categorical, "pixels": LogisticMixture, "latents": GaussianMixture}
 
 
-class Autoregressive(Prior, Likelihood):
+class Autoregressive(Prior, Likelihood, Stepwise):
     """A network over the positions of z, and the law of one position that it gives the numbers for.
 
     Arguments:
@@ -124,6 +125,19 @@ class Autoregressive(Prior, Likelihood):
             e = self.head.embed(z[place])
             e = torch.cat([e, e]) if guided else e
         return z
+
+    def laws(self, c: Context, grid: Grid | None = None) -> Laws:
+        height, width = self.latents.shape[1:]
+        memory = self.network.memory((1, height, width), c)
+        e = next(self.parameters()).new_zeros(1, self.head.inputs, 1, 1)
+        for _ in range(height * width):
+            parameters = self.network(e, c, memory)[0, :, 0, 0]
+            e = self.head.embed((yield from self.head.laws(parameters, grid)))
+
+    def lawless(self) -> str | None:
+        if isinstance(self.head, StepwiseHead):
+            return None
+        return f"its head, {type(self.head).__name__}, has no law in closed form; train with another prior/head="
 
     def _bent(self) -> Bent:
         """How samples are drawn; ValueError where a word would have no effect."""

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from ldm.nn.attention import masked_mean
 from ldm.prior.base import Latents, Likelihood, Prior, Terms
+from ldm.prior.stepwise import Grid, Laws, Stepwise
 from ldm.random import Random
 from ldm.types import Codes, Context, ContextShape
 
 _EXAMPLES = 10_000  # that are counted
 
 
-class Categorical(Prior, Likelihood):
+class Categorical(Prior, Likelihood, Stepwise):
     """Codes that are independent of each other given the context: a table of logits for each position.
 
     Arguments:
@@ -55,6 +56,11 @@ class Categorical(Prior, Likelihood):
         """log p(z | c) in nats, (b,)."""
         log_p = self._logits(c).log_softmax(1)
         return log_p.expand(len(z), *log_p.shape[1:]).gather(1, z[:, None]).sum((1, 2, 3))
+
+    def laws(self, c: Context, grid: Grid | None = None) -> Laws:
+        p = self._logits(c)[0].softmax(0).flatten(1)
+        for i in range(p.shape[1]):
+            yield p[:, i]
 
     def loss(self, z: Codes, c: Context, random: Random | None = None) -> Terms:
         return {"nll per dimension": -self.log_prob(z, c).mean() / self.latents.numbers}

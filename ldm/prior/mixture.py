@@ -27,13 +27,14 @@ from torch import Tensor, nn
 
 from ldm.nn.attention import masked_mean
 from ldm.prior.base import Latents, Likelihood, Prior, Terms
+from ldm.prior.stepwise import Grid, Laws, Stepwise, mixture_laws
 from ldm.random import Random
 from ldm.types import Context, ContextShape, Latent
 
 _EXAMPLES = 4096  # latents at most, or positions of latents, that components begin from
 
 
-class Mixture(Prior, Likelihood):
+class Mixture(Prior, Likelihood, Stepwise):
     """A mixture of Gaussians with diagonal covariances, whose weights may depend on the context.
 
     Arguments:
@@ -83,6 +84,13 @@ class Mixture(Prior, Likelihood):
         if self.over == "latent":
             log_density = log_density[:, :, None, None]
         return (self.log_weights(c) + log_density).logsumexp(1).sum((1, 2))
+
+    def laws(self, c: Context, grid: Grid | None = None) -> Laws:
+        log_weights = rearrange(self.log_weights(c)[0], "k h w -> (h w) k")
+        shape = "k c h w -> 1 k (h w c)" if self.over == "latent" else "k c h w -> (h w) k c"
+        means, deviations = (rearrange(each, shape) for each in (self.means, self.deviations))
+        for law in zip(log_weights, means, deviations, strict=True):
+            yield from mixture_laws(*law, grid)
 
     def loss(self, z: Latent, c: Context, random: Random | None = None) -> Terms:
         return {"nll per dimension": -self.log_prob(z, c).mean() / self.latents.numbers}

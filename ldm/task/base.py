@@ -101,6 +101,14 @@ class Task(Constructed, ABC):
         """How many rows there are of so many images."""
         return max(images - self.takes + 1, 0)
 
+    def name(self, row: int) -> str:
+        """What a row is called that is of no image."""
+        return f"{row}"
+
+    def facts(self) -> dict[str, Any]:
+        """What it is given beside images and its words, as plain data: a job of other such things is another job."""
+        return {}
+
     def conclude(self, found: Found) -> dict[str, Any]:
         """What is to be said of all rows together, as plain data; means and errors of numbers are said anyway."""
         return {}

@@ -55,9 +55,9 @@ class Rows:
         return self.count
 
     def name(self, row: int) -> str:
-        """What a row is called: its image, its images from the first to the last, or its number."""
+        """What a row is called: its image, its images from the first to the last, or as the task calls it."""
         if not self._sets:
-            return f"{row}"
+            return self.task.name(row)
         images, start = self._place(row)
         ends = dict.fromkeys((images.names[start], images.names[start + self.task.takes - 1]))
         return " to ".join(ends)

@@ -4,6 +4,67 @@ from tests.mutants.fault import of
 
 FAULTS = [
     *of(
+        "ldm/prior/stepwise.py",
+        "tests/prior/test_stepwise.py",
+        ("log_weights = (log_weights + masses[:, place]).log_softmax(0)", "log_weights = log_weights.log_softmax(0)"),
+        (".double() + 0.5) * self.step", ".double()) * self.step"),
+        ("torch.where(low > 0, -high, low)", "torch.where(low > 0, low, low)"),
+        ("abs().max()), 1))", "abs().max()), 0))"),
+    ),
+    *of(
+        "ldm/prior/autoregressive.py",
+        "tests/prior/test_stepwise.py",
+        (
+            "e = self.head.embed((yield from self.head.laws(parameters, grid)))",
+            "yield from self.head.laws(parameters, grid)",
+        ),
+        ("if isinstance(self.head, StepwiseHead):", "if True:"),
+    ),
+    *of(
+        "ldm/task/range_coder.py",
+        "tests/task/test_range_coder.py",
+        ("np.floor(_TOTAL * p) + 1", "np.floor(_TOTAL * p) + 1e-9"),
+        ("_TOTAL = 2**20", "_TOTAL = 2**4"),
+        (
+            "    return Coded(_shortest(encoder.get_compressed(), places, tables), bits)",
+            "    return Coded(_words(b'').tobytes() + encoder.get_compressed().astype('>u4').tobytes(), bits)",
+        ),
+        ("if not np.isfinite(p).all():", "if False:"),
+        ("law = _sent(laws, place)\n    return Coded", "law = _sent(laws, 0)\n    return Coded"),
+    ),
+    *of(
+        "ldm/task/coded_file.py",
+        "tests/task/test_coded_file.py",
+        ("if file[4:8] != checksum(file[8:]):", "if False:"),
+        ("if self.at + count > len(self._file):", "if False:"),
+        ("shift += 7", "shift += 8"),
+        ("if layout != _LAYOUT:", "if False:"),
+    ),
+    *of(
+        "ldm/task/coder.py",
+        "tests/task/test_compress.py",
+        ("if found.model != self._name:", "if False:"),
+        ("!= found.numbers:", "is None:"),
+        ("if found.shape != self._shape or", "if"),
+        ('batch |= {"label": torch.tensor([said["label"]])} if "label" in said else {}', "pass"),
+        ('"1 c h w -> (h w c)")', '"1 c h w -> (c h w)")'),
+        ("if step is not None and kind != ", "if False and kind != "),
+        ("and 0 < found.grid.step < np.inf", "and True"),
+    ),
+    *of(
+        "ldm/task/decompress.py",
+        "tests/task/test_compress.py",
+        ("digest.update(path.read_bytes())", "pass"),
+        ("            coder.opened(path.read_bytes(), self.name(row))\n", "            pass\n"),
+    ),
+    *of(
+        "ldm/task/codecs.py",
+        "tests/task/test_compress.py",
+        ("255**2 / error", "255 / error"),
+        ("return len(file) - 20", "return len(file)"),
+        ("_picture(x, grey)", "_picture(x, False)"),
+    ),
+    *of(
         "ldm/task/rows.py",
         "tests/task/test_base.py",
         ("row - self.first)", "row)"),

@@ -18,6 +18,7 @@ Sources:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from ldm.constructed import Constructed
 from ldm.prior.base import Latents
+from ldm.prior.stepwise import Grid
 from ldm.random import Random
 from ldm.types import Codes, Latent, Reads
 
@@ -120,6 +122,20 @@ class Head(Constructed, nn.Module, ABC):
             parameters: of its law, (b, outputs), in float32.
             null: those without a condition; None where there is no guidance.
             stream: of random numbers, a name of the position.
+        """
+
+
+class StepwiseHead(ABC):
+    """The capability of a head to give the laws of a position's numbers in closed form (`Stepwise` of priors)."""
+
+    @abstractmethod
+    def laws(self, parameters: Float[Tensor, " o"], grid: Grid | None) -> Generator[Tensor, int, Tensor]:
+        """The probabilities (n,) of each number of a position, given those before it, whose places are sent back; in the end
+        what stands there as `embed` takes it, (1, c, 1, 1), or codes (1, 1, 1).
+
+        Arguments:
+            parameters: of the position's law, (outputs,).
+            grid: of latents.
         """
 
 

@@ -13,6 +13,8 @@ Sources:
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -20,7 +22,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ldm.prior.base import Latents
-from ldm.prior.head.base import Bent, Head, bent_logits, chosen
+from ldm.prior.head.base import Bent, Head, StepwiseHead, bent_logits, chosen
+from ldm.prior.stepwise import Grid
 from ldm.random import Random
 from ldm.types import Codes, Image, Latent
 
@@ -37,7 +40,7 @@ def pixels_of(levels: Int[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     return levels.float() / ((LEVELS - 1) / 2) - 1
 
 
-class Categorical(Head):
+class Categorical(Head, StepwiseHead):
     """Logits of codes, or of the 256 values of each channel of a pixel.
 
     Arguments:
@@ -89,6 +92,13 @@ class Categorical(Head):
             own, other = (None if each is None else self._told(each[:, j], values, j) for each in parts)
             values.append(chosen(bent_logits(own, other, bent), u[:, j]))
         return values[0] if self.embedding is not None else pixels_of(torch.stack(values, dim=1))
+
+    def laws(self, parameters: Float[Tensor, " o"], grid: Grid | None) -> Generator[Tensor, int, Tensor]:
+        places = torch.zeros(self.channels, dtype=torch.long, device=parameters.device)
+        for j, logits in enumerate(parameters.view(self.channels, 1, self.values)):
+            places[j] = yield self._told(logits, places[:j, None], j)[0].softmax(-1)
+        found = places if self.embedding is not None else pixels_of(places).to(parameters)
+        return found.view(1, 1, 1) if self.embedding is not None else found[None, :, None, None]
 
     def _told(self, logits: Float[Tensor, "n k"], before: Tensor | list[Tensor], j: int) -> Float[Tensor, "n k"]:
         """The logits of channel j, told of the values of those before it, j of (n,)."""

@@ -22,6 +22,7 @@ Sources:
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 
 import torch
 import torch.nn.functional as F
@@ -31,14 +32,15 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ldm.prior.base import Latents
-from ldm.prior.head.base import Bent, Head, chosen
+from ldm.prior.head.base import Bent, Head, StepwiseHead, chosen
+from ldm.prior.stepwise import Grid, mixture_laws
 from ldm.random import Random
 from ldm.types import Latent
 
 _AT_FIRST = math.log(math.expm1(0.5))  # softplus of it is a deviation of one half
 
 
-class GaussianMixture(Head):
+class GaussianMixture(Head, StepwiseHead):
     """A mixture of Gaussians with diagonal covariances over the channels of a position.
 
     Arguments:
@@ -88,6 +90,10 @@ class GaussianMixture(Head):
         weights = (bent.guidance - 1) / bent.temperature * (ratios[0] - ratios[1])
         best = chosen(weights, random.uniform(f"{stream} candidate"))
         return values[torch.arange(len(values), device=values.device), best]
+
+    def laws(self, parameters: Float[Tensor, " o"], grid: Grid | None) -> Generator[Tensor, int, Tensor]:
+        values = yield from mixture_laws(*self._law(parameters), grid)
+        return values[None, :, None, None]
 
     def _law(self, parameters: Float[Tensor, "*b o"]) -> tuple[Tensor, Tensor, Tensor]:
         """log w (..., k), m and s (..., k, c) of parameters (..., outputs)."""

@@ -17,6 +17,8 @@ Sources:
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -25,8 +27,9 @@ from torch import Tensor
 
 from ldm.nn.logistic import log_mass
 from ldm.prior.base import Latents
-from ldm.prior.head.base import Bent, Head, bent_logits, chosen
+from ldm.prior.head.base import Bent, Head, StepwiseHead, bent_logits, chosen
 from ldm.prior.head.categorical import LEVELS, levels_of, pixels_of
+from ldm.prior.stepwise import Grid
 from ldm.random import Random
 from ldm.types import Latent
 
@@ -34,7 +37,7 @@ _LEAST = -7.0  # of log s, as in the paper's code
 _AT_FIRST = -2.0  # log s that is added, so that a law begins as wide as the range of values
 
 
-class LogisticMixture(Head):
+class LogisticMixture(Head, StepwiseHead):
     """A mixture of logistic laws over the 8-bit values of a pixel's channels.
 
     Arguments:
@@ -84,6 +87,17 @@ class LogisticMixture(Head):
             weights = [w + p.gather(2, index)[..., 0] for w, p in zip(weights, each, strict=True)]
             x = torch.cat([x, pixels_of(level)[:, None]], dim=1)
         return x
+
+    def laws(self, parameters: Float[Tensor, " o"], grid: Grid | None) -> Generator[Tensor, int, Tensor]:
+        every = pixels_of(torch.arange(LEVELS, device=parameters.device)).to(parameters)
+        weights, *law = self._law(parameters)
+        x = every[:0]
+        for j in range(self.inputs):
+            each = self._channel(law, j, x, every)  # (k, 256)
+            place = yield (weights[:, None] + each).logsumexp(0).exp()
+            weights = (weights + each[:, place]).log_softmax(0)
+            x = torch.cat([x, every[place, None]])
+        return x[None, :, None, None]
 
     def _law(self, parameters: Float[Tensor, "*b o"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log w (..., k), means and log-scales (..., k, c), and a (..., k, pairs) of parameters (..., outputs)."""
