@@ -82,6 +82,9 @@ def apply(
     given, others = _inputs(images, model, "images"), _inputs(done.others, model, "task.others")
     rows = Rows(done, model, given, others, condition(model, prompt, label, ("prompt", "label")), seed)
     facts: dict[str, Any] = {"run": str(run), "task": task, "prompt": prompt, "label": label, "seed": seed}
+    if (way := done.way(model)) is not None:
+        log.info("task=%s is done by %s", done.word, way)
+        facts["way"] = way
     for name, inputs, where in (("images", given, images), ("others", others, done.others)):
         facts |= {} if inputs is None else {name: {"from": str(where), "n": len(inputs), "hash": inputs.fingerprint}}
     facts |= drawing.facts() | {"weights": named(weights, ema, model), "weights_hash": weights_hash(model)}
