@@ -8,8 +8,8 @@ Each example has a hole of one kind, and kinds are drawn in proportion to their 
              before, and 1/16 to 3/16 of it wide on either side
     pixels   each pixel by itself, with a probability of 1/4 to 3/4
 
-Sides, places and probabilities are uniform. Strokes are what people draw, as in Yu et al. 2018 (section 4.2) and Suvorov et al. 2021
-(section 2.3); none of these laws is theirs to the number.
+Sides, places and probabilities are uniform. Strokes are what people draw, as in Yu et al. 2018 (section 4.2) and Suvorov et al.
+2021 (section 2.3); none of these laws is theirs to the number.
 
 Sources:
     Yu et al., Free-Form Image Inpainting with Gated Convolution (2018), arXiv 1806.03589
@@ -18,6 +18,7 @@ Sources:
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -84,7 +85,7 @@ def _stroke(place: Tensor, random: Random) -> Tensor:
         step = torch.stack([length * angle.cos(), length * angle.sin()], dim=1)
         points.append((points[-1] + step).clamp(0, 1))
     reach = (1 + 2 * random.uniform("stroke width"))[:, None, None] / 16
-    found = [_distance(place, a, b) < reach for a, b in zip(points, points[1:], strict=False)]
+    found = [_distance(place, a, b) < reach for a, b in itertools.pairwise(points)]
     return torch.stack(found).any(0)
 
 

@@ -3,11 +3,12 @@
     y = A x + sigma eps,    map = (sqrt(1 - s^2) y,  s),    s = sigma / sqrt(1 + sigma^2),
 
 with A the mean over squares of `factor` x `factor` pixels. In training sigma is uniform from 0 to `noise`: the network then
-does not lean on the last bit of y, which of a real small image, or of one that another model has drawn, is not that of A x (Ho et al.
-2021, section 4.2, conditioning augmentation). s is a channel of the map; at s = 1, where nothing is left of y, the map is the one that
-says that nothing is given. In evaluation y is given without noise.
+does not lean on the last bit of y, which of a real small image, or of one that another model has drawn, is not that of A x
+(conditioning augmentation, Ho et al. 2021, section 4). s is a channel of the map; at s = 1, where nothing is left of y, the map
+is the one that says that nothing is given. In evaluation y is given without noise.
 
-Where a latent stands for more pixels than one of y, those are folded into channels; where for fewer, y is interpolated bilinearly.
+Where a latent stands for several pixels of y, those are folded into channels; where for less than one, y is interpolated
+bilinearly.
 
 Sources:
     Ho et al., Cascaded Diffusion Models for High Fidelity Image Generation (2021), arXiv 2106.15282
@@ -34,7 +35,8 @@ from ldm.types import Image, Probability
 class LowResolution(Spatial):
     """Each image in fewer pixels, for enlarging.
 
-    A batch says what is given by `low_resolution` (b, c, h / factor, w / factor) and the deviation of its noise, `low_noise` (b,).
+    A batch says what is given by `low_resolution` (b, c, h / factor, w / factor) and by the deviation of its noise, `low_noise`
+    (b,).
 
     Arguments:
         first: the autoencoder whose latents are conditioned; the model gives it.
@@ -55,15 +57,15 @@ class LowResolution(Spatial):
         (channels, *sides), (_, height, width) = first.image_shape, first.latent_shape
         if any(side % factor for side in sides) or (first.factor % factor and factor % first.factor):
             raise ValueError(
-                f"condition.factor={factor} is to divide images of {sides[1]} x {sides[0]} pixels, and to divide the first stage's "
-                f"{first.factor} pixels a latent or be a multiple of it; take {_near(sides, first.factor)}"
+                f"condition.factor={factor} is to divide images of {sides[1]} x {sides[0]} pixels, and to divide the first "
+                f"stage's factor {first.factor} or be a multiple of it; take {_near(sides, first.factor)}"
             )
         fold = max(first.factor // factor, 1) ** 2
         nothing = torch.cat([torch.zeros(channels * fold, height, width), torch.ones(1, height, width)])
         super().__init__(first, nothing, of, drop)
         self.factor, self.noise = factor, noise
 
-    def small(self, x: Image) -> Image:
+    def small(self, x: Image) -> Float[Tensor, "b c sh sw"]:
         """A x, (b, c, h / factor, w / factor)."""
         return F.avg_pool2d(x, self.factor)
 

@@ -1,13 +1,12 @@
 """An image with a hole: what is around it, and where it is (Rombach et al. 2021, section 4.5).
 
-    map = (z of the image, continued into its hole, where a latent has a known pixel, else 0;  the hole, f x f pixels of it a latent)
+    map = (z of the image continued into its hole, 0 where a latent has no known pixel;  the hole, f x f pixels of it a latent)
 
 The paper encodes the image with its hole grey. An encoder that has never seen such an edge smears it over the latents beside,
 and of scattered pixels nothing is left: encoding a smooth continuation was worth 3 to 4 dB to training-free methods
-(experiments/LOG.md, 2026-11-26). So the hole is first filled from around (ldm.condition.continuation). A latent all of whose pixels
-are unknown is 0, and the hole's pixels are folded into channels and not averaged, so that the network knows to the pixel what is
-given. Latents and not pixels are told, since a known latent is nearly what is to be drawn there, and a network
-that copies has not to learn the encoder first.
+(experiments/LOG.md, 2026-11-26). So the hole is first filled from around (ldm.condition.continuation). The hole's pixels are
+folded into channels and not averaged, so that the network knows to the pixel what is given. Latents and not pixels are told,
+since a known latent is nearly what is to be drawn there, and a network that copies has not to learn the encoder first.
 
 In training holes are drawn (ldm.condition.holes), and with probability `drop` all is unknown.
 

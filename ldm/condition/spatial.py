@@ -1,16 +1,16 @@
 """Conditions that are of an image: what is given of it is a map beside the latent.
 
-The map, (b, k, h, w) of the latent's size, is concatenated to what a backbone reads (Rombach et al. 2021, section 4.4). So a prior
-that learns p(z | c) learns to fill in or to enlarge, by the loss that it has anyway, and draws by its own sampler in as many
-evaluations as any sample takes.
+The map, (b, k, h, w) of the latent's size, is concatenated to what a backbone reads (Rombach et al. 2021, section 4.4). So a
+prior that learns p(z | c) learns to fill in or to enlarge, by the loss that it has anyway, and draws by its own sampler in as
+many evaluations as any sample takes.
 
 In training a law says what is given of each image (`given`). With probability `drop` nothing is, and then the map is one that
-no image has; so the model draws whole images as well, and classifier-free guidance has an answer to move away from. A condition on
-something else, as a label, is composed by `of`: it is dropped by itself, so that every mixture of known and unknown is learnt, while
-guidance moves away from the answer that knows nothing of both.
+no image has; so the model draws whole images as well, and classifier-free guidance has an answer to move away from. A condition
+on something else, as a label, is composed by `of`: it is dropped by itself, so that every mixture of known and unknown is
+learnt, while guidance moves away from the answer that knows nothing of both.
 
-What is given is made of images and, of some, of the first stage's latents of what is left of them. So latents cannot take the
-place of images: they are encoded in each update and not once.
+What is given is made of images and, of some, of the first stage's latents of what is left of them. So cached latents cannot take
+the place of images, which are encoded in each update and not once.
 
 Sources:
     Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (2021), arXiv 2112.10752
@@ -23,7 +23,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

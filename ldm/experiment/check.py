@@ -99,8 +99,8 @@ def _check_composed(config: Config) -> None:
     inner = (config["condition"] or {}).get("of")
     if is_node(inner) and issubclass(kind := resolve(inner["_target_"], "condition.of"), Spatial):
         raise ConfigError(
-            f"condition.of: {kind.__name__} is a condition on a part of each image, as the one around it is, and a latent has place "
-            "for one map; take label, text or none"
+            f"condition.of: {kind.__name__} is a condition on a part of each image, as the one around it is, and a latent has "
+            "place for one map; take label, text or none"
         )
 
 

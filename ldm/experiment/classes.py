@@ -12,7 +12,9 @@ from ldm.data.module import DataModule
 
 def provisional(config: Config) -> Config:
     """The config with one class where their number is still to be read from the data."""
-    return _with_label(config, lambda node, _: node if node.get("classes") or node.get("names") else node | {"classes": 1})
+    return _with_label(
+        config, lambda node, _: node if node.get("classes") or node.get("names") else node | {"classes": 1}
+    )
 
 
 def fitted(config: Config, data: DataModule) -> Config:

@@ -104,9 +104,9 @@ class Prior(Constructed, nn.Module, ABC):
         super().__init__()
         if context.spatial is not None and not self.SPATIAL:
             raise ValueError(
-                f"{type(self).__name__} has no place for a condition on a part of each image (masked, low_resolution), which is a "
-                "spatial map; take prior=diffusion, consistency, mean_flow, equilibrium, cnf or ot_flow, or condition=label, text "
-                "or none"
+                f"{type(self).__name__} has no place for a condition on a part of each image (masked, low_resolution), which "
+                "is a spatial map; take prior=diffusion, consistency, mean_flow, equilibrium, cnf or ot_flow, or "
+                "condition=label, text or none"
             )
         self.latents, self.context = latents, context
 

@@ -3,8 +3,8 @@
 The measurement is y = A x + noise with A the mean over squares of factor x factor pixels. A run with `condition=low_resolution`
 draws by what it has learnt, of its own factor and of any prior that takes it (ldm.task.trained), and is told the noise. Of any
 other diffusion, or with a method named, the image is drawn from p(x | y, c) (ldm.task.inverse), through the decoder of the first
-stage. An image is first brought to the model's size, as everywhere; its averages are all that is looked at, so a small image may be
-given as it is.
+stage. An image is first brought to the model's size, as everywhere; its averages are all that is looked at, so a small image
+may be given as it is.
 
 Numbers: `psnr` against the image as it was given, which tells something where that one was of full size, and `psnr_bicubic`, that
 of bicubic interpolation of the same averages; `consistency`, the root of the mean squared difference between the averages of
@@ -39,8 +39,8 @@ class SuperResolution(Task):
         posterior: how the averages enter: a word of diffusion/posterior. None is the condition that the run was trained with or,
             where it was not, mmps.
         factor: side of the squares of pixels that are averaged. None is the one that the run was trained with, or 2.
-        noise: deviation of the averages as they are given, in units of pixels in [-1, 1]. None is 0 of a trained condition and, of
-            a method, 0.02: at least the error of the decoder's averages.
+        noise: deviation of the averages as they are given, in units of pixels in [-1, 1]. None is 0 of a trained condition and,
+            of a method, 0.02: at least the error of the decoder's averages.
     """
 
     def __init__(
