@@ -1,8 +1,8 @@
 """How far pictures of a task are from real ones: python -m experiments.tasks.distance RUN STORE FOLDER=PICTURE ...
 
-FOLDER is what `ldm apply` has written, PICTURE which of a row's pictures, as `filled` or `made`. They are compared with all held-out
-images of RUN's data, by the Fréchet distance in the features of the data's own classifier, which STORE has or is given (ldm.metric.
-classifier). `given` is the first pictures that a row was made of, so FOLDER=given is the least that so few real images can have.
+FOLDER is what `ldm apply` has written, PICTURE which of a row's pictures, as `filled` or `made`. They are compared with all
+held-out images of RUN's data, by the Fréchet distance in the features of the data's own classifier (ldm.metric.classifier), which
+STORE has or is given. FOLDER=given is the distance of the real images themselves, the least that so few can have.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ FAULTS = [
         ("(sigma / (1 + sigma.square()).sqrt()).expand", "sigma.expand"),
         ("if not self.training:", "if False:"),
         ("sigma[:, None, None, None] * random.normal", "random.normal"),
-        ("if factor >= self.factor:", "if factor > self.factor:"),
+        ("if factor >= self.factor:", "if True:"),
         ("torch.ones(1, height, width)", "torch.zeros(1, height, width)"),
         ("if any(side % factor for side in sides) or", "if"),
     ),
@@ -132,6 +132,16 @@ FAULTS = [
         ("/ share.where(share > 0, 1)", ""),
         ("(share > 0).to(known.dtype)", "(share == 1).to(known.dtype)"),
         ("torch.where(known > 0, x, F.interpolate", "torch.where(known > 1, x, F.interpolate"),
+    ),
+    *of(
+        "ldm/run/scene.py",
+        "tests/run/test_scene.py",
+        ("if self.images:", "if False:"),
+    ),
+    *of(
+        "ldm/experiment/classes.py",
+        "tests/experiment/test_classes.py",
+        ('node | {"of": changed(node["of"], f"{where}.of")} if node.get("of") else node', "node"),
     ),
     *of(
         "ldm/types.py",
