@@ -105,13 +105,13 @@ FAULTS = [
     *of(
         "ldm/condition/low_resolution.py",
         ("tests/condition/test_spatial.py",),
-        ("y = y / (1 + sigma.square()).sqrt()", "pass"),
-        ("(sigma / (1 + sigma.square()).sqrt()).expand", "sigma.expand"),
+        ("F.pixel_unshuffle(y / length,", "F.pixel_unshuffle(y,"),
+        ("(sigma / length).expand", "sigma.expand"),
         ("if not self.training:", "if False:"),
         ("sigma[:, None, None, None] * random.normal", "random.normal"),
-        ("if factor >= self.factor:", "if True:"),
+        ('mode="bicubic"', 'mode="bilinear"'),
         ("torch.ones(1, height, width)", "torch.zeros(1, height, width)"),
-        ("if any(side % factor for side in sides) or", "if"),
+        ("if any(side % factor for side in sides):", "if False:"),
     ),
     *of(
         "ldm/condition/holes.py",
