@@ -156,6 +156,10 @@ def test_on_the_command_line(masked, tmp_path):
         apply(**compose(*asked, f"images={tmp_path / 'x.png'}", name="apply"))
         for file in ("task.json", "result.json"):
             assert way in json.loads((out / file).read_text())["way"]
+    with pytest.raises(
+        ValueError, match=r"diffusion\.posterior\.iterations= is an argument of a method, which is not named"
+    ):
+        apply(**compose(*asked[:-1], "+diffusion.posterior={iterations: 2}", name="apply") | {"images": str(tmp_path)})
     one, two = (np.array(PIL.Image.open(tmp_path / name / "0000-filled.png")) for name in "ab")
     given = np.array(PIL.Image.open(tmp_path / "x.png"))
     assert (one[OUTSIDE] == given[OUTSIDE]).all() and (one != two).any()
