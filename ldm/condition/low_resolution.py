@@ -9,7 +9,7 @@ nothing is given. In evaluation y is given without noise.
 
 y is told twice: as the latent of its bicubic enlargement, which is near what is to be drawn, so that the network has not to learn
 the encoder first; and to the number, its pixels folded into channels, where a latent stands for whole pixels of y. With pixels
-alone, as Rombach et al. 2021 (section 4.4) do, a thousand updates were worth 2 dB less (experiments/LOG.md).
+alone, as Rombach et al. 2021 (section 4.4) do, PSNR was 23.1 dB after 1,000 updates and not 23.4 (experiments/tasks).
 
 Sources:
     Ho et al., Cascaded Diffusion Models for High Fidelity Image Generation (2021), arXiv 2106.15282
