@@ -122,7 +122,6 @@ FAULTS = [
         (".clamp(min=1e-12)).clamp(0, 1)", ".clamp(min=1e-12))"),
         ("points[-1] + step).clamp(0, 1)", "points[-1] + step)"),
         ("< 0.25 + 0.5 * u[:, 0]", "< 0.5"),
-        ("right=True", "right=False"),
         ("torch.tensor(self.weights, device=device)", "torch.ones(4, device=device)"),
     ),
     *of(
