@@ -34,7 +34,7 @@ from ldm.random import Random
 from ldm.run import hub
 from ldm.run.load import Drawing, check_trained
 from ldm.task.base import Task, lacking
-from ldm.task.conditions import condition, conditions, draw
+from ldm.task.conditions import check_whole, condition, conditions, draw
 from ldm.task.done import Done, Pictures, in_memory, pictures
 from ldm.task.glimpse import Glimpse, watched
 from ldm.task.rows import Rows
@@ -90,7 +90,8 @@ class Model:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of its classes, where it is conditioned on classes with names."""
-        return self.model.condition.names if isinstance(self.model.condition, Label) else ()
+        own = self.model.condition.find(Label)
+        return () if own is None else own.names
 
     def __repr__(self) -> str:
         own, condition = self.model, ", ".join(self.model.condition.needs) or "nothing"
@@ -131,6 +132,7 @@ class Model:
         if n < 1 or batch < 1:
             raise ValueError(f"n={n}, batch={batch}: both are at least 1")
         self._check_trained()
+        check_whole(self.model)
         with Drawing(None, guidance, steps, prior).applied(self.model), watched(self.model, watch):
             asked = conditions(self.model, _many(captions), _many(labels), n, negative)
             found = [draw(self.model, asked, rows, seed) for rows in _parts(asked.count, batch)]

@@ -23,6 +23,7 @@ from ldm import plugins
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.build import Config, ConfigError, build, check, check_named, resolve
 from ldm.condition.conditioner import Conditioner
+from ldm.condition.spatial import Spatial
 from ldm.constructed import node_of
 from ldm.files import whole_file, write_json
 from ldm.plugins import within
@@ -34,6 +35,8 @@ from ldm.types import Codes, Context, Image, Latent
 log = logging.getLogger(__name__)
 
 PARTS = ("autoencoder", "condition", "prior")
+HANDED = {"condition": ("first",), "prior": GIVEN}
+"""Arguments of a part's constructor that other parts say, and no config."""
 # What a loaded config may name: the parts of a model, nothing that reads data or writes files.
 MODEL_PACKAGES = (
     "ldm.autoencoder",
@@ -69,7 +72,8 @@ class LatentModel(nn.Module):
 
     def check_null(self) -> None:
         """Warn where samples are drawn by an answer that training never sees: the one without a condition."""
-        if self.condition.needs and self.condition.drop == 0 and self.prior.asks_null():
+        never = any(each.needs and each.drop == 0 for each in self.condition.parts())
+        if never and self.prior.asks_null():
             log.warning(
                 "guidance asks for the answer without a condition, which condition.drop=0 never trains: its samples mean "
                 "nothing; take guidance of scale 1, or train with condition.drop=0.1"
@@ -97,7 +101,7 @@ class LatentModel(nn.Module):
         if missing:
             raise ConfigError(f"a model is made of {', '.join(PARTS)}; this config has no {', '.join(missing)}")
         autoencoder = build(config["autoencoder"], "autoencoder", allowed)
-        condition = build(config["condition"], "condition", allowed)
+        condition = _condition(config["condition"], autoencoder, allowed)
         latents = _latents(config["prior"], autoencoder, allowed)
         prior = build(config["prior"], "prior", allowed, latents=latents, context=condition.shape)
         autoencoder.check_size(autoencoder.image_shape, prior.factor)
@@ -106,7 +110,12 @@ class LatentModel(nn.Module):
     def context(self, batch: Mapping[str, Any], random: Random) -> Context:
         """The condition of a batch as training sees it: dropped, by chance, where `condition.drop` says so (Ho and Salimans,
         Classifier-Free Diffusion Guidance, 2022, algorithm 1), so that the prior learns what it is without one, too."""
-        return self.condition(batch).drop(self.condition.drop, random.uniform("drop"))
+        return self.condition.dropped(self.told(batch, random), random)
+
+    def told(self, batch: Mapping[str, Any], random: Random) -> Context:
+        """The condition of a batch, of which nothing is dropped. What is given of its images, of a condition on a part of them,
+        is drawn by that condition's law, unless the batch says it; without images nothing is."""
+        return self.condition(self.condition.given(batch, random))
 
     @torch.no_grad()
     def latent(self, batch: Mapping[str, Any], random: Random) -> Latent | Codes:
@@ -127,7 +136,7 @@ class LatentModel(nn.Module):
     @torch.no_grad()
     def sample_latents(self, batch: Mapping[str, Any], random: Random) -> Latent | Codes:
         """What the prior models, drawn from it: one latent (c, h, w), or codes (h, w), for each row of `random`, conditioned on
-        the batch's captions or labels.
+        the batch's captions or labels and, of a condition on a part of images, on those of the batch, if it has some.
 
         A text under `negative` takes the place of 'no condition' in guidance.
         ValueError where captions or labels are not as many as rows.
@@ -136,7 +145,7 @@ class LatentModel(nn.Module):
         for key in ("caption", "label"):
             if key in batch and len(batch[key]) != count:
                 raise ValueError(f"{len(batch[key])} {key}s for {count} rows of random numbers: give one for each row")
-        c = self.condition(batch)
+        c = self.told(batch, random)
         if batch.get("negative") is not None:
             c = c.away_from(self.negative(batch["negative"]))
         return self.prior.sample(self.prior.latents.batch(count), c, random)
@@ -184,10 +193,10 @@ class LatentModel(nn.Module):
 
     def _constructed(self) -> Config:
         """The nodes of the three parts, by what their constructors were given; checked as those of a file are."""
-        nodes = {part: node_of(getattr(self, part), part, GIVEN) for part in PARTS}
+        nodes = {part: node_of(getattr(self, part), part, HANDED.get(part, ())) for part in PARTS}
         own = tuple(path.partition(".")[0] for path in plugins.targets(nodes))
         for part, node in nodes.items():
-            check(node, part, GIVEN if part == "prior" else (), own)
+            check(node, part, HANDED.get(part, ()), own)
         return nodes
 
     @classmethod
@@ -233,6 +242,13 @@ def _of_best(made_from: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             "second.keep_best=METRIC"
         )
     return {"images_seen": best["images"], "updates": best["updates"], "chosen_by": best["metric"]}
+
+
+def _condition(node: Config, autoencoder: Autoencoder, allowed: tuple[str, ...]) -> Conditioner:
+    """The condition of a node; one on a part of images is handed the first stage."""
+    kind = resolve(node["_target_"], "condition", allowed)
+    handed = {"first": autoencoder} if issubclass(kind, Spatial) else {}
+    return build(node, "condition", allowed, **handed)
 
 
 def _latents(prior: Config, autoencoder: Autoencoder, allowed: tuple[str, ...]) -> Latents:

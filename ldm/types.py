@@ -29,6 +29,9 @@ Times: TypeAlias = Float[Tensor, "b *times"]
 Reads: TypeAlias = Literal["latents", "pixels", "codes"]
 """What a prior models: whitened latents; images as they are, of 8 bits in [-1, 1]; or the codes of a vector quantiser."""
 
+PARTS = ("tokens", "mask", "spatial")
+"""Of a context, beside its "no condition"."""
+
 Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -74,24 +77,21 @@ class Context:
         if self.empty is None:
             return self
         parts = {}
-        for name in ("tokens", "mask", "spatial"):
+        for name in PARTS:
             own, empty = getattr(self, name), getattr(self.empty, name)
             parts[name] = None if own is None else empty.expand_as(own)
         return Context(**parts, empty=self.empty)
 
-    def drop(self, p: float, u: Float[Tensor, " b"]) -> Context:
-        """The context with "no condition" for every example whose uniform number u, (b,), is below p."""
+    def drop(self, p: float, u: Float[Tensor, " b"], parts: tuple[str, ...] = PARTS) -> Context:
+        """The context with "no condition" for every example whose uniform number u, (b,), is below p; in some `parts` alone
+        where these are named."""
         if self.empty is None:
             return self
         null, dropped = self.null(), u < p
-        parts = {}
-        for name in ("tokens", "mask", "spatial"):
-            own = getattr(self, name)
-            if own is None:
-                parts[name] = None
-            else:
-                parts[name] = torch.where(dropped.view(-1, *[1] * (own.ndim - 1)), getattr(null, name), own)
-        return Context(**parts, empty=self.empty)
+        found = {name: getattr(self, name) for name in parts if getattr(self, name) is not None}
+        for name, own in found.items():
+            found[name] = torch.where(dropped.view(-1, *[1] * (own.ndim - 1)), getattr(null, name), own)
+        return replace(self, **found)
 
     def away_from(self, other: Context) -> Context:
         """The same batch with `other`, a context of one example, in the place of "no condition". Classifier-free guidance
@@ -130,7 +130,7 @@ class Context:
         if len(lengths) > 1:
             contexts = [context._padded(max(lengths)) for context in contexts]
         parts = {}
-        for name in ("tokens", "mask", "spatial"):
+        for name in PARTS:
             own = [getattr(context, name) for context in contexts]
             parts[name] = None if own[0] is None else torch.cat(own)
         return Context(**parts, empty=contexts[0].empty)

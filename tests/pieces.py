@@ -16,6 +16,7 @@ def pieces(group: str) -> dict[str, Callable[..., Any]]:
     found = {}
     for file in sorted((CONF / group).glob("*.yaml")):
         node = yaml.safe_load(file.read_text(encoding="utf-8"))
+        node.pop("defaults", None)  # further files, which Hydra reads
         found[file.stem] = lambda node=node, **given: build(node, **given)
     assert found, f"no config in {group}"
     return found

@@ -85,7 +85,10 @@ def shrunk(config: dict[str, Any], folder: Path, name: str | None = "run") -> di
     config["data"] |= {"batch_size": 4, "workers": 0}
     config["evaluation"] |= {"samples": 5, "batch": 3}
     config |= {"runs": str(folder / "runs"), "store": str(folder / "store"), "name": name}
-    if config["cache_latents"] == "auto":  # of few updates a cache would not pay, and there would be none to test
+    images = "of" in config["condition"]  # which are read in each update
+    if (
+        config["cache_latents"] == "auto" and not images
+    ):  # of few updates a cache would not pay, and none would be tested
         config["cache_latents"] = True
     return config
 

@@ -25,7 +25,7 @@ FILES = sorted(
     file for file in CONF.rglob("*.yaml") if not file.is_relative_to(CONF / "hydra")
 )  # which Hydra builds itself
 # What is handed to a node beside its config, by whoever builds it.
-GIVEN = {"prior": ("latents", "context"), "alignment": ("width", "grid")}
+GIVEN = {"condition": ("first",), "prior": ("latents", "context"), "alignment": ("width", "grid")}
 # A group lands at a key of its own name, but for these.
 PLACES = {"stage": ("first", "second"), "optimizer": ("first.optimizer", "second.optimizer")}
 

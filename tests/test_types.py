@@ -29,6 +29,13 @@ def test_an_example_is_dropped_where_its_number_is_below_p(p):
     assert found.empty is c.empty
 
 
+def test_a_part_is_dropped_by_itself():
+    c = context()
+    found = c.drop(1.0, torch.zeros(4), ("spatial",))
+    assert torch.equal(found.tokens, c.tokens) and torch.equal(found.mask, c.mask)
+    assert (found.spatial == -1).all() and found.empty is c.empty
+
+
 def test_the_null_is_the_learnt_one_for_every_example():
     null = context().null()
     assert null.tokens.shape == (4, 3, 2) and (null.tokens == -1).all() and (null.spatial == -1).all()

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.build import build
+from ldm.build import build, is_node
 from ldm.callback.image_grid import ImageGrid, beside
 from ldm.data.inputs import Inputs
 from ldm.eight_bits import eight_bits
@@ -68,6 +68,7 @@ def apply(
     name_plugins(plugins)
     if batch < 1:
         raise ValueError(f"batch={batch}: wanted 1 at least")
+    _check_posterior(task.get("posterior"))
     done: Task = build(task, "task")
     pieces = dict(diffusion or {})
     if pieces.pop("posterior", None) is not None and "posterior" not in task:
@@ -82,6 +83,9 @@ def apply(
     given, others = _inputs(images, model, "images"), _inputs(done.others, model, "task.others")
     rows = Rows(done, model, given, others, condition(model, prompt, label, ("prompt", "label")), seed)
     facts: dict[str, Any] = {"run": str(run), "task": task, "prompt": prompt, "label": label, "seed": seed}
+    if (way := done.way(model)) is not None:
+        log.info("task=%s is done by %s", done.word, way)
+        facts["way"] = way
     for name, inputs, where in (("images", given, images), ("others", others, done.others)):
         facts |= {} if inputs is None else {name: {"from": str(where), "n": len(inputs), "hash": inputs.fingerprint}}
     facts |= (
@@ -91,6 +95,15 @@ def apply(
     job = Job(Path(out) if out else Path(run) / "tasks" / name, rows, facts)
     job.go_on(batch)
     job.finish()
+
+
+def _check_posterior(node: Any) -> None:
+    """ValueError where arguments of a method are given and no method."""
+    if isinstance(node, dict) and not is_node(node):
+        raise ValueError(
+            f"diffusion.posterior.{next(iter(node), '')}= is an argument of a method, which is not named; say which, as "
+            "diffusion/posterior=mmps"
+        )
 
 
 def _inputs(where: str | Path | None, model: LatentModel, word: str) -> Inputs | None:

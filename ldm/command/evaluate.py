@@ -149,7 +149,8 @@ def _metrics(own: Config, given: Config, store: str) -> Config:
 
 def _check_classes(model: LatentModel, data: DataModule) -> None:
     """ValueError where a label means another class in the data than in the model."""
-    known = model.condition.names if isinstance(model.condition, Label) else ()
+    own = model.condition.find(Label)
+    known = () if own is None else own.names
     if known and data.classes and data.classes != known:
         raise ValueError(
             f"the data's classes are {listed(data.classes)}, the model's {listed(known)}; measure on data with the same "

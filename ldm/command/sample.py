@@ -25,7 +25,7 @@ from ldm.plugins import name as name_plugins
 from ldm.random import seed_of
 from ldm.run.load import Drawing, check_trained, named, weights_hash
 from ldm.run.machine import device_of
-from ldm.task.conditions import Conditions, conditions, draw
+from ldm.task.conditions import Conditions, check_whole, conditions, draw
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ def sample(
     drawing = Drawing(diffusion, guidance, steps, prior, guide, guide_ema)
     model = drawing.load(run, weights, ema, device_of(device))
     check_trained(model, run)
+    check_whole(model)
     if compile:
         _compile(model)
     asked = _conditions(model, prompt, prompts, label, n, negative)

@@ -10,13 +10,16 @@ Sources:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from torch import nn
 
 from ldm.constructed import Constructed
+from ldm.random import Random
 from ldm.types import Context, ContextShape
+
+Kind = TypeVar("Kind", bound="Conditioner")
 
 
 class Conditioner(Constructed, nn.Module, ABC):
@@ -24,7 +27,8 @@ class Conditioner(Constructed, nn.Module, ABC):
 
     Attributes:
         shape: the widths of the context's parts, for which a backbone has to be built.
-        needs: the keys of a batch that are read.
+        needs: the keys of a batch that are read; with "image" among them (ldm.condition.spatial) a stage reads images and no
+            cached latents.
         drop: the probability that an example is trained without its condition.
     """
 
@@ -35,6 +39,22 @@ class Conditioner(Constructed, nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Mapping[str, Any]) -> Context:
         """The context of a batch, with the learnt "no condition" in its field `empty`."""
+
+    def given(self, batch: Mapping[str, Any], random: Random) -> Mapping[str, Any]:
+        """The batch with what is given of each image, of a condition on a part of it; as it is elsewhere."""
+        return batch
+
+    def dropped(self, c: Context, random: Random) -> Context:
+        """A context as training sees it: "no condition" for some examples, by chance."""
+        return c.drop(self.drop, random.uniform("drop"))
+
+    def parts(self) -> Iterator[Conditioner]:
+        """The conditions that it is made of, itself among them."""
+        yield self
+
+    def find(self, kind: type[Kind]) -> Kind | None:
+        """The condition of this kind that it is, or is made of; None where there is none."""
+        return next((each for each in self.parts() if isinstance(each, kind)), None)
 
     @abstractmethod
     def fit(self, captions: Iterable[str]) -> None:

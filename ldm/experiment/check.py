@@ -15,14 +15,16 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import nn
 
 from ldm import plugins
-from ldm.build import Config, ConfigError, build, check, is_node, nearest, plain
+from ldm.build import Config, ConfigError, build, check, is_node, nearest, plain, resolve
 from ldm.condition.conditioner import Conditioner
+from ldm.condition.spatial import Spatial
 from ldm.data.batches import micro_batch
 from ldm.data.caption import clean
 from ldm.data.module import DataModule
+from ldm.data.source import COLUMNS
 from ldm.metric.metric import Metric
-from ldm.model import PARTS, LatentModel
-from ldm.prior.base import GIVEN, Prior
+from ldm.model import HANDED, PARTS, LatentModel
+from ldm.prior.base import Prior
 from ldm.report.quantity import lower_is_better
 from ldm.run.evaluation import Evaluation
 from ldm.signature import PIECES
@@ -42,7 +44,7 @@ NODES = (
     "evaluation",
 )
 # What a part is handed beside its config, by whoever builds it.
-_GIVEN = {"prior": GIVEN, "alignment": ("width", "grid")}
+_GIVEN = {**HANDED, "alignment": ("width", "grid")}
 _NAME = re.compile(r"(?!\.)[^/\\\x00]+(/(?!\.)[^/\\\x00]+)*")  # no way out of runs/
 
 
@@ -70,6 +72,7 @@ def checked(config: Config) -> Config:
     for group in ("metric", "logger", "callback"):  # without one that is left out, as metric.distances=null
         config = config | {group: {name: node for name, node in (config.get(group) or {}).items() if node is not None}}
         _check_chosen(config[group], group)
+    _check_composed(config)
     for part in NODES:
         if config.get(part) is not None:
             check(config[part], part, _GIVEN.get(part, ()))
@@ -89,6 +92,25 @@ def _check_chosen(nodes: Config, group: str) -> None:
                 f"{group}.{name}: there are words for it, and it is not among those chosen; add it, as {group}=[...,{name}], "
                 f"or leave them out, as ~{group}.{name}"
             )
+
+
+def _check_composed(config: Config) -> None:
+    """ConfigError where a condition on images is composed with another one, for which there is no place."""
+    inner = (config["condition"] or {}).get("of")
+    if is_node(inner) and issubclass(kind := resolve(inner["_target_"], "condition.of"), Spatial):
+        raise ConfigError(
+            f"condition.of: {kind.__name__} is a condition on a part of each image, as the one around it is, and a latent has "
+            "place for one map; take label, text or none"
+        )
+
+
+def check_cache(config: Config, condition: Conditioner) -> None:
+    """ConfigError where latents are to take the place of the images that a condition reads."""
+    if config["cache_latents"] is True and "image" in condition.needs:
+        raise ConfigError(
+            f"cache_latents=true keeps latents in the place of images, and this condition, {type(condition).__name__}, reads the "
+            "image at each visit; leave cache_latents out"
+        )
 
 
 def _check_best(config: Config) -> None:
@@ -183,7 +205,7 @@ def check_data(condition: Conditioner, metrics: Mapping[str, Metric], data: Data
     """ConfigError where a condition or a metric reads what the data do not have."""
     for split, source in data.sources.items():
         for column in condition.needs:
-            if column not in source.columns:
+            if column in COLUMNS and column not in source.columns:
                 raise ConfigError(
                     f"the condition reads each image's {column} and data.{split} has none: name the column "
                     f"(data.{split}.{column}=COLUMN), or take condition=none"

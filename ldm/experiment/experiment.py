@@ -25,7 +25,15 @@ from ldm.callback.measured import save_pictures
 from ldm.callback.pictures import Pictures
 from ldm.data.module import DataModule
 from ldm.experiment.account import Account
-from ldm.experiment.check import check_batch, check_data, check_evaluation, check_prior, check_stages, checked
+from ldm.experiment.check import (
+    check_batch,
+    check_cache,
+    check_data,
+    check_evaluation,
+    check_prior,
+    check_stages,
+    checked,
+)
 from ldm.experiment.classes import fitted, provisional
 from ldm.experiment.given import Given
 from ldm.experiment.log_file import LogFile
@@ -132,6 +140,7 @@ class Experiment:
         self.model = LatentModel.build(config)
         check_stages(self.config, self.given.has_first, self.model.autoencoder)
         check_prior(self.config, self.model, self.given.has_prior)
+        check_cache(self.config, self.model.condition)
         self.flops = self.model.prior.flops()  # which finds a network that does not fit before anything is trained
         self.alignment = aligned(self.config.get("alignment"), self.model, self.seed)
 

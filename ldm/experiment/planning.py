@@ -78,7 +78,7 @@ class Planning:
 
     def caches(self) -> bool:
         """Whether latents are encoded once before a prior is trained."""
-        if not self.trains["second"]:
+        if not self.trains["second"] or "image" in self.model.condition.needs:
             return False
         asked = self.config["cache_latents"]
         if asked != "auto":

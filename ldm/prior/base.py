@@ -90,16 +90,24 @@ class Prior(Constructed, nn.Module, ABC):
         reads: what it models, the same for every prior of a family or (`reading`) by its config.
         DRAWING: arguments of the constructor, and attributes, that say how samples are drawn and nothing of how the model is
             trained: a finished model takes others.
+        SPATIAL: whether it can be given a map of the latent's size, as a condition on a part of each image is.
         TUNES: what it goes on from, in words, where it is trained from another prior's weights (`prior.checkpoint`) and not from
             random ones; "" elsewhere.
     """
 
     reads: Reads = "latents"
     DRAWING: ClassVar[tuple[str, ...]] = ()
+    SPATIAL: ClassVar[bool] = False
     TUNES: ClassVar[str] = ""
 
     def __init__(self, latents: Latents, context: ContextShape):
         super().__init__()
+        if context.spatial is not None and not self.SPATIAL:
+            raise ValueError(
+                f"{type(self).__name__} has no place for a condition on a part of each image (masked, low_resolution), which "
+                "is a spatial map; take prior=diffusion, consistency, mean_flow, equilibrium, cnf or ot_flow, or "
+                "condition=label, text or none"
+            )
         self.latents, self.context = latents, context
 
     @property

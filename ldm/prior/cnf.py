@@ -101,6 +101,7 @@ class CNF(Prior, Likelihood, Invertible):
     """
 
     DRAWING: ClassVar = ("solver",)
+    SPATIAL: ClassVar = True
 
     def __init__(
         self,

@@ -68,6 +68,7 @@ class Consistency(Prior):
     """
 
     DRAWING: ClassVar = ("steps", "middle", "highest")
+    SPATIAL: ClassVar = True
     TUNES: ClassVar = "a diffusion's run of the same backbone, schedule and parameterization"
 
     def __init__(

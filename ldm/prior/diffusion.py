@@ -59,6 +59,7 @@ class Diffusion(Prior, Likelihood, Gradual):
     """
 
     DRAWING: ClassVar = ("sampler", "grid", "guidance", "steps", "sampling_schedule")
+    SPATIAL: ClassVar = True
 
     def __init__(
         self,

@@ -96,6 +96,7 @@ class Equilibrium(Prior):
     """
 
     DRAWING: ClassVar = ("steps", "step", "momentum", "guidance")
+    SPATIAL: ClassVar = True
 
     def __init__(
         self,

@@ -84,6 +84,7 @@ class MeanFlow(Prior):
     """
 
     DRAWING: ClassVar = ("steps",)
+    SPATIAL: ClassVar = True
 
     def __init__(
         self,

@@ -50,10 +50,6 @@ class NormalizingFlow(Prior, Likelihood, Invertible):
 
     def __init__(self, latents: Latents, context: ContextShape, bijection: Bijection, temperature: PositiveFloat = 1.0):
         super().__init__(latents, context)
-        if context.spatial is not None:
-            raise ValueError(
-                f"{type(self).__name__} has no place for a spatial condition: take condition=label, text or none"
-            )
         self.bijection, self.temperature = bijection, temperature
 
     def log_prob(self, z: Latent, c: Context, random: Random | None = None) -> Float[Tensor, " b"]:

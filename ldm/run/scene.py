@@ -94,6 +94,7 @@ class Wanted:
         split, rows: sample i is drawn for the caption and label of row i mod m of the m rows of a split.
         period: the size of that split: noise of a row's further samples has numbers this far apart.
         classes: of balanced labels.
+        images: whether a condition reads the images of those rows, too.
     """
 
     law: LabelLaw | None
@@ -101,6 +102,7 @@ class Wanted:
     rows: Sequence[int]
     period: int
     classes: int
+    images: bool = False
 
     def row(self, place: int) -> int:
         """Of the sample at this place."""
@@ -113,7 +115,9 @@ class Wanted:
         return self.row(place) + self.period * (place // len(self.rows))
 
     def batch(self, data: DataModule, places: Sequence[int]) -> dict[str, Any]:
-        """Captions and labels of the samples at these places, as a condition reads them."""
+        """Captions and labels of the samples at these places, and images, as a condition reads them."""
+        if self.images:
+            return data.items(self.split, [self.row(place) for place in places])
         if self.law == "balanced":
             return {"label": torch.tensor(places) % self.classes}
         facts = [data.sources[self.split].facts(self.row(place)) for place in places]
@@ -146,5 +150,5 @@ def wanted(data: DataModule, needs: Sequence[str], law: LabelLaw, split: Split, 
                 f"evaluation.labels=sampled takes random rows of the {other} split, which is streamed; take reference"
             )
         u = Random(0, 0, torch.arange(samples)).uniform("labels")
-        return Wanted(law, other, (u.double() * len(source)).long().tolist(), len(source), 0)
-    return Wanted("reference" if needs else None, split, shuffled(count)[:size], count, 0)
+        return Wanted(law, other, (u.double() * len(source)).long().tolist(), len(source), 0, "image" in needs)
+    return Wanted("reference" if needs else None, split, shuffled(count)[:size], count, 0, "image" in needs)

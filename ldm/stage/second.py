@@ -145,7 +145,7 @@ class Second(Stage):
         for batch in self.trainer.datamodule.data.loader(0, self.steps):
             batch = self.trainer.strategy.batch_to_device(batch)
             random = Random(self._key(), _BEGINNING, batch["row"], batch["total"])
-            yield self.model.latent(batch, random), self.model.condition(batch)
+            yield self.model.latent(batch, random), self.model.told(batch, random)
 
     def _aligned(self, batch: dict[str, Any]) -> Terms:
         if self.alignment is None:
@@ -156,7 +156,7 @@ class Second(Stage):
         return {"alignment": self.alignment(inner, feature)}
 
     def validation_terms(self, batch: dict[str, Any], random: Random) -> dict[str, Tensor]:
-        return self.model.prior.held_out(self.model.latent(batch, random), self.model.condition(batch), random)
+        return self.model.prior.held_out(self.model.latent(batch, random), self.model.told(batch, random), random)
 
 
 def aligned(node: Config | None, model: LatentModel, seed: int) -> Alignment | None:

@@ -32,7 +32,7 @@ from ldm.files import whole_file, write_text
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.base import Answer, Found, Task
-from ldm.task.conditions import class_named
+from ldm.task.conditions import check_whole, class_named
 
 _SAFE = re.compile(r"[^\w .-]+")  # what no file system minds
 
@@ -55,13 +55,15 @@ class Augment(Task):
                 "task=augment draws by class, and this model is conditioned on caption: draw by captions with ldm sample "
                 "prompts=FILE n=N"
             )
+        check_whole(model)
 
     def count(self, model: LatentModel, images: int) -> int:
-        return self.n * (model.condition.classes if isinstance(model.condition, Label) else 1)
+        own = model.condition.find(Label)
+        return self.n * (1 if own is None else own.classes)
 
     def __call__(self, model: LatentModel, batch: Mapping[str, Any], random: Random) -> Answer:
         rows, given = batch["index"], {"index": batch["index"]}
-        if isinstance(model.condition, Label):
+        if model.condition.find(Label) is not None:
             given["label"] = rows // self.n
         seeds = torch.full_like(rows, random.seed)
         return Answer({"sample": model.sample(given, random)}, arrays={"seed": seeds})
@@ -69,7 +71,7 @@ class Augment(Task):
     def write(self, model: LatentModel, found: Found, folder: Path) -> list[Path]:
         place, lines = folder / "imagefolder", []
         for row, seed in enumerate(found.arrays["seed"].tolist()):
-            named = class_named(model, row // self.n) if isinstance(model.condition, Label) else None
+            named = None if model.condition.find(Label) is None else class_named(model, row // self.n)
             inside = "" if named is None else f"{_SAFE.sub('-', named)}/"
             name = f"{inside}{row % self.n:05d}.png"
             with whole_file(place / name) as temporary:

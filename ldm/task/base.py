@@ -97,6 +97,10 @@ class Task(Constructed, ABC):
     def begin(self, model: LatentModel) -> None:
         """What has to be known before the first row: a second model, what ordinary images are like."""
 
+    def way(self, model: LatentModel) -> str | None:
+        """By what the task is done with this model, in words, where that follows from what the model is; None elsewhere."""
+        return None
+
     def count(self, model: LatentModel, images: int) -> int:
         """How many rows there are of so many images."""
         return max(images - self.takes + 1, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from ldm.condition.label import Label
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.types import Image
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,30 @@ def conditions(
     if negative is not None:
         model.negative(negative)  # refused before anything is drawn
     if labels is not None:
-        numbers = [model.condition.number(label) for label in labels]
+        numbers = [model.condition.find(Label).number(label) for label in labels]
         return Conditions(len(numbers) * n, None, [each for each in numbers for _ in range(n)], negative)
     if captions is None and "caption" in needs:
         captions = [""]
     if captions is not None:
         return Conditions(len(captions) * n, [each for each in captions for _ in range(n)], None, negative)
     return Conditions(n, None, None, negative)
+
+
+def check_whole(model: LatentModel) -> None:
+    """ValueError where nothing is given of an image and the model has not learnt to draw without."""
+    if "image" not in model.condition.needs:
+        return
+    word = type(model.condition).__name__
+    if model.condition.drop == 0:
+        raise ValueError(
+            f"this model is conditioned on a part of each image ({word}), and condition.drop=0 never trained it to draw "
+            "without one; give it images: ldm apply task=inpaint or task=super_resolution"
+        )
+    log.info(
+        "this model is conditioned on a part of each image (%s): nothing of one is given here, so whole images are drawn; "
+        "ldm apply task=inpaint and task=super_resolution give it images",
+        word,
+    )
 
 
 def condition(
@@ -91,8 +111,8 @@ def condition(
 
 def class_named(model: LatentModel, label: int) -> str:
     """The name of a class, or its number where it has none."""
-    named = isinstance(model.condition, Label) and 0 <= label < len(model.condition.names)
-    return model.condition.names[label] if named else f"class {label}"
+    own = model.condition.find(Label)
+    return own.names[label] if own is not None and 0 <= label < len(own.names) else f"class {label}"
 
 
 def draw(model: LatentModel, asked: Conditions, rows: Sequence[int], seed: int) -> Image:

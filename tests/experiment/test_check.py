@@ -83,3 +83,20 @@ def test_words_for_one_that_is_not_chosen_are_told(group, tmp_path):
         ConfigError, match=rf"{group}\.absent: .*add it, as {group}=\[\.\.\.,absent\], or leave them out"
     ):
         Experiment(config | {group: (config[group] or {}) | {"absent": {"draws": 3}}})
+
+
+@pytest.mark.parametrize(
+    ("match", "words"),
+    [
+        (
+            r"condition\.of: LowResolution is a condition on a part of each image, as the one around it is",
+            ("condition@condition.of=low_resolution",),
+        ),
+        (r"cache_latents=true keeps latents in the place of images.*Masked, reads the image", ("cache_latents=true",)),
+    ],
+)
+def test_a_condition_on_images_takes_neither_another_nor_cached_latents(match, words, tmp_path):
+    config = tiny(tmp_path, "condition=masked", *words)
+    with pytest.raises(ConfigError, match=match):
+        Experiment(config).run()
+    assert list(tmp_path.iterdir()) == []

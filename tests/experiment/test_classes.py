@@ -84,3 +84,13 @@ def test_sides_that_do_not_divide_are_told_in_pixels(photographs, tmp_path, monk
     config = on(tiny(tmp_path, "condition=none", "autoencoder=kl_f8"), photographs)
     config["autoencoder"]["image_shape"] = config["data"]["image_shape"] = [3, 28, 28]
     refused(config, "28x28.*24 or 32", tmp_path, monkeypatch)
+
+
+def test_classes_of_a_label_within_a_condition_come_from_the_data(tmp_path):
+    words = ("condition=masked", "condition@condition.of=label", "prior=cnf")
+    experiment = Experiment(tiny(tmp_path, *words))
+    experiment._prepare()
+    label = experiment.model.condition.of
+    assert label.names == LABELS and label.classes == len(LABELS)
+    with pytest.raises(ConfigError, match=r"condition\.of\.classes=2, but the data has 28 classes"):
+        Experiment(tiny(tmp_path, *words, "condition.of.classes=2"))._prepare()

@@ -100,7 +100,6 @@ FAULTS = [
         ("self.temperature * random.normal", "random.normal"),
         (".flatten(1).sum(1) + log_det", ".flatten(1).sum(1) - log_det"),
         (">= _EXAMPLES:", ">= 10 * _EXAMPLES:"),
-        ("if context.spatial is not None:", "if False:"),
     ),
     *of(
         "ldm/prior/realnvp.py",

@@ -220,6 +220,35 @@ FAULTS = [
         ("psnr(made, x, 1 - hole)", "psnr(made, x)"),
     ),
     *of(
+        "ldm/task/inpaint.py",
+        "tests/task/test_trained.py",
+        ('{**batch, "hole": hole}', "batch"),
+        ('check_free(self, condition, {"noise": self.noise,', "check_free(self, condition, {"),
+    ),
+    *of(
+        "ldm/task/super_resolution.py",
+        "tests/task/test_trained.py",
+        ("if self.factor not in (None, condition.factor):", "if False:"),
+        ("2 if condition is None else condition.factor", "2"),
+        ("self.noise or 0.0)", "0.0)"),
+        ("self.noise > condition.noise:", "self.noise > 1:"),
+    ),
+    *of(
+        "ldm/task/trained.py",
+        "tests/task/test_trained.py",
+        ("None if posterior is not None else", ""),
+    ),
+    *of(
+        "ldm/task/conditions.py",
+        "tests/task/test_trained.py",
+        ("if model.condition.drop == 0:", "if False:"),
+    ),
+    *of(
+        "ldm/command/apply.py",
+        "tests/task/test_trained.py",
+        ('        facts["way"] = way\n', ""),
+    ),
+    *of(
         "ldm/task/super_resolution.py",
         "tests/task/test_inverse.py",
         ("off = (a(made) - y)", "off = (a(made) - a(smooth))"),

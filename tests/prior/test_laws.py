@@ -19,7 +19,16 @@ from tests.runs import tiny
 CONDITIONS = {
     "none": ["condition=none", "diffusion.guidance.scale=1"],
     "label": ["condition=label", "condition.classes=3"],
+    "masked": ["condition=masked", "diffusion.guidance.scale=1"],
 }
+SPATIAL = (
+    "cnf",
+    "consistency",
+    "diffusion",
+    "equilibrium",
+    "mean_flow",
+    "ot_flow",
+)  # that take a map beside the latent
 FIRST = {  # stages, and further words, that a prior is asked on, where that is not a KL autoencoder alone
     "categorical": ["vq_f4"],
     "pixelcnn": ["kl_f4_small", "vq_f4"],
@@ -64,7 +73,12 @@ def made(word: str, first: str, condition: str, folder, shape: str | None = None
 CASES = [(word, first) for word in pieces("prior") for first in FIRST.get(word, ["kl_f4_small"])]
 
 
-@pytest.fixture(params=[(*case, condition) for case in CASES for condition in CONDITIONS], ids="-".join)
+ASKED = [
+    (*case, condition) for case in CASES for condition in CONDITIONS if condition != "masked" or case[0] in SPATIAL
+]
+
+
+@pytest.fixture(params=ASKED, ids="-".join)
 def model(request, tmp_path) -> LatentModel:
     return made(*request.param, tmp_path)
 
@@ -198,6 +212,14 @@ def test_densities_are_of_each_example(model):
         torch.testing.assert_close(model.prior.log_prob(z, c, random), whole)
         part = model.prior.log_prob(z[1:], c[1:] if model.condition.needs else c, random[1:])
     torch.testing.assert_close(part, whole[1:], rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(("word", "first"), [case for case in CASES if case[0] not in SPATIAL], ids="-".join)
+def test_one_that_takes_no_map_says_so_and_who_does(word, first, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"has no place for a condition on a part of each image .* take prior=diffusion"
+    ):
+        made(word, first, "masked", tmp_path)
 
 
 def test_codes_need_a_quantiser(tmp_path):

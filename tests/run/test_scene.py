@@ -76,6 +76,19 @@ def test_sampled_captions_are_of_the_other_split(data):
     assert wanted(data, [], "sampled", "val", 6, 5).law is None, "drawn for nothing"
 
 
+def test_a_condition_on_images_is_given_those_of_its_rows(data):
+    for law, split in (("reference", "val"), ("sampled", "train")):
+        found = wanted(data, ["image"], law, "val", 4, 10)
+        rows = [found.row(place) for place in (0, 5)]
+        given = found.batch(data, [0, 5])
+        assert torch.equal(given["image"], data.items(split, rows)["image"]) and given["index"].tolist() == rows
+    assert "image" not in wanted(data, ["caption"], "reference", "val", 4, 10).batch(data, [0])
+    with pytest.raises(
+        ValueError, match="balanced takes each label equally often, and this model is conditioned on .*image"
+    ):
+        wanted(data, ["label", "image"], "balanced", "val", 4, 10)
+
+
 def test_balanced_labels_are_equally_frequent_and_captions_have_none(data, labelled):
     own = build(labelled["data"], "data")
     labels = wanted(own, ["label"], "balanced", "val", 6, 40).batch(own, range(40))["label"]
