@@ -91,9 +91,8 @@ def test_pictures_are_small():
 
 PLUGIN = section(README, "Your own network")  # whose words are there where it is
 FOUND = [(page, *call) for page in PAGES for call in called(page.read_text(encoding="utf-8").replace(PLUGIN, ""))]
-CALLS = list(
-    {(entry, *words): (page, entry, words) for page, entry, words in FOUND}.values()
-)  # one of several pages once
+# What stands on several pages is heard once.
+CALLS = list({(entry, *words): (page, entry, words) for page, entry, words in FOUND}.values())
 
 
 @pytest.mark.parametrize(
