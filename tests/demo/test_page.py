@@ -136,10 +136,10 @@ def test_what_is_painted_over_is_filled_in(browser):
     browser.press("Take a held-out image")
     browser.wait("!!document.querySelector('.editor canvas')")
     browser.wait("!document.querySelector('.editor').innerText.includes('Upload an image')")
-    box = browser.box("[...document.querySelectorAll('.editor canvas')].find(e => e.offsetParent)")
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    for _ in range(20):  # until the brush is there
-        browser.drag((x - 20, y - 20), (x, y), (x + 20, y + 20))
+    for _ in range(8):  # until the brush is there
+        box = browser.box("[...document.querySelectorAll('.editor canvas')].find(e => e.offsetParent)")
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        browser.drag((x - 40, y - 40), (x - 20, y - 20), (x, y), (x + 20, y + 20), (x + 40, y + 40))
         browser.press("Fill in")
         with contextlib.suppress(AssertionError):
             browser.wait(f"{OPEN}.querySelector('.note')", 5)

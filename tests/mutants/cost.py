@@ -58,7 +58,7 @@ FAULTS = [
         ("/ STEP**2", "/ STEP"),
         ("column[(column >= low) & (column <= high)]", "column"),
         ("((1 - t) * angle).sin() / sine", "1 - t"),
-        ("if path.broken is not None:", "if False:"),
+        ("if between.broken is not None:", "if False:"),
         ("None if len(self.streams) == 1 else", "None if len(self.streams) >= 1 else"),
     ),
     *of(
