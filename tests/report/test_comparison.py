@@ -145,5 +145,8 @@ def test_features_of_a_trained_network_are_the_headline_where_there_are_some(tmp
     assert found.comparison.columns[found.headline].metric == "fd_classifier"
     assert [row.setting.runs[0][1].name for row in found.comparison.rows] == ["b", "a"]
     [samples] = found.tables.values()
-    assert ["classifier" in head.title for head in samples.heads[2:]] == [True, False]  # the headline's column is the first
+    assert ["classifier" in head.title for head in samples.heads[2:]] == [
+        True,
+        False,
+    ]  # the headline's column is the first
     assert [[cell.text for cell in row[2::2]] for row in samples.rows] == [["3.000", "2.000"], ["9.000", "1.000"]]

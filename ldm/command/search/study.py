@@ -52,8 +52,8 @@ def storage(folder: Path) -> JournalStorage:
 
 
 def _complete(file: Path) -> None:
-    """Drop half a line at the end of a journal, which a full disk or a lost machine leaves: Optuna would put the next one behind it, and
-    then read neither."""
+    """Drop half a line at the end of a journal, which a full disk or a lost machine leaves: Optuna would put the next one behind
+    it, and then read neither."""
     if file.exists():
         lines = file.read_bytes()
         if not lines.endswith(b"\n"):
