@@ -17,8 +17,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -41,6 +42,8 @@ from ldm.types import ContextShape
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _HALF = ("fp16", "bf16")  # variants of the same weights, which are read where there are no others
+
+Module = TypeVar("Module", bound=nn.Module)
 
 log = logging.getLogger(__name__)
 
@@ -122,17 +125,21 @@ def _scheduler_beside(unet: Path) -> Scheduler | None:
 
 def autoencoder_to_diffusers(autoencoder: Autoencoder, folder: Path) -> None:
     """Write the directory of an `AutoencoderKL` that equals our autoencoder; ForeignModelError where there is none."""
-    _write(folder, config_of_autoencoder(autoencoder), autoencoder, autoencoder_names(autoencoder))
+    write_network(folder, config_of_autoencoder(autoencoder), autoencoder, autoencoder_names)
 
 
 def unet_to_diffusers(unet: UNet, folder: Path) -> None:
-    """Write the directory of a `UNet2DConditionModel` that equals our U-Net; ForeignModelError where there is none."""
-    _write(folder, config_of_unet(unet), unet, unet_names(unet))
+    """Write the directory of a `UNet2DConditionModel`, or of a `UNet2DModel`, that equals our U-Net; ForeignModelError where there
+    is none."""
+    write_network(folder, config_of_unet(unet), unet, unet_names)
 
 
-def _write(folder: Path, config: Config, module: nn.Module, names: Mapping[str, list[str]]) -> None:
+def write_network(
+    folder: Path, config: Config, module: Module, names: Callable[[Module], Mapping[str, list[str]]]
+) -> None:
+    """Write a network's directory: its config, and its tensors by the names that are read, too (`diffusers_names`)."""
     own, theirs = module.state_dict(), {}
-    for name, parts in names.items():
+    for name, parts in names(module).items():
         for part, rows in zip(parts, own[name].cpu().chunk(len(parts)), strict=True):
             theirs[part] = rows.clone(memory_format=torch.contiguous_format)
     with whole_directory(folder) as unfinished:

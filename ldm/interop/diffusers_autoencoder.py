@@ -46,6 +46,9 @@ AUTOENCODER: Config = {
 """The defaults of `AutoencoderKL`."""
 
 
+_BLOCKS = {"ResBlock", "Downsample", "Upsample", "SpatialAttention"}
+
+
 def whole_autoencoder(theirs: Mapping[str, Any]) -> Config:
     """The config of an `AutoencoderKL` with all defaults filled in."""
     return whole_config("AutoencoderKL", theirs, AUTOENCODER)
@@ -102,8 +105,12 @@ def config_of_autoencoder(autoencoder: Autoencoder) -> Config:
         raise ForeignModelError(
             "AutoencoderKL has a convnet Encoder, a Decoder and a DiagonalGaussian bottleneck; ours differs"
         )
-    if encoder.patch > 1:
-        raise ForeignModelError(f"AutoencoderKL knows no pixel-unshuffle; patch is {encoder.patch} here, not 1")
+    if (patch := max(encoder.patch, decoder.patch)) > 1:
+        raise ForeignModelError(f"AutoencoderKL knows no pixel-unshuffle; patch is {patch} here, not 1")
+    if strange := sorted({type(each).__name__ for each in (*encoder.trunk, *decoder.trunk)} - _BLOCKS):
+        raise ForeignModelError(
+            f"AutoencoderKL is made of {', '.join(sorted(_BLOCKS))}; here is {', '.join(strange)}, too"
+        )
     widths, layers = encoder.widths, set(encoder.blocks) | {count - 1 for count in decoder.blocks}
     attention = {encoder.middle_attention, decoder.middle_attention}
     if widths != decoder.widths or len(layers) > 1 or len(attention) > 1:

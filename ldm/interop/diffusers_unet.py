@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from ldm.backbone.unet import UNet
+from ldm.backbone.unet import Level, UNet
 from ldm.build import Config
 from ldm.diffusion.denoiser import FARTHEST
 from ldm.diffusion.schedule import Table, ZeroTerminalSNR
@@ -23,7 +23,8 @@ from ldm.interop.diffusers_config import (
 )
 from ldm.nn.attention import SpatialTransformer
 from ldm.nn.embedding import StepEmbedding
-from ldm.nn.resnet import ResBlock
+from ldm.nn.norm import Group
+from ldm.nn.resnet import Downsample, ResBlock, Upsample
 
 UNET: Config = {
     "sample_size": None,
@@ -84,6 +85,10 @@ USUAL_UNET: Config = {
 """The other keys of `UNet2DConditionModel`, which have to have these values, the defaults."""
 
 
+_PLAIN: Config = {"add_attention": False, "flip_sin_to_cos": True, "freq_shift": 0, "downsample_padding": 1}
+"""What makes a `UNet2DModel` of blocks without attention the same network as a `UNet2DConditionModel` of such blocks."""
+
+
 def whole_unet(theirs: Mapping[str, Any]) -> Config:
     """The config of a `UNet2DConditionModel` with all defaults filled in."""
     return whole_config("UNet2DConditionModel", theirs, UNET | USUAL_UNET)
@@ -136,39 +141,85 @@ def _log_snr_of_steps(schedule: Table | ZeroTerminalSNR) -> list[float]:
 
 
 def config_of_unet(unet: UNet) -> Config:
-    """The config of a `UNet2DConditionModel` that equals our U-Net; ForeignModelError where there is none."""
-    if not isinstance(unet.time, StepEmbedding):
-        raise ForeignModelError("UNet2DConditionModel takes an integer step; this U-Net takes the log-SNR")
-    other = unet.embed_context is not None or unet.drawing is not None or unet.context.spatial
-    if unet.patch > 1 or other or unet.context.tokens is None:
-        raise ForeignModelError(
-            "UNet2DConditionModel reads its context by attention to tokens only (none pooled, drawn or spatial), and no patches"
-        )
+    """The config that equals our U-Net: of a `UNet2DModel` where it has no attention at all, or else of a
+    `UNet2DConditionModel`. ForeignModelError, with everything that prevents it, where there is none."""
+    if wrong := list(_unlike(unet)):
+        raise ForeignModelError(f"no U-Net of diffusers equals ours: {'; '.join(wrong)}")
     first = [level.layers[0] for level in unet.downs]
-    counts, attended = {len(level.layers) for level in unet.downs}, [layer.transformer for layer in first]
-    transformers = [module for module in unet.modules() if isinstance(module, SpatialTransformer)]
-    depths = {len(transformer.blocks) for transformer in transformers}
-    if len(counts) > 1 or len(depths) != 1 or unet.middle[0].transformer is None:
-        raise ForeignModelError("UNet2DConditionModel here has as many blocks at each level, and attends in the middle")
-    heads = [1 if t is None else t.heads for t in attended]
-    heads[-1] = unet.middle[0].transformer.heads  # their number for the last level is also that for the middle
-    attends = [t is not None for t in attended]
-    return {
-        "_class_name": "UNet2DConditionModel",
+    residual = nn.ModuleList(module for module in unet.modules() if isinstance(module, ResBlock))
+    attends = [layer.transformer is not None for layer in first]
+    config = {
         "in_channels": unet.channels,
         "out_channels": unet.channels,
         "block_out_channels": [layer.block.outputs for layer in first],
-        "layers_per_block": counts.pop(),
+        "layers_per_block": len(unet.downs[0].layers),
         "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
         "up_block_types": ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
-        "cross_attention_dim": unet.context.tokens,
-        "transformer_layers_per_block": depths.pop(),
-        "attention_head_dim": heads,
-        "norm_num_groups": groups_of(nn.ModuleList(m for m in unet.modules() if isinstance(m, ResBlock)), None),
+        "norm_num_groups": groups_of(residual, None),
         "norm_eps": unet.norm.eps,
         "resnet_time_scale_shift": "scale_shift" if first[0].block.scale_shift else "default",
+    }
+    if not _transformers(unet):
+        return {"_class_name": "UNet2DModel", **config, **_PLAIN}
+    heads = [1 if layer.transformer is None else layer.transformer.heads for layer in first]
+    heads[-1] = unet.middle[0].transformer.heads  # their number for the last level is also that for the middle
+    return {
+        "_class_name": "UNet2DConditionModel",
+        **config,
+        "cross_attention_dim": unet.context.tokens,
+        "transformer_layers_per_block": len(_transformers(unet)[0].blocks),
+        "attention_head_dim": heads,
         "use_linear_projection": True,
     }
+
+
+def _transformers(unet: UNet) -> list[SpatialTransformer]:
+    return [module for module in unet.modules() if isinstance(module, SpatialTransformer)]
+
+
+def _unlike(unet: UNet) -> Iterator[str]:
+    """What of our U-Net theirs cannot be, each by its name."""
+    if not isinstance(unet.time, StepEmbedding):
+        yield "theirs takes an integer step, and this one the log-SNR"
+    for setting, here in (
+        ("patch", unet.patch > 1),
+        ("drawn_context", unet.drawing is not None),
+        ("pooled_context", unet.embed_context is not None),
+        ("a spatial context", unet.context.spatial is not None),
+    ):
+        if here:
+            yield f"theirs has nothing for {setting}"
+    if len({len(level.layers) for level in unet.downs}) > 1:
+        yield "theirs has as many blocks at each level"
+    changes = [level.resample for level in (*unet.downs, *unet.ups) if level.resample is not None]
+    if strange := sorted({type(each).__name__ for each in changes if not isinstance(each, Downsample | Upsample)}):
+        yield f"theirs changes resolution by Downsample and Upsample, and this one by {', '.join(strange)}"
+    yield from _unlike_attention(unet)
+
+
+def _unlike_attention(unet: UNet) -> Iterator[str]:
+    transformers, middle = _transformers(unet), unet.middle[0].transformer
+    if not transformers:
+        if unet.context.tokens is not None:
+            yield "theirs is told its condition by attention, and this one has none"
+        return
+    if unet.context.tokens is None:
+        yield "theirs attends to tokens of a context, and this one has none"
+    if middle is None or len({len(transformer.blocks) for transformer in transformers}) > 1:
+        yield "theirs attends in the middle, and everywhere in as many transformer blocks"
+    elif any(level.layers[0].transformer for level in unet.downs[-1:]) and _heads_of(unet.downs[-1]) != {middle.heads}:
+        yield "theirs has as many heads in the middle as at the last level"
+    norms = [transformer.norm for transformer in transformers]
+    if not all(isinstance(norm, Group) for norm in norms):
+        yield "theirs normalises in groups before attention, too"
+    elif {norm.eps for norm in norms} != {1e-6}:
+        yield f"theirs adds 1e-06 to variances before attention, and this one {sorted({norm.eps for norm in norms})}"
+    elif len({norm.groups for norm in norms}) > 1:
+        yield "theirs normalises in as many groups everywhere"
+
+
+def _heads_of(level: Level) -> set[int]:
+    return {layer.transformer.heads for layer in level.layers}
 
 
 def _heads(theirs: Mapping[str, Any], widths: list[int]) -> Config:
