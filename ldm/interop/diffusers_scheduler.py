@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ldm.build import Config
 from ldm.diffusion.parameterization import Data, Noise, Parameterization, V
-from ldm.diffusion.schedule import Linear, ScaledLinear, Table, ZeroTerminalSNR
+from ldm.diffusion.schedule import Betas, Linear, ScaledLinear, Table, ZeroTerminalSNR
 from ldm.interop.diffusers_config import ForeignModelError
 
 TRAINING: Config = {
@@ -160,12 +160,12 @@ def _table(training: Mapping[str, Any]) -> Table:
     kind, steps = training["beta_schedule"], training["num_train_timesteps"]
     ends = training["beta_start"], training["beta_end"]
     if training["trained_betas"] is not None:
-        return Table(torch.tensor(training["trained_betas"], dtype=torch.float64))
+        return Betas(tuple(training["trained_betas"]))
     tables = {
         "linear": lambda: Linear(*ends, steps),
         "scaled_linear": lambda: ScaledLinear(*ends, steps),
-        "squaredcos_cap_v2": lambda: Table(_squared_cosine(steps)),
-        "sigmoid": lambda: Table(_sigmoid(*ends, steps)),
+        "squaredcos_cap_v2": lambda: Betas(tuple(_squared_cosine(steps).tolist())),
+        "sigmoid": lambda: Betas(tuple(_sigmoid(*ends, steps).tolist())),
     }
     if kind not in tables:
         raise ForeignModelError(f"beta_schedule is {kind}; {', '.join(tables)} can be read, and trained_betas")

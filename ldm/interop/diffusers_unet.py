@@ -25,6 +25,7 @@ from ldm.nn.attention import SpatialTransformer
 from ldm.nn.embedding import StepEmbedding
 from ldm.nn.norm import Group
 from ldm.nn.resnet import Downsample, ResBlock, Upsample
+from ldm.types import ContextShape
 
 UNET: Config = {
     "sample_size": None,
@@ -85,18 +86,71 @@ USUAL_UNET: Config = {
 """The other keys of `UNet2DConditionModel`, which have to have these values, the defaults."""
 
 
+PLAIN_UNET: Config = {
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownBlock2D", *["AttnDownBlock2D"] * 3],
+    "up_block_types": [*["AttnUpBlock2D"] * 3, "UpBlock2D"],
+    "block_out_channels": [224, 448, 672, 896],
+    "layers_per_block": 2,
+    "dropout": 0.0,
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    # These have an effect only with attention or where one of the keys of `USUAL_PLAIN_UNET` has another value.
+    "attention_head_dim": 8,
+    "attn_norm_num_groups": None,
+    "num_train_timesteps": None,
+}
+"""The defaults of `UNet2DModel`, for the keys that our U-Net has something for."""
+
+
+USUAL_PLAIN_UNET: Config = {
+    "act_fn": "silu",
+    "add_attention": False,
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2D",
+    "num_class_embeds": None,
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+    "upsample_type": "conv",
+}
+"""The other keys of `UNet2DModel`, which have to have these values: the defaults, but that there is no attention, which is of
+another kind than ours."""
+
 _PLAIN: Config = {"add_attention": False, "flip_sin_to_cos": True, "freq_shift": 0, "downsample_padding": 1}
 """What makes a `UNet2DModel` of blocks without attention the same network as a `UNet2DConditionModel` of such blocks."""
 
 
+def is_plain(theirs: Mapping[str, Any]) -> bool:
+    """Whether this is a config of a `UNet2DModel`, which takes no context."""
+    return theirs.get("_class_name") == "UNet2DModel"
+
+
 def whole_unet(theirs: Mapping[str, Any]) -> Config:
-    """The config of a `UNet2DConditionModel` with all defaults filled in."""
+    """The config of a `UNet2DConditionModel` with all defaults filled in; or of a `UNet2DModel` where it says that it is one."""
+    if is_plain(theirs):
+        return whole_config("UNet2DModel", theirs, PLAIN_UNET | USUAL_PLAIN_UNET | {"add_attention": True})
     return whole_config("UNet2DConditionModel", theirs, UNET | USUAL_UNET)
 
 
+def context_of(theirs: Mapping[str, Any]) -> ContextShape:
+    """The widths of the context that a U-Net of theirs takes."""
+    return ContextShape(tokens=None if is_plain(theirs) else whole_unet(theirs)["cross_attention_dim"])
+
+
 def unet_node(theirs: Mapping[str, Any], schedule: Table | ZeroTerminalSNR) -> Config:
-    """The config (a partial) of our U-Net that equals a `UNet2DConditionModel` of the given config, trained on `schedule`."""
-    theirs = whole_unet(theirs)
+    """The config (a partial) of our U-Net that equals a U-Net of theirs of the given config, trained on `schedule`."""
+    plain, theirs = is_plain(theirs), whole_unet(theirs)
+    if plain:
+        return _plain_node(theirs, schedule)
     refuse(theirs, USUAL_UNET | {"in_channels": theirs["out_channels"]})
     down, up = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
     refuse_blocks(theirs, {"down_block_types": set(down), "up_block_types": set(up)})
@@ -106,6 +160,21 @@ def unet_node(theirs: Mapping[str, Any], schedule: Table | ZeroTerminalSNR) -> C
     single = ("layers_per_block", "transformer_layers_per_block", "norm_num_groups", "cross_attention_dim")
     if several := [f"{key} is {theirs[key]}" for key in single if not isinstance(theirs[key], int)]:
         raise ForeignModelError(f"one number for all levels is wanted; {'; '.join(several)}")
+    return _node(theirs, schedule, attention) | {
+        "depth": theirs["transformer_layers_per_block"],
+        **_heads(theirs, theirs["block_out_channels"]),
+        "attention_norm": group_node(theirs["norm_num_groups"], 1e-6),
+    }
+
+
+def _plain_node(theirs: Config, schedule: Table | ZeroTerminalSNR) -> Config:
+    refuse(theirs, USUAL_PLAIN_UNET | {"in_channels": theirs["out_channels"]})
+    refuse_blocks(theirs, {"down_block_types": {"DownBlock2D"}, "up_block_types": {"UpBlock2D"}})
+    return _node(theirs, schedule, [False] * len(theirs["block_out_channels"])) | {"middle_attention": False}
+
+
+def _node(theirs: Config, schedule: Table | ZeroTerminalSNR, attention: list[bool]) -> Config:
+    """What both of their U-Nets have."""
     widths = theirs["block_out_channels"]
     return {
         "_target_": "ldm.backbone.unet.UNet",
@@ -114,21 +183,18 @@ def unet_node(theirs: Mapping[str, Any], schedule: Table | ZeroTerminalSNR) -> C
         "multipliers": multipliers_of(widths),
         "blocks": theirs["layers_per_block"],
         "attention": attention,
-        "depth": theirs["transformer_layers_per_block"],
-        **_heads(theirs, widths),
         "norm": group_node(theirs["norm_num_groups"], theirs["norm_eps"]),
-        "attention_norm": group_node(theirs["norm_num_groups"], 1e-6),
         "scale_shift": theirs["resnet_time_scale_shift"] == "scale_shift",
         "dropout": theirs["dropout"],
         "time": {
             "_target_": "ldm.nn.embedding.StepEmbedding",
             "_partial_": True,
-            "log_snr_table": _log_snr_of_steps(schedule),
+            "log_snr_table": log_snr_of_steps(schedule),
         },
     }
 
 
-def _log_snr_of_steps(schedule: Table | ZeroTerminalSNR) -> list[float]:
+def log_snr_of_steps(schedule: Table | ZeroTerminalSNR) -> list[float]:
     """Log SNR at their steps 0, 1, ..., clamped as our denoiser clamps it; the last step may be pure noise."""
     table = schedule.schedule if isinstance(schedule, ZeroTerminalSNR) else schedule
     log_snr = schedule.log_snr(torch.arange(1, table.steps + 1, dtype=torch.float64) / table.steps)
