@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ldm.autoencoder.autoencoder import Autoencoder
+from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.interop.compvis_names import AVERAGES, FIRST_STAGE, autoencoder_names
 from ldm.interop.diffusers import load_named
 
@@ -25,3 +26,5 @@ def load_first_stage(autoencoder: Autoencoder, first: Mapping[str, Tensor]) -> N
     """Load the tensors of a first stage, but for those of the loss that it was trained on and its averages."""
     kept = {name: value for name, value in first.items() if not name.startswith(("loss.", AVERAGES))}
     load_named(autoencoder, autoencoder_names(autoencoder), kept)
+    if isinstance(autoencoder.bottleneck, VectorQuantiser):
+        autoencoder.bottleneck.begun()
