@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch import nn
+
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.backbone.unet import Level, UNet
+from ldm.backbone.unet import UNet
 from ldm.interop.diffusers_names import TRANSFORMER_NAMES, renamed, split
 from ldm.interop.places import Place, places
 
@@ -51,7 +53,7 @@ def unet_names(unet: UNet) -> dict[str, list[str]]:
     return {ours: split(renamed(ours, rules)) for ours in unet.state_dict()}
 
 
-def _down(levels: list[Level]) -> Iterator[tuple[str, str]]:
+def _down(levels: nn.ModuleList) -> Iterator[tuple[str, str]]:
     count = 0
     for i, level in enumerate(levels):
         for j in range(len(level.layers)):
@@ -60,7 +62,7 @@ def _down(levels: list[Level]) -> Iterator[tuple[str, str]]:
             yield rf"^downs\.{i}\.resample\.conv\.", f"input_blocks.{(count := count + 1)}.0.op."
 
 
-def _up(levels: list[Level]) -> Iterator[tuple[str, str]]:
+def _up(levels: nn.ModuleList) -> Iterator[tuple[str, str]]:
     count = -1
     for i, level in enumerate(levels):
         for j in range(len(level.layers)):

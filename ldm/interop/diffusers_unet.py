@@ -162,7 +162,7 @@ def unet_node(theirs: Mapping[str, Any], schedule: Table | ZeroTerminalSNR) -> C
         raise ForeignModelError(f"one number for all levels is wanted; {'; '.join(several)}")
     return _node(theirs, schedule, attention) | {
         "depth": theirs["transformer_layers_per_block"],
-        **_heads(theirs, theirs["block_out_channels"]),
+        **_heads(theirs, attention),
         "attention_norm": group_node(theirs["norm_num_groups"], 1e-6),
     }
 
@@ -288,12 +288,14 @@ def _heads_of(level: Level) -> set[int]:
     return {layer.transformer.heads for layer in level.layers}
 
 
-def _heads(theirs: Mapping[str, Any], widths: list[int]) -> Config:
-    """Our heads for their 'attention_head_dim', which despite its name is a number of heads, for all levels or for each."""
-    heads = theirs["attention_head_dim"]
+def _heads(theirs: Mapping[str, Any], attention: list[bool]) -> Config:
+    """Our heads for their 'attention_head_dim', which despite its name is a number of heads, for all levels or for each. Only
+    levels that attend have any, and the last one's are those of the middle."""
+    heads, widths = theirs["attention_head_dim"], theirs["block_out_channels"]
     if isinstance(heads, int):
         return {"heads": heads}
-    sizes = {width / count for width, count in zip(widths, heads, strict=True)}
+    attends = [*attention[:-1], True]
+    sizes = {width / count for width, count, here in zip(widths, heads, attends, strict=True) if here}
     if len(sizes) != 1:
         raise ForeignModelError(f"heads {heads} over {widths} channels are of different widths; ours are of one")
     return {"head_width": int(sizes.pop())}

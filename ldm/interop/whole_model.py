@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 Predicts = Literal["noise", "v", "data"]
 _PREDICTS: dict[str, type[Parameterization]] = {"noise": Noise, "v": V, "data": Data}
 _SCALE = 0.18215  # Stable Diffusion's
+_LENGTH = 77  # tokens of CLIP
 _READ = {"vae", "vqvae", "unet", "scheduler", "text_encoder", "tokenizer"}
 _GUIDANCE = 7.5  # that their pipelines have by default
 _NOT_OURS = ("loss.", "logvar", "cond_stage_model.", "alphas_", "sqrt_", "log_one_minus", "posterior_", "lvlb_weights")
@@ -103,9 +104,15 @@ def _told(sampling: Config) -> None:
 def _condition(text: str | None) -> Config:
     if text is None:
         return {"_target_": "ldm.condition.none.Unconditional"}
-    file = Path(text) / "tokenizer_config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return {"_target_": "ldm.condition.padded.PaddedText", "source": str(text), "length": config.get("model_max_length", 77)}
+    said = [_said(Path(text) / "tokenizer_config.json", "model_max_length")]
+    said.append(_said(Path(text) / "config.json", "max_position_embeddings"))
+    length = min((each for each in said if each is not None), default=_LENGTH)
+    return {"_target_": "ldm.condition.padded.PaddedText", "source": str(text), "length": length}
+
+
+def _said(file: Path, key: str) -> int | None:
+    """What a file of JSON says under a key; None where there is none of both, as of a hub name."""
+    return json.loads(file.read_text(encoding="utf-8")).get(key) if file.exists() else None
 
 
 def _grid(sampling: Config, schedule: Schedule) -> Config:
