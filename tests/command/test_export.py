@@ -56,7 +56,8 @@ def test_training_goes_on_from_it(pipeline, tmp_path):
     run = tmp_path / "again"
     import_model(**asked("import", f"source={pipeline}", f"run={run}"))
     words = yaml.safe_load((run / "words" / "experiment" / "imported.yaml").read_text())
-    overrides = [f"{next(iter(each)).removeprefix('override /')}={next(iter(each.values()))}" for each in words["defaults"]]
+    chosen = [(group.removeprefix("override /").partition("@")[0], word) for each in words["defaults"] for group, word in each.items()]
+    overrides = [f"{group}={word}" for group, word in chosen]
     config = compose(*overrides, "data=folder", "data.root=absent")
     for part in ("backbone", "condition"):
         config[part] |= words[part]
@@ -78,9 +79,10 @@ def test_with_data_it_can_be_measured(pipeline, tmp_path):
     import_model(**asked("import", *words))
     config = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
     assert config["data"]["image_shape"] == [3, 16, 16] and config["store"] == "elsewhere" and config["second"]
-    assert build(config["data"], "data").train is not None
+    assert build(config["data"], "data").image_shape == (3, 16, 16)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_programs_of_torch(run, tmp_path):
     export(**asked("export", f"run={run}", "to=torch", f"out={tmp_path / 'programs'}"))
