@@ -152,7 +152,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 class _Nothing:
-    """What stands in the place of every object of a foreign checkpoint that is no tensor; it does nothing, whatever it is given."""
+    """What stands in the place of every object of a foreign checkpoint that is no tensor; it does nothing,
+    whatever it is given."""
 
     def __new__(cls, *_: object, **__: object) -> _Nothing:
         return super().__new__(cls)
@@ -165,10 +166,12 @@ class _Nothing:
 
 
 def read_foreign(path: Path) -> dict[str, Tensor]:
-    """The tensors in a safetensors file, or in a checkpoint that another program has saved by `torch.save`, which may hold anything
+    """The tensors in a safetensors file, or in a checkpoint that another program has saved by `torch.save`, which
+    may hold anything
     beside them: a training's settings, its callbacks.
 
-    Torch's reader of weights builds tensors, numbers, texts and containers alone. Every class that such a file names beside them is
+    Torch's reader of weights builds tensors, numbers, texts and containers alone. Every class that such a file
+    names beside them is
     nothing here (`_Nothing`): it is neither imported nor called. What names a module of the system is refused whole.
 
     Raises:

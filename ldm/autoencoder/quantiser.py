@@ -77,7 +77,8 @@ class VectorQuantiser(Bottleneck):
 
     @torch.no_grad()
     def begun(self) -> None:
-        """Take the codebook as that of a training that has begun, so that none of its codes is replaced as one that has never been
+        """Take the codebook as that of a training that has begun, so that none of its codes is replaced as one
+        that has never been
         used."""
         self.usage.fill_(1.0)
         self.sums.copy_(self.codebook)

@@ -1,7 +1,7 @@
 """A finished run's model in a form that other programs load.
 
-    to=diffusers   out=DIR is a pipeline of diffusers; what no pipeline can be is told before anything is written
-    to=torch       out=DIR holds decoder.pt2 and denoiser.pt2, which `torch.export.load` reads, and export.json
+to=diffusers   out=DIR is a pipeline of diffusers; what no pipeline can be is told before anything is written
+to=torch       out=DIR holds decoder.pt2 and denoiser.pt2, which `torch.export.load` reads, and export.json
 """
 
 from __future__ import annotations
@@ -50,7 +50,12 @@ def _tell(pipeline: Pipeline, model: LatentModel, folder: Path) -> None:
     """Say what was written and how to use it."""
     steps, first, last = len(pipeline.log_snr), pipeline.log_snr[0].item(), pipeline.log_snr[-1].item()
     log.info("a %s is in %s: DiffusionPipeline.from_pretrained(%r) loads it", pipeline.kind, folder, str(folder))
-    log.info("its table has %d steps over log-SNR %.2f to %.2f; it samples by DDIM, and not as the run does", steps, first, last)
+    log.info(
+        "its table has %d steps over log-SNR %.2f to %.2f; it samples by DDIM, and not as the run does",
+        steps,
+        first,
+        last,
+    )
     if pipeline.autoencoder is not model.autoencoder:
         log.info("the whitening of latents, a mean and a deviation a channel, is in quant_conv and post_quant_conv")
     if isinstance(model.condition, Label):

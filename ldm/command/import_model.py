@@ -59,7 +59,8 @@ def import_model(
             model, raw = model_from_compvis(given, text, shape, heads, predicts or "noise", scale)
         else:
             raise FileNotFoundError(
-                f"source={source}: no such directory or file; wanted the directory of a pipeline of diffusers, or a .safetensors or "
+                f"source={source}: no such directory or file; wanted the directory of a pipeline of diffusers, or a "
+                f".safetensors or "
                 ".ckpt file of CompVis's code"
             )
         model.made_from = {"imported": str(given.absolute())}
@@ -71,13 +72,30 @@ def import_model(
         write_weights(raw, place / "model" / "raw.safetensors")
     own = {part: model.config[part] for part in ("autoencoder", "condition", "prior")}
     if data is not None:
-        measured = {"data": data | {"image_shape": list(model.autoencoder.image_shape)}, "metric": metric, "evaluation": evaluation}
-        rest = {"experiment": "imported", "name": place.name, "seed": seed, "store": store, "first": None, "second": {"steps": 0}}
+        measured = {
+            "data": data | {"image_shape": list(model.autoencoder.image_shape)},
+            "metric": metric,
+            "evaluation": evaluation,
+        }
+        rest = {
+            "experiment": "imported",
+            "name": place.name,
+            "seed": seed,
+            "store": store,
+            "first": None,
+            "second": {"steps": 0},
+        }
         write_text(place / "config.yaml", yaml.safe_dump(rest | measured | own, sort_keys=False))
     words = place / "words" / "experiment" / "imported.yaml"
     write_text(words, "# @package _global_\n" + yaml.safe_dump(_experiment(model, place), sort_keys=False))
     shown = sum(p.numel() for p in model.parameters()) / 1e6
-    log.info("%s is a run of %.3f M weights: images %s, latents %s", run, shown, model.autoencoder.image_shape, model.autoencoder.latent_shape)
+    log.info(
+        "%s is a run of %.3f M weights: images %s, latents %s",
+        run,
+        shown,
+        model.autoencoder.image_shape,
+        model.autoencoder.latent_shape,
+    )
     log.info("train on: python train.py --config-dir %s experiment=imported data=folder data.root=DIR", place / "words")
 
 
@@ -102,7 +120,8 @@ def _text_encoder(pipeline: Path, run: Path) -> str | None:
 
 
 def _experiment(model: LatentModel, run: Path) -> Config:
-    """The words of a training that begins from the run: its network, its schedule, and the rest of them as they stand in conf/."""
+    """The words of a training that begins from the run: its network, its schedule, and the rest of them as they
+    stand in conf/."""
     prior, place = model.config["prior"], str(run.absolute())
     condition = "none" if not model.condition.needs else "label" if "label" in model.condition.needs else "padded"
     words = {
@@ -110,7 +129,9 @@ def _experiment(model: LatentModel, run: Path) -> Config:
         "condition": condition,
         "backbone": "unet",
         "diffusion": "ddpm",
-        "diffusion/parameterization@diffusion.parameterization": _PARAMETERIZATIONS[type(model.prior.denoiser.parameterization)],
+        "diffusion/parameterization@diffusion.parameterization": _PARAMETERIZATIONS[
+            type(model.prior.denoiser.parameterization)
+        ],
     }
     return {
         "defaults": [{f"override /{group}": word} for group, word in words.items()],

@@ -143,7 +143,9 @@ class Betas(Table):
 
     def __init__(self, betas: tuple[float, ...]):
         if len(betas) < 2 or not all(0 < beta < 1 for beta in betas):
-            raise ValueError(f"betas are at least two numbers between 0 and 1; got {len(betas)} from {min(betas, default=0)}")
+            raise ValueError(
+                f"betas are at least two numbers between 0 and 1; got {len(betas)} from {min(betas, default=0)}"
+            )
         super().__init__(torch.tensor(betas, dtype=torch.float64))
 
 

@@ -89,7 +89,8 @@ def autoencoder_names(autoencoder: Autoencoder) -> dict[str, list[str]]:
 
 
 def _place(place: Place, way: str, lowest: int | None) -> str:
-    """Their name for the place of a block; of a decoder, whose levels they count from the highest resolution, `lowest` is the last."""
+    """Their name for the place of a block; of a decoder, whose levels they count from the highest resolution,
+    `lowest` is the last."""
     if place.level is None:
         return {"block": f"mid.block_{place.number + 1}", "attention": "mid.attn_1"}[place.kind]
     level = place.level if lowest is None else lowest - place.level

@@ -18,12 +18,17 @@ Tensors = Mapping[str, Tensor]
 
 
 def autoencoder_node(theirs: Tensors, image_shape: tuple[int, int, int] | None) -> Config:
-    """The node of a first stage, KL or vector-quantised; by default for images of 64 times the factor between image and latent."""
-    widths = [theirs[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(_count(theirs, r"encoder\.down\.(\d+)\."))]
+    """The node of a first stage, KL or vector-quantised; by default for images of 64 times the factor between
+    image and latent."""
+    widths = [
+        theirs[f"encoder.down.{i}.block.0.conv1.weight"].shape[0]
+        for i in range(_count(theirs, r"encoder\.down\.(\d+)\."))
+    ]
     counts = {_count(theirs, rf"encoder\.down\.{i}\.block\.(\d+)\.") for i in range(len(widths))}
     if not widths or len(counts) != 1 or theirs["encoder.conv_in.weight"].shape[0] != widths[0]:
         raise ForeignModelError(
-            f"a first stage has as many blocks at every level, and begins with the channels of the first; here are {sorted(counts)} "
+            f"a first stage has as many blocks at every level, and begins with the channels of the first; here are "
+            f"{sorted(counts)} "
             f"blocks and channels {widths}"
         )
     blocks, channels = counts.pop(), theirs["encoder.conv_in.weight"].shape[1]
@@ -51,18 +56,22 @@ def _bottleneck(theirs: Tensors) -> Config:
     mixed = tuple(theirs["post_quant_conv.weight"].shape[:2])
     if mixed != (latent, latent):
         raise ForeignModelError(
-            f"post_quant_conv makes {mixed[0]} channels of {mixed[1]} (z_channels and embed_dim); ours has as many before and after"
+            f"post_quant_conv makes {mixed[0]} channels of {mixed[1]} (z_channels and embed_dim); ours has as many "
+            f"before and after"
         )
     if "quantize.embedding.weight" in theirs:
         codes, width = theirs["quantize.embedding.weight"].shape
         return {"_target_": "ldm.autoencoder.quantiser.VectorQuantiser", "codes": codes, "channels": width}
     if given != 2 * latent:
-        raise ForeignModelError(f"the encoder gives {given} channels for a latent of {latent}: neither a mean and a variance, nor codes")
+        raise ForeignModelError(
+            f"the encoder gives {given} channels for a latent of {latent}: neither a mean and a variance, nor codes"
+        )
     return {"_target_": "ldm.autoencoder.bottleneck.DiagonalGaussian", "channels": latent}
 
 
 def unet_node(theirs: Tensors, heads: int | None, log_snr: list[float]) -> Config:
-    """The node (a partial) of a U-Net; no tensor says how many heads it has, so that a caller may have to. `log_snr` is the table's
+    """The node (a partial) of a U-Net; no tensor says how many heads it has, so that a caller may have to.
+    `log_snr` is the table's
     that it was trained on."""
     if strange := [name for name in theirs if name.startswith("label_emb.") or name.endswith(".qkv.weight")]:
         raise ForeignModelError(
@@ -74,7 +83,8 @@ def unet_node(theirs: Tensors, heads: int | None, log_snr: list[float]) -> Confi
     widths, width = [level[0][0] for level in levels], theirs["input_blocks.0.0.weight"].shape[0]
     if len({len(level) for level in levels}) > 1 or widths[0] != width or any(len(set(level)) > 1 for level in levels):
         raise ForeignModelError(
-            f"a U-Net of ours has blocks of one kind and as many at each level, and begins with the channels of the first: here are {levels}"
+            f"a U-Net of ours has blocks of one kind and as many at each level, and begins with the channels of the "
+            f"first: here are {levels}"
         )
     block = theirs["middle_block.0.emb_layers.1.weight"].shape[0]
     return {
@@ -95,7 +105,8 @@ def unet_node(theirs: Tensors, heads: int | None, log_snr: list[float]) -> Confi
 
 
 def tokens_of(theirs: Tensors) -> int | None:
-    """The width of the tokens that a U-Net attends to; None where it attends to none. Cross-attention without a context is a second
+    """The width of the tokens that a U-Net attends to; None where it attends to none. Cross-attention without a
+    context is a second
     self-attention in their code, which ours has not."""
     return next((value.shape[1] for name, value in theirs.items() if name.endswith(".attn2.to_k.weight")), None)
 
@@ -124,7 +135,8 @@ def _heads(theirs: Tensors, heads: int | None) -> Config:
     if tokens in _OF_STABLE_DIFFUSION:
         return _OF_STABLE_DIFFUSION[tokens]
     raise ForeignModelError(
-        f"no tensor says how many heads its attention has, and tokens of {tokens} channels are not Stable Diffusion's (768 or 1024): say heads=N"
+        f"no tensor says how many heads its attention has, and tokens of {tokens} channels are not Stable "
+        f"Diffusion's (768 or 1024): say heads=N"
     )
 
 

@@ -128,7 +128,8 @@ def autoencoder_to_diffusers(autoencoder: Autoencoder, folder: Path) -> None:
 
 
 def unet_to_diffusers(unet: UNet, folder: Path) -> None:
-    """Write the directory of a `UNet2DConditionModel`, or of a `UNet2DModel`, that equals our U-Net; ForeignModelError where there
+    """Write the directory of a `UNet2DConditionModel`, or of a `UNet2DModel`, that equals our U-Net;
+    ForeignModelError where there
     is none."""
     write_network(folder, config_of_unet(unet), unet, unet_names)
 

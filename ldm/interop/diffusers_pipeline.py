@@ -6,7 +6,8 @@
     labels                                       StableDiffusionPipeline, whose prompts are the names of classes (`label_encoder`)
     captions by `PaddedText`                     StableDiffusionPipeline with that text encoder
 
-The networks are rewritten by ldm.interop.folding until diffusers' classes can hold them, and then written by the names by which they
+The networks are rewritten by ldm.interop.folding until diffusers' classes can hold them, and then written by the
+names by which they
 are read (`diffusers_names`). A pipeline samples by DDIM along a table over the noise levels that were trained.
 """
 
@@ -41,6 +42,7 @@ from ldm.interop.label_encoder import ADDED, encoder_of, tokenizer_of
 from ldm.model import LatentModel
 from ldm.nn.attention import SpatialTransformer
 from ldm.prior.diffusion import Diffusion
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -77,7 +79,7 @@ class Pipeline:
             index: Config = {"_class_name": self.kind, "_diffusers_version": "0.32.0"}
             index |= {part: ["diffusers", name] for part, name in own.items()}
             if self.kind != "LDMPipeline":
-                index |= dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"), [None, None])
+                index |= {part: [None, None] for part in ("safety_checker", "feature_extractor", "image_encoder")}
                 index |= {"requires_safety_checker": False} | self._text(made)
             write_json(made / "model_index.json", index)
 

@@ -118,7 +118,9 @@ def read_scheduler(theirs: Mapping[str, Any]) -> Scheduler:
     _refuse(kind, given)
     training = DEFAULTS[kind] | {key: value for key, value in given.items() if key in TRAINING}
     if training["prediction_type"] not in PREDICTIONS:
-        raise ForeignModelError(f"prediction_type is {training['prediction_type']}; {', '.join(PREDICTIONS)} can be read")
+        raise ForeignModelError(
+            f"prediction_type is {training['prediction_type']}; {', '.join(PREDICTIONS)} can be read"
+        )
     table = _table(training)
     schedule = ZeroTerminalSNR(table, 1 / table.steps) if training["rescale_betas_zero_snr"] else table
     parameterization = PREDICTIONS[training["prediction_type"]]()

@@ -3,7 +3,8 @@
     decoder.pt2    z (b, c, h, w), whitened -> image (b, 3, H, W) in [-1, 1], not clamped
     denoiser.pt2   x_t (b, c, h, w), t (b,) in [0, 1], and where the model has a condition tokens (b, n, d) -> E[x | x_t, c]
 
-`export.json` says the shapes, and alpha and sigma of x_t = alpha x + sigma eps at a hundred and one times. Tokens all count: those of a
+`export.json` says the shapes, and alpha and sigma of x_t = alpha x + sigma eps at a hundred and one times. Tokens
+all count: those of a
 caption without padding, or of a label. For other sizes or guidance there is the model itself.
 """
 
@@ -46,7 +47,9 @@ class _Denoiser(nn.Module):
 def write_programs(model: LatentModel, folder: Path, facts: dict[str, Any]) -> None:
     """Write the directory, whole or not at all; ValueError where the model is no diffusion of latents without codes."""
     if not isinstance(model.prior, Diffusion):
-        raise ValueError(f"to=torch writes a denoiser, and prior {type(model.prior).__name__} has none; it is of diffusions")
+        raise ValueError(
+            f"to=torch writes a denoiser, and prior {type(model.prior).__name__} has none; it is of diffusions"
+        )
     if model.prior.context.spatial is not None:
         raise ValueError("to=torch knows conditions of tokens, and this model's is a map")
     shape, width = model.prior.latents.shape, model.prior.context.tokens
@@ -68,4 +71,3 @@ def write_programs(model: LatentModel, folder: Path, facts: dict[str, Any]) -> N
         torch.export.save(decoder, made / "decoder.pt2")
         torch.export.save(denoiser, made / "denoiser.pt2")
         write_json(made / "export.json", facts)
-

@@ -1,9 +1,12 @@
-"""A whole model of another library as one of ours: its first stage, its condition, its U-Net and the schedule that it was trained on.
+"""A whole model of another library as one of ours: its first stage, its condition, its U-Net and the schedule that
+it was trained on.
 
     a pipeline of diffusers   vae/ or vqvae/, unet/, scheduler/, and text_encoder/ with tokenizer/ where there are any
-    a file of CompVis's code  first_stage_model.*, model.diffusion_model.* and their averages, betas, and cond_stage_model.* of labels
+    a file of CompVis's code  first_stage_model.*, model.diffusion_model.* and their averages, betas, and
+    cond_stage_model.* of labels
 
-The network and what it was trained on are theirs. How samples are drawn is ours: by DDIM along the steps of their table that their
+The network and what it was trained on are theirs. How samples are drawn is ours: by DDIM along the steps of their
+table that their
 scheduler says. Weights of the loss and law of times, which no foreign model knows, are those of the recipe ddpm, for training on.
 """
 
@@ -58,14 +61,18 @@ def model_from_pipeline(folder: Path, text: str | None, image_shape: tuple[int, 
     vae_folder = find_folder(folder, "vqvae" if (folder / "vqvae").is_dir() else "vae")
     scheduler = scheduler_beside(unet_folder)
     if scheduler is None:
-        raise FileNotFoundError(f"{folder} has no scheduler/scheduler_config.json, which says what its U-Net was trained on")
+        raise FileNotFoundError(
+            f"{folder} has no scheduler/scheduler_config.json, which says what its U-Net was trained on"
+        )
     theirs, vae = (json.loads((each / "config.json").read_text(encoding="utf-8")) for each in (unet_folder, vae_folder))
     tokens = context_of(theirs).tokens
     if tokens is not None and text is None:
         raise ForeignModelError(f"{folder} has no text_encoder, and its U-Net attends to tokens of {tokens} channels")
     first = autoencoder_node(vae, image_shape or _image_shape(vae, theirs))
     condition = _condition(text if tokens is not None else None)
-    prior = _prior(unet_node(theirs, scheduler.schedule), scheduler.schedule, scheduler.parameterization, text is not None)
+    prior = _prior(
+        unet_node(theirs, scheduler.schedule), scheduler.schedule, scheduler.parameterization, text is not None
+    )
     prior["grid"] = _grid(scheduler.sampling, scheduler.schedule)
     model = LatentModel.build({"autoencoder": first, "condition": condition, "prior": prior})
     load_named(model.autoencoder, autoencoder_names(model.autoencoder), read_weights(vae_folder))
@@ -79,7 +86,9 @@ def model_from_pipeline(folder: Path, text: str | None, image_shape: tuple[int, 
 def _other_parts(folder: Path) -> list[str]:
     file = folder / "model_index.json"
     if not file.exists():
-        raise FileNotFoundError(f"{folder} has no model_index.json: wanted the directory of a whole pipeline of diffusers")
+        raise FileNotFoundError(
+            f"{folder} has no model_index.json: wanted the directory of a whole pipeline of diffusers"
+        )
     index = json.loads(file.read_text(encoding="utf-8"))
     parts = {name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None}
     return sorted(parts - _READ - {"safety_checker", "feature_extractor"})
@@ -165,10 +174,14 @@ def model_from_compvis(
     found = read_foreign(file)
     first, network = part(found, FIRST_STAGE), part(found, UNET)
     if not network:
-        raise ForeignModelError(f"{file} holds no {UNET}*; a first stage alone is autoencoder.checkpoint={file} of a training")
+        raise ForeignModelError(
+            f"{file} holds no {UNET}*; a first stage alone is autoencoder.checkpoint={file} of a training"
+        )
     known = (FIRST_STAGE, UNET, *_NOT_OURS)
     if strange := sorted(name for name in found if not name.startswith(known)):
-        raise ForeignModelError(f"{file} holds {len(strange)} tensors that ours has no place for, as {', '.join(strange[:3])}")
+        raise ForeignModelError(
+            f"{file} holds {len(strange)} tensors that ours has no place for, as {', '.join(strange[:3])}"
+        )
     schedule = Betas(tuple(found["betas"].double().tolist())) if "betas" in found else ScaledLinear()
     labels, tokens = found.get("cond_stage_model.embedding.weight"), compvis_nodes.tokens_of(network)
     backbone = compvis_nodes.unet_node(network, heads, log_snr_of_steps(schedule))
@@ -181,7 +194,9 @@ def model_from_compvis(
     model = LatentModel.build(nodes)
     load_first_stage(model.autoencoder, first)
     channels = model.autoencoder.latent_mean
-    model.autoencoder.set_statistics(torch.zeros_like(channels), torch.full_like(channels, 1 / _scale(found, first, scale)))
+    model.autoencoder.set_statistics(
+        torch.zeros_like(channels), torch.full_like(channels, 1 / _scale(found, first, scale))
+    )
     if labels is not None:
         model.condition.tokens.weight.data.copy_(labels)
     unet = model.prior.denoiser.backbone
@@ -209,7 +224,8 @@ def _condition_of(tokens: int | None, labels: Tensor | None, text: str | None, f
         return {"_target_": "ldm.condition.label.Label", "classes": len(labels) - 1, "width": labels.shape[1]}
     if tokens is not None and text is None:
         raise ForeignModelError(
-            f"the U-Net of {file} attends to captions in tokens of {tokens} channels: say text=DIR, a directory or hub name of the text "
+            f"the U-Net of {file} attends to captions in tokens of {tokens} channels: say text=DIR, a directory or "
+            f"hub name of the text "
             "encoder with its tokenizer, as openai/clip-vit-large-patch14"
         )
     return _condition(text if tokens is not None else None)

@@ -56,7 +56,11 @@ def test_training_goes_on_from_it(pipeline, tmp_path):
     run = tmp_path / "again"
     import_model(**asked("import", f"source={pipeline}", f"run={run}"))
     words = yaml.safe_load((run / "words" / "experiment" / "imported.yaml").read_text())
-    chosen = [(group.removeprefix("override /").partition("@")[0], word) for each in words["defaults"] for group, word in each.items()]
+    chosen = [
+        (group.removeprefix("override /").partition("@")[0], word)
+        for each in words["defaults"]
+        for group, word in each.items()
+    ]
     overrides = [f"{group}={word}" for group, word in chosen]
     config = compose(*overrides, "data=folder", "data.root=absent")
     for part in ("backbone", "condition"):

@@ -1,4 +1,5 @@
-"""Files of CompVis's code: their names are held against diffusers' own converters, and nothing but tensors is ever built of them."""
+"""Files of CompVis's code: their names are held against diffusers' own converters, and nothing but tensors is ever
+built of them."""
 
 import logging
 from pathlib import Path
@@ -26,9 +27,21 @@ diffusers = pytest.importorskip("diffusers")
 def nodes(quantised: bool = False):
     """In CompVis's own terms: groups of 32, attention at the lower level of the autoencoder, and labels."""
     label = {"_target_": "ldm.condition.label.Label", "classes": 3, "width": 24}
-    given = node(label, "ScaledLinear", width=32, norm=GROUP | {"groups": 32}, attention_norm=GROUP | {"groups": 32, "eps": 1e-6}, depth=2)
+    given = node(
+        label,
+        "ScaledLinear",
+        width=32,
+        norm=GROUP | {"groups": 32},
+        attention_norm=GROUP | {"groups": 32, "eps": 1e-6},
+        depth=2,
+    )
     for part in ("encoder", "decoder"):
-        given["autoencoder"][part] |= {"width": 32, "mix": True, "norm": GROUP | {"groups": 32, "eps": 1e-6}, "attention": [False, True]}
+        given["autoencoder"][part] |= {
+            "width": 32,
+            "mix": True,
+            "norm": GROUP | {"groups": 32, "eps": 1e-6},
+            "attention": [False, True],
+        }
     if quantised:
         quantiser = {"_target_": "ldm.autoencoder.quantiser.VectorQuantiser", "codes": 9, "channels": 3}
         given["autoencoder"]["bottleneck"] = quantiser
@@ -61,7 +74,11 @@ def state(model) -> dict[str, torch.Tensor]:
     found |= {averaged(name): value / 2 for name, value in network.items()}
     found |= {"cond_stage_model.embedding.weight": model.condition.tokens.weight.detach().clone()}
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    found |= {"betas": betas.float(), "scale_factor": torch.tensor(0.25), "alphas_cumprod": (1 - betas).cumprod(0).float()}
+    found |= {
+        "betas": betas.float(),
+        "scale_factor": torch.tensor(0.25),
+        "alphas_cumprod": (1 - betas).cumprod(0).float(),
+    }
     return found | {"model_ema.decay": torch.tensor(0.99), f"{FIRST_STAGE}loss.logvar": torch.zeros(())}
 
 
@@ -71,7 +88,9 @@ def test_names_are_those_of_the_peers_converters(model):
 
     own, unet = model.autoencoder, model.prior.denoiser.backbone
     down, up = ["DownEncoderBlock2D"] * 2, ["UpDecoderBlock2D"] * 2
-    theirs = convert_ldm_vae_checkpoint(written(own, theirs_of_autoencoder(own)), {"down_block_types": down, "up_block_types": up})
+    theirs = convert_ldm_vae_checkpoint(
+        written(own, theirs_of_autoencoder(own)), {"down_block_types": down, "up_block_types": up}
+    )
     wanted = written(own, autoencoder_names(own))
     plain = {name for name in wanted if "blocks.0.attentions" not in name and "blocks.1.attentions" not in name}
     assert plain <= theirs.keys() and len(plain) > 60, "attention in levels is what their converter does not know"

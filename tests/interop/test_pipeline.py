@@ -1,4 +1,5 @@
-"""A model of ours as a pipeline of diffusers: plain diffusers loads it and draws the same images from the same noise; and in again."""
+"""A model of ours as a pipeline of diffusers: plain diffusers loads it and draws the same images from the same
+noise; and in again."""
 
 import json
 import warnings
@@ -198,14 +199,23 @@ def test_what_a_pipeline_lacks_is_told(of_captions, tmp_path):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"parameterization": "Velocity", "schedule": "Rectified"}, "parameterization Velocity on the schedule Rectified"),
+        (
+            {"parameterization": "Velocity", "schedule": "Rectified"},
+            "parameterization Velocity on the schedule Rectified",
+        ),
         ({"parameterization": "V", "schedule": "Rectified"}, "parameterization V on the schedule Rectified"),
         ({"patch": 2}, "theirs has nothing for patch"),
         ({"pooled_context": True}, "theirs has nothing for pooled_context"),
         ({"drawn_context": 4}, "theirs has nothing for drawn_context"),
-        ({"up": {"_target_": "ldm.nn.resnet.Shuffle", "_partial_": True}}, "changes resolution by .* this one by Shuffle"),
+        (
+            {"up": {"_target_": "ldm.nn.resnet.Shuffle", "_partial_": True}},
+            "changes resolution by .* this one by Shuffle",
+        ),
         ({"attention_norm": {**LABEL, "_target_": "ldm.nn.norm.Rms", "_partial_": True}}, "normalises in groups"),
-        ({"attention_norm": {"_target_": "ldm.nn.norm.Group", "_partial_": True, "groups": 8, "eps": 1e-4}}, "adds 1e-06"),
+        (
+            {"attention_norm": {"_target_": "ldm.nn.norm.Group", "_partial_": True, "groups": 8, "eps": 1e-4}},
+            "adds 1e-06",
+        ),
         ({"middle_attention": False}, "theirs attends in the middle"),
     ],
 )
@@ -227,7 +237,10 @@ def test_all_that_cannot_be_is_told_at_once():
     with pytest.raises(ForeignModelError) as told:
         pipeline_of(LatentModel.build(nodes))
     said = str(told.value)
-    assert "prior Normal: pipelines are diffusions" in said and "condition Text: a pipeline encodes captions by CLIP" in said
+    assert (
+        "prior Normal: pipelines are diffusions" in said
+        and "condition Text: a pipeline encodes captions by CLIP" in said
+    )
     assert "autoencoder: AutoencoderKL knows no pixel-unshuffle" in said and "\n" not in said
 
 

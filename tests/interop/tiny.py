@@ -13,7 +13,9 @@ LABEL = {"_target_": "ldm.condition.label.Label", "names": ["bag", "ankle boot"]
 NONE = {"_target_": "ldm.condition.none.Unconditional"}
 
 
-def node(condition: Config = LABEL, schedule: str = "Cosine", parameterization: str = "Noise", **unet: object) -> Config:
+def node(
+    condition: Config = LABEL, schedule: str = "Cosine", parameterization: str = "Noise", **unet: object
+) -> Config:
     """The nodes of a KL autoencoder of factor 2 and of a diffusion on it."""
     attends = unet.pop("attends", True)
     parts = {"_partial_": True, "width": 8, "multipliers": [1, 2], "norm": GROUP | {"eps": 1e-6, "groups": 4}}
