@@ -37,6 +37,20 @@ def _evaluate(words: Sequence[str]) -> int:
     return evaluate(words)
 
 
+def _export(words: Sequence[str]) -> int:
+    """A finished run's model for other programs: a pipeline of diffusers, or programs of torch."""
+    from ldm.command.verbs import export
+
+    return export(words)
+
+
+def _import(words: Sequence[str]) -> int:
+    """A model of diffusers or CompVis as a run, to sample, measure and train on."""
+    from ldm.command.verbs import import_model
+
+    return import_model(words)
+
+
 def _store(words: Sequence[str]) -> int:
     """First stages and latents that runs share: what is there, and what no run needs."""
     from ldm.command.store import main
@@ -63,6 +77,8 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "sample": _sample,
     "apply": _apply,
     "evaluate": _evaluate,
+    "export": _export,
+    "import": _import,
     "store": _store,
     "report": _report,
     "demo": _demo,

@@ -151,6 +151,53 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} holds no tensors that can be read, or is damaged: {reason}") from error
 
 
+class _Nothing:
+    """What stands in the place of every object of a foreign checkpoint that is no tensor; it does nothing,
+    whatever it is given."""
+
+    def __new__(cls, *_: object, **__: object) -> _Nothing:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def read_foreign(path: Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors file, or in a checkpoint that another program has saved by `torch.save`, which
+    may hold anything
+    beside them: a training's settings, its callbacks.
+
+    Torch's reader of weights builds tensors, numbers, texts and containers alone. Every class that such a file
+    names beside them is
+    nothing here (`_Nothing`): it is neither imported nor called. What names a module of the system is refused whole.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is another kind of file, damaged, or holds no tensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; wanted a .safetensors or .ckpt file")
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(_Nothing, name) for name in names]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} holds no tensors that can be read without running what it says, or is damaged: {reason}"
+        ) from error
+    state = found.get("state_dict", found) if isinstance(found, dict) else {}
+    tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors by name; wanted a checkpoint with a state_dict")
+    return tensors
+
+
 def hash_of(tensors: Mapping[str, Tensor], *settings: object) -> str:
     """32 hexadecimal digits over names, shapes, types and bytes of tensors, whatever their order, and over `settings`: all else
     that what is computed with them depends on, so that an equal hash means equal results."""

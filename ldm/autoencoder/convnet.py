@@ -65,6 +65,13 @@ def _per_level(blocks: int | tuple[int, ...], multipliers: tuple[int, ...]) -> t
     return counts
 
 
+def _attention(attention: tuple[bool, ...], multipliers: tuple[int, ...]) -> tuple[bool, ...]:
+    attends = tuple(attention) or (False,) * len(multipliers)
+    if len(attends) != len(multipliers):
+        raise ValueError(f"one entry a level: multipliers are {tuple(multipliers)} but attention {attends}")
+    return attends
+
+
 def _middle(width: int, attention: bool, norm: Norm, dropout: float) -> list[nn.Module]:
     block = partial(ResBlock, width, width, norm=norm, dropout=dropout)
     return [block(), *([SpatialAttention(width, norm=norm)] if attention else []), block()]
@@ -79,6 +86,7 @@ class Encoder(nn.Module):
         blocks: residual blocks of each level, one number or one a level.
             The lowest resolution has two more, the middle.
         middle_attention: self-attention between those two.
+        attention: for each level, whether self-attention follows each of its blocks; () is none.
         down: halves the resolution, `Downsample` or `Unshuffle`.
         patch: pixels are folded by patch x patch into channels before the first convolution.
         mix: a last 1x1 convolution, as in published checkpoints ("quant_conv").
@@ -97,6 +105,7 @@ class Encoder(nn.Module):
         multipliers: tuple[PositiveInt, ...] = (1, 2, 4, 4),
         blocks: Blocks = 2,
         middle_attention: bool = True,
+        attention: tuple[bool, ...] = (),
         down: Resample = PAD_END,
         norm: Norm = DEFAULT_NORM,
         patch: PositiveInt = 1,
@@ -107,7 +116,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
         self.widths, self.blocks = tuple(width * m for m in multipliers), _per_level(blocks, multipliers)
-        self.middle_attention = middle_attention
+        self.middle_attention, self.attention = middle_attention, _attention(attention, multipliers)
         now = self.widths[0]
         self.stem = nn.Conv2d(channels * patch**2, now, 3, padding=1)
         trunk: list[nn.Module] = []
@@ -115,6 +124,8 @@ class Encoder(nn.Module):
             for _ in range(count):
                 trunk.append(ResBlock(now, outputs, norm=norm, dropout=dropout))
                 now = outputs
+                if self.attention[i]:
+                    trunk.append(SpatialAttention(now, norm=norm))
             if i < len(multipliers) - 1:
                 trunk.append(down(now, self.widths[i + 1]))
                 now = trunk[-1].outputs
@@ -140,6 +151,7 @@ class Decoder(nn.Module):
         multipliers: channels of each level, as multiples of `width`, the highest resolution first.
         blocks: residual blocks of each level, one number or one a level; the lowest resolution has two more, the middle.
         middle_attention: self-attention between those two.
+        attention: for each level, whether self-attention follows each of its blocks; () is none.
         up: doubles the resolution, `Upsample` or `Shuffle`.
         norm: the normalisation in every block, by its number of channels.
         patch: channels are unfolded to patch x patch pixels after the last convolution.
@@ -157,6 +169,7 @@ class Decoder(nn.Module):
         multipliers: tuple[PositiveInt, ...] = (1, 2, 4, 4),
         blocks: Blocks = 3,
         middle_attention: bool = True,
+        attention: tuple[bool, ...] = (),
         up: Resample = Upsample,
         norm: Norm = DEFAULT_NORM,
         patch: PositiveInt = 1,
@@ -167,7 +180,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
         self.widths, self.blocks = tuple(width * m for m in multipliers), _per_level(blocks, multipliers)
-        self.middle_attention = middle_attention
+        self.middle_attention, self.attention = middle_attention, _attention(attention, multipliers)
         now = self.widths[-1]
         self.mix = nn.Conv2d(latent, latent, 1) if mix else nn.Identity()
         self.stem = nn.Conv2d(latent, now, 3, padding=1)
@@ -176,6 +189,8 @@ class Decoder(nn.Module):
             for _ in range(self.blocks[i]):
                 trunk.append(ResBlock(now, self.widths[i], norm=norm, dropout=dropout))
                 now = self.widths[i]
+                if self.attention[i]:
+                    trunk.append(SpatialAttention(now, norm=norm))
             if i > 0:
                 trunk.append(up(now, self.widths[i - 1]))
                 now = trunk[-1].outputs

@@ -75,6 +75,15 @@ class VectorQuantiser(Bottleneck):
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self._gathered: _Gathered | None = None
 
+    @torch.no_grad()
+    def begun(self) -> None:
+        """Take the codebook as that of a training that has begun, so that none of its codes is replaced as one
+        that has never been
+        used."""
+        self.usage.fill_(1.0)
+        self.sums.copy_(self.codebook)
+        self.updates.fill_(1)
+
     def codes(self, h: Latent) -> Int[Tensor, "b lh lw"]:
         """The number of the nearest code for each pixel of a latent (b, channels, h, w), (b, h, w)."""
         rows = rearrange(h.detach().float(), "b c h w -> b h w c")

@@ -5,6 +5,8 @@ known to be right.
     ldm sample run=DIR prompt="a star"       images of a finished run
     ldm apply run=DIR task=embed images=DIR  what is done with images and a finished run's model
     ldm evaluate run=DIR samples=2048        a finished run measured again
+    ldm export run=DIR to=diffusers out=DIR  a finished run's model for other programs
+    ldm import source=DIR run=DIR            a model of another library as a run
 """
 
 from __future__ import annotations
@@ -78,6 +80,28 @@ def evaluate(words: Sequence[str]) -> int:
         return measure_again
 
     return _of_a_run("evaluate", words, function)
+
+
+def export(words: Sequence[str]) -> int:
+    """Write a finished run's model for other programs."""
+
+    def function() -> Callable[..., None]:
+        from ldm.command.export import export
+
+        return export
+
+    return _of_a_run("export", words, function)
+
+
+def import_model(words: Sequence[str]) -> int:
+    """Make a run of a model of another library."""
+
+    def function() -> Callable[..., None]:
+        from ldm.command.import_model import import_model
+
+        return import_model
+
+    return _of_a_run("import", words, function)
 
 
 def _of_a_run(entry: str, words: Sequence[str], function: Callable[[], Callable[..., None]]) -> int:

@@ -25,7 +25,7 @@ from ldm.build import nearest
 TEXTS = {"prompt", "negative", "label"}
 # Paths, and what stands for one, as a hub's name: by a word's last part.
 PATHS = {"run", "guide", "prompts", "out", "runs", "store", "root", "checkpoint", "files", "weights", "source", "path"}
-PATHS |= {"cache", "backbone", "images", "others", "background", "reference", "real", "mask"}
+PATHS |= {"cache", "backbone", "images", "others", "background", "reference", "real", "mask", "text"}
 _NAMES = {"name", "split", "image", "caption", "label", "group", "revision"}
 _LISTS = {"files", "image", "caption", "label"}  # also `[a,b]`
 _PLUGINS = "plugins"

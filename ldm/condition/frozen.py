@@ -61,7 +61,7 @@ class FrozenText(Conditioner):
     ):
         super().__init__()
         self.drop = drop
-        encoder, self._tokenizer = _pretrained(source, revision)
+        encoder, self._tokenizer = pretrained_text(source, revision)
         # In a list the encoder is no submodule, and so is neither trained nor averaged nor saved.
         self._encoder = [encoder.float().eval().requires_grad_(False)]
         self.length, self.shape = length, ContextShape(tokens=width)
@@ -128,7 +128,7 @@ class FrozenText(Conditioner):
                     log.warning("%s, raise condition.length if the encoder has the positions: %.60s...", what, caption)
 
 
-def _pretrained(source: str, revision: str | None) -> tuple[nn.Module, Any]:
+def pretrained_text(source: str, revision: str | None) -> tuple[nn.Module, Any]:
     """The text encoder and its tokenizer. Weights are read from safetensors only, and no code beside them is run."""
     try:
         import transformers

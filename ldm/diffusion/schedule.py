@@ -134,6 +134,21 @@ class Table(Schedule, ABC):
         return (high - 1 + (value - left) / (right - left)) / self.steps
 
 
+class Betas(Table):
+    """A table of given betas.
+
+    Arguments:
+        betas: beta_1, ..., beta_N, each in (0, 1).
+    """
+
+    def __init__(self, betas: tuple[float, ...]):
+        if len(betas) < 2 or not all(0 < beta < 1 for beta in betas):
+            raise ValueError(
+                f"betas are at least two numbers between 0 and 1; got {len(betas)} from {min(betas, default=0)}"
+            )
+        super().__init__(torch.tensor(betas, dtype=torch.float64))
+
+
 class Linear(Table):
     """A table of betas that grow linearly from `start` to `end` (DDPM, Ho et al. 2020, section 4).
 

@@ -17,8 +17,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -35,12 +36,13 @@ from ldm.interop.diffusers_autoencoder import autoencoder_node, config_of_autoen
 from ldm.interop.diffusers_config import ForeignModelError
 from ldm.interop.diffusers_names import autoencoder_names, unet_names
 from ldm.interop.diffusers_scheduler import Scheduler, read_scheduler
-from ldm.interop.diffusers_unet import config_of_unet, unet_node, whole_unet
+from ldm.interop.diffusers_unet import config_of_unet, context_of, unet_node, whole_unet
 from ldm.tensors import read_tensors
-from ldm.types import ContextShape
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _HALF = ("fp16", "bf16")  # variants of the same weights, which are read where there are no others
+
+Module = TypeVar("Module", bound=nn.Module)
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def autoencoder_from_diffusers(source: str | Path, image_shape: tuple[int, int, 
     folder = find_folder(source, "vae")
     theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     autoencoder = build(autoencoder_node(theirs, image_shape), "autoencoder")
-    _load(autoencoder, autoencoder_names(autoencoder), _read_weights(folder))
+    load_named(autoencoder, autoencoder_names(autoencoder), read_weights(folder))
     autoencoder.set_statistics(*latent_statistics(theirs))
     return autoencoder.eval()
 
@@ -71,7 +73,7 @@ def unet_from_diffusers(source: str | Path, schedule: Table | ZeroTerminalSNR | 
     """
     folder = find_folder(source, "unet")
     if schedule is None:
-        scheduler = _scheduler_beside(folder)
+        scheduler = scheduler_beside(folder)
         schedule = ScaledLinear() if scheduler is None else scheduler.schedule
     return _unet(folder, schedule)
 
@@ -90,7 +92,7 @@ def denoiser_from_diffusers(source: str | Path, scheduler: Scheduler | None = No
         ForeignModelError: none of our networks equals the model.
     """
     folder = find_folder(source, "unet")
-    scheduler = scheduler or _scheduler_beside(folder)
+    scheduler = scheduler or scheduler_beside(folder)
     if scheduler is None:
         raise FileNotFoundError(
             f"{_scheduler_file(folder)} is missing, which says what this U-Net was trained on and predicts: give the "
@@ -104,10 +106,9 @@ def denoiser_from_diffusers(source: str | Path, scheduler: Scheduler | None = No
 
 def _unet(folder: Path, schedule: Table | ZeroTerminalSNR) -> UNet:
     theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    node, whole = unet_node(theirs, schedule), whole_unet(theirs)
-    context = ContextShape(tokens=whole["cross_attention_dim"])
-    unet = build(node, "backbone")(channels=whole["in_channels"], context=context)
-    _load(unet, unet_names(unet), _read_weights(folder))
+    node = unet_node(theirs, schedule)
+    unet = build(node, "backbone")(channels=whole_unet(theirs)["in_channels"], context=context_of(theirs))
+    load_named(unet, unet_names(unet), read_weights(folder))
     return unet.eval()
 
 
@@ -115,24 +116,30 @@ def _scheduler_file(unet: Path) -> Path:
     return unet.absolute().parent / "scheduler" / "scheduler_config.json"
 
 
-def _scheduler_beside(unet: Path) -> Scheduler | None:
+def scheduler_beside(unet: Path) -> Scheduler | None:
+    """What the scheduler of the pipeline says that a U-Net's directory is part of; None where there is none."""
     file = _scheduler_file(unet)
     return read_scheduler(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
 def autoencoder_to_diffusers(autoencoder: Autoencoder, folder: Path) -> None:
     """Write the directory of an `AutoencoderKL` that equals our autoencoder; ForeignModelError where there is none."""
-    _write(folder, config_of_autoencoder(autoencoder), autoencoder, autoencoder_names(autoencoder))
+    write_network(folder, config_of_autoencoder(autoencoder), autoencoder, autoencoder_names)
 
 
 def unet_to_diffusers(unet: UNet, folder: Path) -> None:
-    """Write the directory of a `UNet2DConditionModel` that equals our U-Net; ForeignModelError where there is none."""
-    _write(folder, config_of_unet(unet), unet, unet_names(unet))
+    """Write the directory of a `UNet2DConditionModel`, or of a `UNet2DModel`, that equals our U-Net;
+    ForeignModelError where there
+    is none."""
+    write_network(folder, config_of_unet(unet), unet, unet_names)
 
 
-def _write(folder: Path, config: Config, module: nn.Module, names: Mapping[str, list[str]]) -> None:
+def write_network(
+    folder: Path, config: Config, module: Module, names: Callable[[Module], Mapping[str, list[str]]]
+) -> None:
+    """Write a network's directory: its config, and its tensors by the names that are read, too (`diffusers_names`)."""
     own, theirs = module.state_dict(), {}
-    for name, parts in names.items():
+    for name, parts in names(module).items():
         for part, rows in zip(parts, own[name].cpu().chunk(len(parts)), strict=True):
             theirs[part] = rows.clone(memory_format=torch.contiguous_format)
     with whole_directory(folder) as unfinished:
@@ -150,7 +157,7 @@ def _modern(name: str) -> str:
     return name
 
 
-def _load(module: nn.Module, names: Mapping[str, list[str]], theirs: Mapping[str, Tensor]) -> None:
+def load_named(module: nn.Module, names: Mapping[str, list[str]], theirs: Mapping[str, Tensor]) -> None:
     """Load their tensors into `module`; ForeignModelError where one is missing or one remains."""
     theirs = {_modern(name): value for name, value in theirs.items()}
     wanted = {name for parts in names.values() for name in parts}
@@ -166,7 +173,7 @@ def _load(module: nn.Module, names: Mapping[str, list[str]], theirs: Mapping[str
         own[name].copy_(rows.view(own[name].shape))
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights in a directory, in float32, from the files of full precision or else from those of half precision."""
     for variant in (None, *_HALF):
         if files := _weight_files(folder, variant):

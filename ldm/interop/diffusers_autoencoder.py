@@ -46,6 +46,11 @@ AUTOENCODER: Config = {
 """The defaults of `AutoencoderKL`."""
 
 
+_DOWN = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
+_UP = ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
+_BLOCKS = {"ResBlock", "Downsample", "Upsample", "SpatialAttention"}
+
+
 def whole_autoencoder(theirs: Mapping[str, Any]) -> Config:
     """The config of an `AutoencoderKL` with all defaults filled in."""
     return whole_config("AutoencoderKL", theirs, AUTOENCODER)
@@ -56,12 +61,16 @@ def autoencoder_node(theirs: Mapping[str, Any], image_shape: tuple[int, int, int
     theirs = whole_autoencoder(theirs)
     widths, layers = theirs["block_out_channels"], theirs["layers_per_block"]
     refuse(theirs, {"act_fn": "silu", "in_channels": theirs["out_channels"]})
-    refuse_blocks(theirs, {"down_block_types": {"DownEncoderBlock2D"}, "up_block_types": {"UpDecoderBlock2D"}})
+    refuse_blocks(theirs, {"down_block_types": set(_DOWN), "up_block_types": set(_UP)})
+    attention = [kind == _DOWN[1] for kind in theirs["down_block_types"]]
+    if attention != [kind == _UP[1] for kind in reversed(theirs["up_block_types"])]:
+        raise ForeignModelError("this decoder attends at other levels than its encoder; ours does not")
     parts: Config = {
         "_partial_": True,
         "width": widths[0],
         "multipliers": multipliers_of(widths),
         "middle_attention": theirs["mid_block_add_attention"],
+        "attention": attention,
         "norm": group_node(theirs["norm_num_groups"], 1e-6),
     }
     return {
@@ -102,23 +111,27 @@ def config_of_autoencoder(autoencoder: Autoencoder) -> Config:
         raise ForeignModelError(
             "AutoencoderKL has a convnet Encoder, a Decoder and a DiagonalGaussian bottleneck; ours differs"
         )
-    if encoder.patch > 1:
-        raise ForeignModelError(f"AutoencoderKL knows no pixel-unshuffle; patch is {encoder.patch} here, not 1")
+    if (patch := max(encoder.patch, decoder.patch)) > 1:
+        raise ForeignModelError(f"AutoencoderKL knows no pixel-unshuffle; patch is {patch} here, not 1")
+    if strange := sorted({type(each).__name__ for each in (*encoder.trunk, *decoder.trunk)} - _BLOCKS):
+        raise ForeignModelError(
+            f"AutoencoderKL is made of {', '.join(sorted(_BLOCKS))}; here is {', '.join(strange)}, too"
+        )
     widths, layers = encoder.widths, set(encoder.blocks) | {count - 1 for count in decoder.blocks}
     attention = {encoder.middle_attention, decoder.middle_attention}
-    if widths != decoder.widths or len(layers) > 1 or len(attention) > 1:
+    if widths != decoder.widths or len(layers) > 1 or len(attention) > 1 or encoder.attention != decoder.attention:
         raise ForeignModelError(
             "AutoencoderKL's decoder mirrors its encoder, with one block a level more; here widths are "
-            f"{widths} and {decoder.widths}, blocks {encoder.blocks} and {decoder.blocks}"
+            f"{widths} and {decoder.widths}, blocks {encoder.blocks} and {decoder.blocks}, attention {encoder.attention} and "
+            f"{decoder.attention}"
         )
     channels, height, _ = autoencoder.image_shape
-    levels = len(widths)
     return {
         "_class_name": "AutoencoderKL",
         "act_fn": "silu",
         "block_out_channels": list(widths),
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "down_block_types": [_DOWN[attends] for attends in encoder.attention],
+        "up_block_types": [_UP[attends] for attends in reversed(encoder.attention)],
         "in_channels": channels,
         "out_channels": channels,
         "latent_channels": autoencoder.latent_shape[0],

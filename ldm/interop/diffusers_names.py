@@ -9,11 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from torch import nn
-
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.backbone.unet import UNet
-from ldm.nn.resnet import Downsample, ResBlock, Upsample
+from ldm.interop.places import Place, places
+
+TRANSFORMER_NAMES = (
+    (r"\.blocks\.(\d+)\.", r".transformer_blocks.\1."),
+    (r"\.self_norm\.", ".norm1."),
+    (r"\.cross_norm\.", ".norm2."),
+    (r"\.feed_norm\.", ".norm3."),
+    (r"\.self_attention\.", ".attn1."),
+    (r"\.cross_attention\.", ".attn2."),
+    (r"\.feed\.to_hidden\.", ".ff.net.0.proj."),
+    (r"\.feed\.to_out\.", ".ff.net.2."),
+    (r"\.to_tokens\.", ".proj_in."),
+    (r"\.to_pixels\.", ".proj_out."),
+)
+"""Inside a transformer; CompVis's code has the same."""
 
 _UNET_NAMES = (
     (r"^embed_time\.0\.", "time_embedding.linear_1."),
@@ -26,27 +38,18 @@ _UNET_NAMES = (
     (r"^(down|up)s\.(\d+)\.resample\.", r"\1_blocks.\2.\1samplers.0."),
     (r"^middle\.(\d+)\.block\.", r"mid_block.resnets.\1."),
     (r"^middle\.(\d+)\.transformer\.", r"mid_block.attentions.\1."),
-    (r"\.blocks\.(\d+)\.", r".transformer_blocks.\1."),
-    (r"\.self_norm\.", ".norm1."),
-    (r"\.cross_norm\.", ".norm2."),
-    (r"\.feed_norm\.", ".norm3."),
-    (r"\.self_attention\.", ".attn1."),
-    (r"\.cross_attention\.", ".attn2."),
-    (r"\.feed\.to_hidden\.", ".ff.net.0.proj."),
-    (r"\.feed\.to_out\.", ".ff.net.2."),
-    (r"\.to_tokens\.", ".proj_in."),
-    (r"\.to_pixels\.", ".proj_out."),
+    *TRANSFORMER_NAMES,
 )
 _BLOCK_NAMES = (
     (r"\.embed\.", ".time_emb_proj."),
     (r"\.shortcut\.", ".conv_shortcut."),
-    (r"(attn[12]|attentions\.0)\.to_out\.", r"\1.to_out.0."),
+    (r"(attn[12]|attentions\.\d+)\.to_out\.", r"\1.to_out.0."),
 )
 
 
 def unet_names(unet: UNet) -> dict[str, list[str]]:
     """For each tensor of our U-Net, the tensors of theirs whose rows it consists of."""
-    return {ours: _split(_rename(ours, _UNET_NAMES + _BLOCK_NAMES)) for ours in unet.state_dict()}
+    return {ours: split(renamed(ours, _UNET_NAMES + _BLOCK_NAMES)) for ours in unet.state_dict()}
 
 
 def autoencoder_names(autoencoder: Autoencoder) -> dict[str, list[str]]:
@@ -55,40 +58,33 @@ def autoencoder_names(autoencoder: Autoencoder) -> dict[str, list[str]]:
     for part in ("encoder", "decoder"):
         rules += [(rf"^{part}\.stem\.", f"{part}.conv_in."), (rf"^{part}\.head\.", f"{part}.conv_out.")]
         rules += [(rf"^{part}\.norm\.", f"{part}.conv_norm_out.")]
-        for i, place in enumerate(_places(autoencoder.get_submodule(f"{part}.trunk").children(), part == "encoder")):
-            rules.append((rf"^{part}\.trunk\.{i}\.", f"{part}.{place}."))
+        way = "down" if part == "encoder" else "up"
+        for i, place in enumerate(places(autoencoder.get_submodule(part))):
+            rules.append((rf"^{part}\.trunk\.{i}\.", f"{part}.{_place(place, way)}."))
     rules += [
-        (r"\.attentions\.0\.norm\.", ".attentions.0.group_norm."),
-        (r"\.attentions\.0\.attention\.", ".attentions.0."),
+        (r"\.attentions\.(\d+)\.norm\.", r".attentions.\1.group_norm."),
+        (r"\.attentions\.(\d+)\.attention\.", r".attentions.\1."),
     ]
     names = [name for name in autoencoder.state_dict() if not name.startswith("latent_")]
-    return {ours: _split(_rename(ours, (*rules, *_BLOCK_NAMES))) for ours in names}
+    return {ours: split(renamed(ours, (*rules, *_BLOCK_NAMES))) for ours in names}
 
 
-def _places(trunk: Iterable[nn.Module], encoder: bool) -> list[str]:
-    """Their names for the blocks of our trunk, which is a flat list: the levels and then the middle, or for a decoder the
-    middle and then the levels."""
-    blocks = list(trunk)
-    middle = 3 if any(not isinstance(b, ResBlock | Downsample | Upsample) for b in blocks) else 2
-    names = ["mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"][:: 1 if middle == 3 else 2]
-    places, level, count, way = [], 0, 0, "down" if encoder else "up"
-    for block in blocks[:-middle] if encoder else blocks[middle:]:
-        if isinstance(block, ResBlock):
-            places.append(f"{way}_blocks.{level}.resnets.{count}")
-            count += 1
-        else:
-            places.append(f"{way}_blocks.{level}.{way}samplers.0")
-            level, count = level + 1, 0
-    return places + names if encoder else names + places
+def _place(place: Place, way: str) -> str:
+    """Their name for the place of a block."""
+    level = "mid_block" if place.level is None else f"{way}_blocks.{place.level}"
+    kind = {"block": "resnets", "attention": "attentions", "resample": f"{way}samplers"}[place.kind]
+    return f"{level}.{kind}.{place.number}"
 
 
-def _rename(name: str, rules: Iterable[tuple[str, str]]) -> str:
+def renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    """A name after every rule, a pattern and its replacement, in their order."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def _split(name: str) -> list[str]:
+def split(name: str) -> list[str]:
+    """The names of the matrices that a matrix of that name consists of: queries, keys and values."""
     for joint, parts in ((".to_qkv.", (".to_q.", ".to_k.", ".to_v.")), (".to_kv.", (".to_k.", ".to_v."))):
         if joint in name:
             return [name.replace(joint, part) for part in parts]

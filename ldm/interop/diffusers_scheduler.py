@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ldm.build import Config
 from ldm.diffusion.parameterization import Data, Noise, Parameterization, V
-from ldm.diffusion.schedule import Linear, ScaledLinear, Table, ZeroTerminalSNR
+from ldm.diffusion.schedule import Betas, Linear, ScaledLinear, Table, ZeroTerminalSNR
 from ldm.interop.diffusers_config import ForeignModelError
 
 TRAINING: Config = {
@@ -91,6 +91,9 @@ SAMPLING = frozenset(
 )
 """Keys that concern sampling only."""
 
+PREDICTIONS: dict[str, type[Parameterization]] = {"epsilon": Noise, "v_prediction": V, "sample": Data}
+"""Their words for what a network predicts, and our classes for it."""
+
 
 @dataclass(frozen=True)
 class Scheduler:
@@ -114,16 +117,35 @@ def read_scheduler(theirs: Mapping[str, Any]) -> Scheduler:
     given = {key: value for key, value in theirs.items() if not key.startswith("_")}
     _refuse(kind, given)
     training = DEFAULTS[kind] | {key: value for key, value in given.items() if key in TRAINING}
-    parameterizations = {"epsilon": Noise, "v_prediction": V, "sample": Data}
-    if training["prediction_type"] not in parameterizations:
+    if training["prediction_type"] not in PREDICTIONS:
         raise ForeignModelError(
-            f"prediction_type is {training['prediction_type']}; {', '.join(parameterizations)} can be read"
+            f"prediction_type is {training['prediction_type']}; {', '.join(PREDICTIONS)} can be read"
         )
     table = _table(training)
     schedule = ZeroTerminalSNR(table, 1 / table.steps) if training["rescale_betas_zero_snr"] else table
-    parameterization = parameterizations[training["prediction_type"]]()
+    parameterization = PREDICTIONS[training["prediction_type"]]()
     parameterization.check(schedule)
     return Scheduler(schedule, parameterization, {key: given[key] for key in sorted(given.keys() & SAMPLING)})
+
+
+def config_of_scheduler(log_snr: Tensor, parameterization: Parameterization) -> Config:
+    """The scheduler_config.json of a `DDIMScheduler` on a table with this log SNR at its steps 0, 1, ..., for a network of this
+    parameterization. Its pipelines take steps from the table's end on (`trailing`); any other of their samplers can be made of it
+    by `from_config`."""
+    log_alpha2 = torch.nn.functional.logsigmoid(log_snr.double())
+    betas = -torch.expm1(torch.diff(log_alpha2, prepend=log_alpha2.new_zeros(1)))
+    said = {kind: word for word, kind in PREDICTIONS.items()}
+    return {
+        "_class_name": "DDIMScheduler",
+        **TRAINING,
+        "num_train_timesteps": len(betas),
+        "trained_betas": betas.tolist(),
+        "prediction_type": said[type(parameterization)],
+        "clip_sample": False,
+        "set_alpha_to_one": True,
+        "steps_offset": 1,  # has no effect on this spacing, and any other number is reported as outdated
+        "timestep_spacing": "trailing",
+    }
 
 
 def _refuse(kind: str, given: Mapping[str, Any]) -> None:
@@ -140,12 +162,12 @@ def _table(training: Mapping[str, Any]) -> Table:
     kind, steps = training["beta_schedule"], training["num_train_timesteps"]
     ends = training["beta_start"], training["beta_end"]
     if training["trained_betas"] is not None:
-        return Table(torch.tensor(training["trained_betas"], dtype=torch.float64))
+        return Betas(tuple(training["trained_betas"]))
     tables = {
         "linear": lambda: Linear(*ends, steps),
         "scaled_linear": lambda: ScaledLinear(*ends, steps),
-        "squaredcos_cap_v2": lambda: Table(_squared_cosine(steps)),
-        "sigmoid": lambda: Table(_sigmoid(*ends, steps)),
+        "squaredcos_cap_v2": lambda: Betas(tuple(_squared_cosine(steps).tolist())),
+        "sigmoid": lambda: Betas(tuple(_sigmoid(*ends, steps).tolist())),
     }
     if kind not in tables:
         raise ForeignModelError(f"beta_schedule is {kind}; {', '.join(tables)} can be read, and trained_betas")

@@ -1,4 +1,5 @@
-"""Pretrained first stages: `autoencoder.checkpoint=` names a run of ours, its model/, or an `AutoencoderKL` of diffusers.
+"""Pretrained first stages: `autoencoder.checkpoint=` names a run of ours, its model/, an `AutoencoderKL` of diffusers, or
+a file of CompVis's code.
 
 The checkpoint decides which parts the autoencoder has; what the run's config says of them is not used.
 """
@@ -11,8 +12,12 @@ from pathlib import Path
 
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.build import Config, check, check_named
+from ldm.interop import compvis_nodes
+from ldm.interop.compvis import first_stage, load_first_stage
 from ldm.interop.diffusers import autoencoder_from_diffusers, autoencoder_node, find_folder
+from ldm.interop.diffusers_config import ForeignModelError
 from ldm.model import MODEL_PACKAGES, load_weights
+from ldm.tensors import read_foreign
 
 
 class Pretrained(ABC):
@@ -68,9 +73,30 @@ class Diffusers(Pretrained):
         autoencoder.load_state_dict(theirs.state_dict())
 
 
+class CompVis(Pretrained):
+    """The first stage in a file that CompVis's code has written, alone or in a whole model: KL or vector-quantised.
+
+    Arguments:
+        file: .ckpt or .safetensors.
+    """
+
+    def __init__(self, file: Path):
+        self._tensors = first_stage(read_foreign(file))
+        if "encoder.conv_in.weight" not in self._tensors:
+            raise ForeignModelError(f"{file} holds no first stage: encoder.conv_in.weight is not in it")
+
+    def config(self, image_shape: tuple[int, int, int]) -> Config:
+        return compvis_nodes.autoencoder_node(self._tensors, image_shape)
+
+    def load_into(self, autoencoder: Autoencoder) -> None:
+        load_first_stage(autoencoder, self._tensors)
+
+
 def pretrained(checkpoint: str | Path) -> Pretrained:
     """The first stage that `autoencoder.checkpoint` names; FileNotFoundError where there is none."""
     folder = Path(checkpoint)
+    if folder.is_file():
+        return CompVis(folder)
     for candidate in (folder, folder / "model"):
         file = candidate / "config.json"
         if file.exists() and "autoencoder" in json.loads(file.read_text(encoding="utf-8")):

@@ -138,7 +138,10 @@ FAULTS = [
         ("(-item[1].element_size(), item[0])", "(item[1].element_size(), item[0])"),
         ("[at, at + tensor.nbytes]", "[at, at + tensor.numel()]"),
         ("data = data[os.write(descriptor, data) :]", "data = data[os.write(descriptor, data[:7]) + 1 :]"),
-        ("weights_only=True", "weights_only=False"),
+        (
+            'return torch.load(path, map_location="cpu", weights_only=True)',
+            'return torch.load(path, map_location="cpu", weights_only=False)',
+        ),
         ("os.posix_fallocate(descriptor, 0, size)", "pass"),
         ("return len(_header(_ordered(tensors))) + sum", "return sum"),
         ("if waiting > _FLUSH:", "if False:"),

@@ -1,0 +1,64 @@
+"""A finished run's model in a form that other programs load.
+
+to=diffusers   out=DIR is a pipeline of diffusers; what no pipeline can be is told before anything is written
+to=torch       out=DIR holds decoder.pt2 and denoiser.pt2, which `torch.export.load` reads, and export.json
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ldm.condition.label import Label
+from ldm.interop.diffusers_pipeline import Pipeline, pipeline_of
+from ldm.interop.torch_programs import write_programs
+from ldm.model import LatentModel, Weights
+from ldm.plugins import name as name_plugins
+from ldm.run.load import check_trained, load, named
+from ldm.run.machine import device_of
+
+log = logging.getLogger(__name__)
+
+
+def export(
+    run: str,
+    out: str,
+    to: Literal["diffusers", "torch"],
+    weights: Weights,
+    ema: float | None,
+    plugins: Sequence[str] = (),
+) -> None:
+    """Write the model of a run to a directory that is not there yet."""
+    name_plugins(plugins)
+    folder = Path(out)
+    if folder.exists():
+        raise FileExistsError(f"out={out} is there already; name a directory that is not, or remove it")
+    model = load(run, weights, ema, device_of("cpu"))
+    check_trained(model, run)
+    if to == "torch":
+        write_programs(model, folder, {"run": str(run), "weights": named(weights, ema, model)})
+        log.info("decoder.pt2, denoiser.pt2 and export.json are in %s", folder)
+        return
+    pipeline = pipeline_of(model)
+    pipeline.write(folder)
+    _tell(pipeline, model, folder)
+
+
+def _tell(pipeline: Pipeline, model: LatentModel, folder: Path) -> None:
+    """Say what was written and how to use it."""
+    steps, first, last = len(pipeline.log_snr), pipeline.log_snr[0].item(), pipeline.log_snr[-1].item()
+    log.info("a %s is in %s: DiffusionPipeline.from_pretrained(%r) loads it", pipeline.kind, folder, str(folder))
+    log.info(
+        "its table has %d steps over log-SNR %.2f to %.2f; it samples by DDIM, and not as the run does",
+        steps,
+        first,
+        last,
+    )
+    if pipeline.autoencoder is not model.autoencoder:
+        log.info("the whitening of latents, a mean and a deviation a channel, is in quant_conv and post_quant_conv")
+    if isinstance(model.condition, Label):
+        log.info("a prompt is the name of a class, or its number where classes have no names; '' is no condition")
+    elif pipeline.kind == "StableDiffusionPipeline" and not model.condition.needs:
+        log.info("its prompt is '', and its guidance_scale 1: the model has no condition")

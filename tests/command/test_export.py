@@ -1,0 +1,122 @@
+"""`ldm export` and `ldm import`: what is written, that a run comes of it, and what is refused before anything is written."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ldm.build import build
+from ldm.command.export import export
+from ldm.command.import_model import import_model
+from ldm.command.sample import sample
+from ldm.interop.diffusers_config import ForeignModelError
+from ldm.model import LatentModel
+from tests.interop.tiny import NONE, drawn, labelled, node
+from tests.runs import compose
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+
+def asked(name: str, *words: str) -> dict:
+    """The arguments of a verb as its words make them."""
+    return compose(*words, missing="absent", name=name)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    labelled().save(folder / "model", node())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "pipeline"
+    export(**asked("export", f"run={run}", "to=diffusers", f"out={out}"))
+    return out
+
+
+def test_a_run_goes_out_and_comes_in(pipeline, tmp_path):
+    run = tmp_path / "again"
+    import_model(**asked("import", f"source={pipeline}", f"run={run}"))
+    model = LatentModel.load(run)
+    assert model.made_from["imported"] == str(pipeline) and not (run / "config.yaml").exists()
+    torch.testing.assert_close(model.autoencoder.decode(z := torch.randn(2, 3, 8, 8)), labelled().autoencoder.decode(z))
+    words = asked("sample", f"run={run}", "prompt=bag", "n=1", "steps=2", "device=cpu", f"out={tmp_path / 'images'}")
+    sample(**words)
+    assert (tmp_path / "images" / "0000.png").exists()
+
+
+def test_training_goes_on_from_it(pipeline, tmp_path):
+    """The words beside it describe its own network, schedule and condition, so that all of its weights are taken."""
+    run = tmp_path / "again"
+    import_model(**asked("import", f"source={pipeline}", f"run={run}"))
+    words = yaml.safe_load((run / "words" / "experiment" / "imported.yaml").read_text())
+    chosen = [
+        (group.removeprefix("override /").partition("@")[0], word)
+        for each in words["defaults"]
+        for group, word in each.items()
+    ]
+    overrides = [f"{group}={word}" for group, word in chosen]
+    config = compose(*overrides, "data=folder", "data.root=absent")
+    for part in ("backbone", "condition"):
+        config[part] |= words[part]
+    config["prior"] |= {"backbone": config["backbone"], "schedule": words["diffusion"]["schedule"]}
+    own = LatentModel.load(run)
+    nodes = {"autoencoder": own.config["autoencoder"], "condition": config["condition"], "prior": config["prior"]}
+    made = LatentModel.build(nodes)
+    assert {n: v.shape for n, v in made.state_dict().items()} == {n: v.shape for n, v in own.state_dict().items()}
+    made.load_state_dict(own.state_dict())
+    z, t = torch.randn(2, 3, 8, 8), torch.tensor([0.2, 0.9])
+    c = own.condition({"caption": ["bag", ""]})
+    with torch.no_grad():
+        torch.testing.assert_close(made.prior.denoiser(z, t, c), own.prior.denoiser(z, t, c))
+    assert words["prior"]["checkpoint"] == words["autoencoder"]["checkpoint"] == str(run)
+
+
+def test_with_data_it_can_be_measured(pipeline, tmp_path):
+    words = [f"source={pipeline}", f"run={tmp_path / 'again'}", "data=shapes", "metric=none", "store=elsewhere"]
+    import_model(**asked("import", *words))
+    config = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    assert config["data"]["image_shape"] == [3, 16, 16] and config["store"] == "elsewhere" and config["second"]
+    assert build(config["data"], "data").image_shape == (3, 16, 16)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_programs_of_torch(run, tmp_path):
+    export(**asked("export", f"run={run}", "to=torch", f"out={tmp_path / 'programs'}"))
+    decoder, denoiser = (
+        torch.export.load(tmp_path / "programs" / f"{name}.pt2").module() for name in ("decoder", "denoiser")
+    )
+    own, facts = labelled(), json.loads((tmp_path / "programs" / "export.json").read_text())
+    for batch in (1, 5):
+        z, t = torch.randn(batch, *facts["latent_shape"]), torch.rand(batch)
+        c = own.condition({"label": torch.arange(batch) % 2})
+        torch.testing.assert_close(decoder(z), own.autoencoder.decode(z), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(denoiser(z, t, c.tokens), own.prior.denoiser(z, t, c), atol=1e-5, rtol=1e-4)
+    alpha, sigma = own.prior.denoiser.schedule.alpha_sigma(torch.tensor(facts["times"]))
+    torch.testing.assert_close((torch.tensor(facts["alpha"]), torch.tensor(facts["sigma"])), (alpha, sigma))
+
+
+def test_nothing_is_written_over(run, pipeline, tmp_path):
+    with pytest.raises(FileExistsError, match="is there already"):
+        export(**asked("export", f"run={run}", "to=diffusers", f"out={pipeline}"))
+    with pytest.raises(FileExistsError, match="is there already"):
+        import_model(**asked("import", f"source={pipeline}", f"run={run}"))
+
+
+def test_what_cannot_be_is_told_before_anything_is_written(pipeline, tmp_path):
+    nodes = node(NONE, "Rectified", "Velocity")
+    drawn(nodes).save(tmp_path / "run" / "model", nodes)
+    with pytest.raises(ForeignModelError, match="parameterization Velocity"):
+        export(**asked("export", f"run={tmp_path / 'run'}", "to=diffusers", f"out={tmp_path / 'out'}"))
+    with pytest.raises(FileNotFoundError, match="no such directory or file; wanted"):
+        import_model(**asked("import", "source=nowhere", f"run={tmp_path / 'new'}"))
+    with pytest.raises(ValueError, match="heads= is of a file of CompVis's code"):
+        import_model(**asked("import", f"source={pipeline}", f"run={tmp_path / 'new'}", "heads=2"))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "new").exists()
