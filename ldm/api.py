@@ -198,8 +198,11 @@ class Model:
         return [coder.compressed(x[i : i + 1], said).file for i, said in enumerate(conditions_of(batch))]
 
     def decompress(self, files: Any, tensors: bool = False) -> Pictures | Image:
-        """The images of files, each as bytes, that `compress` or task=compress has made with this model. ValueError where a file is none, is
-        damaged, is of another model, or cannot be decoded on this machine."""
+        """The images of files, each as bytes, that `compress` or task=compress has made with this model.
+
+        Raises:
+            ValueError: a file is none, is damaged, is of another model, or cannot be decoded on this machine.
+        """
         from ldm.task.coder import Coder, check
 
         check(self.model, "decompress")
