@@ -186,7 +186,7 @@ class Model:
         images: Any,
         captions: str | Sequence[str] | None = None,
         labels: str | int | Sequence[str | int] | None = None,
-        step: float | None = None,
+        step: float | int | None = None,
     ) -> list[bytes]:
         """A small file of each image, the same whatever the others are (ldm.task.compress). ValueError where the prior cannot.
 
@@ -202,9 +202,12 @@ class Model:
         batch, coder = self._conditioned(x, captions, labels), Coder(self.model, step)
         return [coder.compressed(x[i : i + 1], said).file for i, said in enumerate(conditions_of(batch))]
 
-    def decompress(self, files: Sequence[bytes], tensors: bool = False) -> Pictures | Image:
-        """The images of files that `compress`, or task=compress, has made with this model. ValueError where a file is none, is
-        damaged, is of another model, or cannot be decoded on this machine."""
+    def decompress(self, files: Any, tensors: bool = False) -> Pictures | Image:
+        """The images of files, each as bytes, that `compress` or task=compress has made with this model.
+
+        Raises:
+            ValueError: a file is none, is damaged, is of another model, or cannot be decoded on this machine.
+        """
         from ldm.task.coder import Coder, check
 
         check(self.model, "decompress")

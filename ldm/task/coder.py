@@ -57,7 +57,7 @@ class Compressed:
     image: Image
 
 
-def check(model: LatentModel, what: str, step: float | None = None) -> None:
+def check(model: LatentModel, what: str, step: float | int | None = None) -> None:
     """ValueError where `what` cannot be done with this model, or `step` has no effect; ImportError where there is no coder."""
     if not isinstance(model.prior, Stepwise):
         raise ValueError(lacking(what, model, Stepwise, "the law of each number given those before it"))
@@ -81,7 +81,7 @@ class Coder:
         step: of the grid that latents are put on, where they have deviation 1; None is 0.5.
     """
 
-    def __init__(self, model: LatentModel, step: float | None = None):
+    def __init__(self, model: LatentModel, step: float | int | None = None):
         self._model, self._step = model, float(np.float32(step or STEP))
         self._prior = copy.deepcopy(model.prior).cpu().double().eval()
         on_cpu = model.device.type == "cpu"

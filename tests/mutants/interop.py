@@ -18,7 +18,10 @@ FAULTS = [
         ('"sample_size": height,', '"sample_size": 64,'),
         ('"scaling_factor": 1 / std[0]', '"scaling_factor": std[0]'),
         ('"latents_mean": mean, "latents_std": std}', '"latents_mean": std, "latents_std": std}'),
-        ("if (patch := max(encoder.patch, decoder.patch)) > 1:", "if (patch := max(encoder.patch, decoder.patch)) > 9:"),
+        (
+            "if (patch := max(encoder.patch, decoder.patch)) > 1:",
+            "if (patch := max(encoder.patch, decoder.patch)) > 9:",
+        ),
     ),
     *of(
         "ldm/interop/diffusers_unet.py",
