@@ -16,25 +16,30 @@ OF_TASKS = ["diffusion/posterior", "task"]  # which ldm apply alone has
 GROUPS = sorted({folder.as_posix() for folder in FOLDERS if folder.parts[0] != "hydra"} - {*OF_TASKS})
 
 
+DRAWING, OTHERS = ("config", "sample", "apply", "evaluate"), ("export", "import")
+
+
 def help_of(*words: str, entry: str = "config") -> str:
     return help_text(list(words), CONF, entry, lambda given: composed(CONF, entry, given))
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
-@pytest.mark.parametrize("entry", ["config", "sample", "apply", "evaluate"])
+@pytest.mark.parametrize("entry", [*DRAWING, *OTHERS])
 def test_no_line_is_wider_than_the_terminal(entry, columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
-    for text in (help_of("--help", entry=entry), help_of("--help", "diffusion/sampler=heun", entry=entry)):
+    for words in ([], ["diffusion/sampler=heun"]) if entry in DRAWING else ([],):
+        text = help_of("--help", *words, entry=entry)
         wide = [line for line in text.splitlines() if len(line) > columns and " " in line.strip()]
         assert not wide
 
 
-@pytest.mark.parametrize("entry", ["config", "sample", "apply", "evaluate"])
+@pytest.mark.parametrize("entry", [*DRAWING, *OTHERS])
 def test_all_words_of_an_entry_point(entry):
     text = help_of("--help", entry=entry)
     top = re.findall(r"^(\w+): \S", (CONF / f"{entry}.yaml").read_text(encoding="utf-8"), re.MULTILINE)
     assert all(f"\n  {word}=" in text for word in top)
-    assert all(f"\n  {group}: " in text for group in (GROUPS if entry == "config" else ["diffusion/sampler"]))
+    groups = GROUPS if entry == "config" else ["diffusion/sampler"] if entry in DRAWING else []
+    assert all(f"\n  {group}: " in text for group in groups)
 
 
 @pytest.mark.parametrize("group", [*GROUPS, *OF_TASKS])
