@@ -1,12 +1,10 @@
 """Labels as a text encoder of `transformers`, for pipelines that know prompts alone: a CLIP without layers, and a tokenizer whose
 words are the names of the classes.
 
-Such an encoder is a table behind a layer norm, x -> gamma (x - mean) / sqrt(var + eps). Two channels are added to
-each token e of the
-table, so that its mean is 0 and its length the same R for all: a and b with a + b = S and a^2 + b^2 = R^2 - |e|^2,
-where S = -sum(e)
-and R^2 = max(|e|^2 + S^2 / 2). With gamma = sqrt(R^2 / d + eps) of d channels the layer norm is then the identity. The U-Net's
-attention gives both channels no weight (`ldm.interop.folding.wider`).
+Such an encoder is a table behind a layer norm, x -> gamma (x - mean) / sqrt(var + eps). Two channels are added to each token e
+of the table, so that its mean is 0 and its length the same R for all: a and b with a + b = S and a^2 + b^2 = R^2 - |e|^2, where
+S = -sum(e) and R^2 = max(|e|^2 + S^2 / 2). With gamma = sqrt(R^2 / d + eps) of d channels the layer norm is then the identity. The
+U-Net's attention gives both channels no weight (`ldm.interop.folding.wider`).
 """
 
 from __future__ import annotations
@@ -16,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -52,6 +48,8 @@ def encoder_of(table: Float[Tensor, "n d"]) -> CLIPTextModel:
 def tokenizer_of(names: list[str], folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer, whose files are then in `folder`, of one token a prompt: the name of a class, or nothing at all for the last
     row of the table. Any other prompt is an error."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)

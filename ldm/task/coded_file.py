@@ -35,7 +35,8 @@ _LABEL, _CAPTION, _GRID = 1, 2, 16
 
 @dataclass(frozen=True)
 class CodedFile:
-    """
+    """What a file says of itself, and the numbers that it holds.
+
     Fields:
         model: the first four bytes of the hash of the weights.
         numbers: the checksum of the numbers that were coded.

@@ -29,7 +29,8 @@ MOST = 4096  # things that may stand at a place, so that tables cost next to not
 
 @dataclass(frozen=True)
 class Coded:
-    """
+    """Numbers that were coded.
+
     Fields:
         data: what the numbers were coded to.
         bits: -log2 of their probability under the laws.

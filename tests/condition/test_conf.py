@@ -9,7 +9,7 @@ from ldm.types import ContextShape
 from tests.condition.first import Folded
 from tests.pieces import CONF, pieces
 
-READS = {"none": (), "label": ("label",), "text": ("caption",)}  # clip and t5 need a download
+READS = {"none": (), "label": ("label",), "text": ("caption",)}  # clip, t5 and padded need a download
 OF_IMAGES = {"masked", "low_resolution"}  # tests/condition/test_spatial.py says what they read
 BATCH = {"caption": ["a caption", "another one"], "label": torch.tensor([0, 1]), "index": torch.arange(2)}
 
@@ -22,7 +22,7 @@ def made(name: str):
 
 
 def test_every_word_is_tested():
-    assert set(READS) == set(pieces("condition")) - {"clip", "t5"} - OF_IMAGES
+    assert set(READS) == set(pieces("condition")) - {"clip", "t5", "padded"} - OF_IMAGES
 
 
 @pytest.mark.parametrize("name", sorted(pieces("condition")))

@@ -80,7 +80,7 @@ def test_a_pipeline_samples_as_the_peer_does(training, unet, tmp_path):
     grid = Trailing(training.get("num_train_timesteps", 1000))
     wanted = their_samples(unet, theirs, x, tokens, 10)
     assert wanted.std() > 1e-2
-    torch.testing.assert_close(our_samples(ours, grid, x, tokens, 10), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(our_samples(ours, grid, x, tokens, 10), wanted, atol=1e-5, rtol=3e-5)
 
 
 def test_published_steps_with_an_offset(unet, tmp_path):
