@@ -1,10 +1,9 @@
 """Captions as the pipelines of diffusers encode them: by a frozen CLIP or T5, padded to one length.
 
-All hidden states are tokens of the context, those of padding too, and "no condition" is the empty caption, as
-Stable Diffusion has
-them (Rombach et al. 2021; its code). So a model with this condition is one that diffusers can run, and one of diffusers
-can be read. `ldm.condition.frozen` is the better one for a model that stays here: it attends to no padding and
-learns what no condition is.
+All hidden states are tokens of the context, those of padding too, and "no condition" is the empty caption, as Stable Diffusion
+has them (Rombach et al. 2021; its code). So a model with this condition is one that diffusers can run, and one of diffusers can
+be read. `ldm.condition.frozen` is the better one for a model that stays here: it attends to no padding and learns what no
+condition is.
 
 The frozen weights are not part of the model's state. They are named by `source` and `revision`.
 

@@ -70,8 +70,7 @@ def _bottleneck(theirs: Tensors) -> Config:
 
 
 def unet_node(theirs: Tensors, heads: int | None, log_snr: list[float]) -> Config:
-    """The node (a partial) of a U-Net; no tensor says how many heads it has, so that a caller may have to.
-    `log_snr` is the table's
+    """The node (a partial) of a U-Net; no tensor says how many heads it has, so that a caller may have to. `log_snr` is the table's
     that it was trained on."""
     if strange := [name for name in theirs if name.startswith("label_emb.") or name.endswith(".qkv.weight")]:
         raise ForeignModelError(
@@ -105,8 +104,7 @@ def unet_node(theirs: Tensors, heads: int | None, log_snr: list[float]) -> Confi
 
 
 def tokens_of(theirs: Tensors) -> int | None:
-    """The width of the tokens that a U-Net attends to; None where it attends to none. Cross-attention without a
-    context is a second
+    """The width of the tokens that a U-Net attends to; None where it attends to none. Cross-attention without a context is a second
     self-attention in their code, which ours has not."""
     return next((value.shape[1] for name, value in theirs.items() if name.endswith(".attn2.to_k.weight")), None)
 

@@ -6,9 +6,8 @@
     labels                                       StableDiffusionPipeline, whose prompts are the names of classes (`label_encoder`)
     captions by `PaddedText`                     StableDiffusionPipeline with that text encoder
 
-The networks are rewritten by ldm.interop.folding until diffusers' classes can hold them, and then written by the
-names by which they
-are read (`diffusers_names`). A pipeline samples by DDIM along a table over the noise levels that were trained.
+The networks are rewritten by ldm.interop.folding until diffusers' classes can hold them, and then written by the names by which
+they are read (`diffusers_names`). A pipeline samples by DDIM along a table over the noise levels that were trained.
 """
 
 from __future__ import annotations

@@ -1,19 +1,15 @@
 """Networks of ours rewritten as equal ones that the classes of diffusers can hold. What has to go goes into linear
 maps beside it.
 
-**Whitening.** decode(z) = decoder(W (s z + m) + b) is a decoder of z itself with the first 1x1 convolution W
-diag(s) and W m + b. So
-is the encoder's last one for its two moments: the mean becomes (mean - m) / s and the log-variance falls by 2 log s. Pipelines of
-diffusers know one factor of all channels, and this is exact for a mean and a deviation of each channel. (The log-variance is
-clamped to [-30, 20] before the one and after the other; no trained encoder comes near.)
+**Whitening.** decode(z) = decoder(W (s z + m) + b) is a decoder of z itself with the first 1x1 convolution W diag(s) and W m +
+b. So is the encoder's last one for its two moments: the mean becomes (mean - m) / s and the log-variance falls by 2 log s.
+Pipelines of diffusers know one factor of all channels, and this is exact for a mean and a deviation of each channel. (The
+log-variance is clamped to [-30, 20] before the one and after the other; no trained encoder comes near.)
 
-**Noise level.** `LogSnrEmbedding` embeds s = 500 (1 - log SNR / limit), and diffusers' networks an integer step n.
-On a table whose
-log SNR falls by limit / 500 from step to step s is s_0 + n, and with cos(s f) = cos(s_0 f) cos(n f) - sin(s_0 f)
-sin(n f) the first
-linear layer takes the rotation by s_0 f. Which noise levels a sampler visits is its own choice, so the table
-reaches over the levels
-that were trained; it is not the schedule of training.
+**Noise level.** `LogSnrEmbedding` embeds s = 500 (1 - log SNR / limit), and diffusers' networks an integer step n. On a table
+whose log SNR falls by limit / 500 from step to step s is s_0 + n, and with cos(s f) = cos(s_0 f) cos(n f) - sin(s_0 f) sin(n f)
+the first linear layer takes the rotation by s_0 f. Which noise levels a sampler visits is its own choice, so the table reaches
+over the levels that were trained; it is not the schedule of training.
 
 **Epsilon of normalisation.** diffusers adds 1e-6 to variances before attention, and what a setting says elsewhere. Group
 normalisation of x with eps is that of g x with g^2 eps. A U-Net with one eps everywhere is therefore the same as one with 1e-6
@@ -75,9 +71,8 @@ def _convolution(weight: Tensor, bias: Tensor, beside: nn.Module) -> nn.Conv2d:
 
 @torch.no_grad()
 def stepped(unet: UNet, highest: float, lowest: float) -> UNet:
-    """An equal U-Net that takes integer steps, for noise levels from a `highest` log SNR down to a `lowest`; the
-    same where it takes
-    steps already.
+    """An equal U-Net that takes integer steps, for noise levels from a `highest` log SNR down to a `lowest`; the same where it
+    takes steps already.
 
     Both are rounded so that the table begins and ends within them and its length suits samplers. ValueError where a U-Net has an
     embedding of another kind, or the levels are too few for a table.

@@ -3,9 +3,8 @@
     decoder.pt2    z (b, c, h, w), whitened -> image (b, 3, H, W) in [-1, 1], not clamped
     denoiser.pt2   x_t (b, c, h, w), t (b,) in [0, 1], and where the model has a condition tokens (b, n, d) -> E[x | x_t, c]
 
-`export.json` says the shapes, and alpha and sigma of x_t = alpha x + sigma eps at a hundred and one times. Tokens
-all count: those of a
-caption without padding, or of a label. For other sizes or guidance there is the model itself.
+`export.json` says the shapes, and alpha and sigma of x_t = alpha x + sigma eps at a hundred and one times. Tokens all count:
+those of a caption without padding, or of a label. For other sizes or guidance there is the model itself.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ it was trained on.
     a file of CompVis's code  first_stage_model.*, model.diffusion_model.* and their averages, betas, and
     cond_stage_model.* of labels
 
-The network and what it was trained on are theirs. How samples are drawn is ours: by DDIM along the steps of their
-table that their
-scheduler says. Weights of the loss and law of times, which no foreign model knows, are those of the recipe ddpm, for training on.
+The network and what it was trained on are theirs. How samples are drawn is ours: by DDIM along the steps of their table that
+their scheduler says. Weights of the loss and law of times, which no foreign model knows, are those of the recipe ddpm, for
+training on.
 """
 
 from __future__ import annotations
