@@ -70,8 +70,8 @@ def _bottleneck(theirs: Tensors) -> Config:
 
 
 def unet_node(theirs: Tensors, heads: int | None, log_snr: list[float]) -> Config:
-    """The node (a partial) of a U-Net; no tensor says how many heads it has, so that a caller may have to. `log_snr` is the table's
-    that it was trained on."""
+    """The node (a partial) of a U-Net; no tensor says how many heads it has, so that a caller may have to. `log_snr` is that
+    of the table it was trained on."""
     if strange := [name for name in theirs if name.startswith("label_emb.") or name.endswith(".qkv.weight")]:
         raise ForeignModelError(
             f"{strange[0]}: ours has nothing for it; U-Nets with spatial transformers (use_spatial_transformer) can be read"
@@ -104,8 +104,8 @@ def unet_node(theirs: Tensors, heads: int | None, log_snr: list[float]) -> Confi
 
 
 def tokens_of(theirs: Tensors) -> int | None:
-    """The width of the tokens that a U-Net attends to; None where it attends to none. Cross-attention without a context is a second
-    self-attention in their code, which ours has not."""
+    """The width of the tokens that a U-Net attends to; None where it attends to none. Cross-attention without a context is
+    a second self-attention in their code, which ours has not."""
     return next((value.shape[1] for name, value in theirs.items() if name.endswith(".attn2.to_k.weight")), None)
 
 

@@ -3,8 +3,8 @@ words are the names of the classes.
 
 Such an encoder is a table behind a layer norm, x -> gamma (x - mean) / sqrt(var + eps). Two channels are added to each token e
 of the table, so that its mean is 0 and its length the same R for all: a and b with a + b = S and a^2 + b^2 = R^2 - |e|^2, where
-S = -sum(e) and R^2 = max(|e|^2 + S^2 / 2). With gamma = sqrt(R^2 / d + eps) of d channels the layer norm is then the identity. The
-U-Net's attention gives both channels no weight (`ldm.interop.folding.wider`).
+S = -sum(e) and R^2 = max(|e|^2 + S^2 / 2). With gamma = sqrt(R^2 / d + eps) of d channels the layer norm is then the identity.
+The U-Net's attention gives both channels no weight (`ldm.interop.folding.wider`).
 """
 
 from __future__ import annotations
