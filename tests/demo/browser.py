@@ -122,10 +122,15 @@ class Browser:
         return found
 
     def box(self, element: str) -> dict[str, float]:
-        """Where an element is, given as an expression, once it is brought into sight."""
+        """Where an element is, given as an expression, once it is in sight and lies still: a field that grows with its text
+        moves what is below it."""
         script = f"""(() => {{ const e = {element}; if (!e) return null; e.scrollIntoView({{block: 'center'}});
             const r = e.getBoundingClientRect(); return {{x: r.x, y: r.y, width: r.width, height: r.height}}; }})()"""
-        return self.wait(script)
+        before, now = None, self.wait(script)
+        while now != before:
+            self._hear(0.3)
+            before, now = now, self.wait(script)
+        return now
 
     def mouse(self, kind: str, x: float, y: float, buttons: int = 1) -> None:
         words = {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1, "buttons": buttons}
