@@ -54,6 +54,7 @@ for part in ${PARTS:-budget parameters}; do
       case $part.$family in
         parameters.normal | parameters.consistency | parameters.cnf) continue ;; # of no parameters, of another's, of another network
         budget.consistency) train consistency budget "prior.checkpoint=$runs/budget/diffusion/seed-$seeds" ;;
+        budget.cnf) train cnf budget "prior.checkpoint=$runs/budget/ot_flow/seed-$seeds" ;;
         budget.*) train "$family" budget ;;
         # shellcheck disable=SC2046
         parameters.*) train "$family" parameters $(size "$family") ;;
