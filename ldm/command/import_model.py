@@ -60,43 +60,35 @@ def import_model(
         else:
             raise FileNotFoundError(
                 f"source={source}: no such directory or file; wanted the directory of a pipeline of diffusers, or a "
-                f".safetensors or "
-                ".ckpt file of CompVis's code"
+                ".safetensors or .ckpt file of CompVis's code"
             )
         model.made_from = {"imported": str(given.absolute())}
         model.save(place / "model")
+        if raw is not None:
+            write_weights(raw, place / "model" / "raw.safetensors")
+        if data is not None:
+            rest = {"name": place.name, "seed": seed, "store": store, "metric": metric, "evaluation": evaluation}
+            write_text(place / "config.yaml", yaml.safe_dump(_measured(model, data, rest), sort_keys=False))
+        words = place / "words"
+        experiment = yaml.safe_dump(_experiment(model, place), sort_keys=False)
+        write_text(words / "experiment" / "imported.yaml", f"# @package _global_\n{experiment}")
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
-    if raw is not None:
-        write_weights(raw, place / "model" / "raw.safetensors")
+    weights, images, latents = _count(model), model.autoencoder.image_shape, model.autoencoder.latent_shape
+    log.info("%s is a run of %.3f M weights: images %s, latents %s", run, weights / 1e6, images, latents)
+    log.info("train on: python train.py --config-dir %s experiment=imported data=folder data.root=DIR", words)
+
+
+def _count(model: LatentModel) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _measured(model: LatentModel, data: Config, rest: Config) -> Config:
+    """The config of a run that has trained nothing, as evaluate.py reads it."""
     own = {part: model.config[part] for part in ("autoencoder", "condition", "prior")}
-    if data is not None:
-        measured = {
-            "data": data | {"image_shape": list(model.autoencoder.image_shape)},
-            "metric": metric,
-            "evaluation": evaluation,
-        }
-        rest = {
-            "experiment": "imported",
-            "name": place.name,
-            "seed": seed,
-            "store": store,
-            "first": None,
-            "second": {"steps": 0},
-        }
-        write_text(place / "config.yaml", yaml.safe_dump(rest | measured | own, sort_keys=False))
-    words = place / "words" / "experiment" / "imported.yaml"
-    write_text(words, "# @package _global_\n" + yaml.safe_dump(_experiment(model, place), sort_keys=False))
-    shown = sum(p.numel() for p in model.parameters()) / 1e6
-    log.info(
-        "%s is a run of %.3f M weights: images %s, latents %s",
-        run,
-        shown,
-        model.autoencoder.image_shape,
-        model.autoencoder.latent_shape,
-    )
-    log.info("train on: python train.py --config-dir %s experiment=imported data=folder data.root=DIR", place / "words")
+    images = data | {"image_shape": list(model.autoencoder.image_shape)}
+    return {"experiment": "imported", "first": None, "second": {"steps": 0}, "data": images, **rest, **own}
 
 
 def _refuse_of_files(**words: Any) -> None:

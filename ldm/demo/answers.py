@@ -24,6 +24,9 @@ def answers(frames: Callable[[], Iterator[Frame]]) -> Iterator[str]:
         yield refused(str(error)) if last is None else html(replace(last, note=str(error)))
     except (ValueError, ArithmeticError) as error:
         yield refused(str(error))
-    except Exception:
+    except Exception as error:  # of one drawing: the page goes on for its other visitors
         log.exception("a drawing failed")
-        yield refused("That failed, and not by what was asked: the terminal that serves this page says why.")
+        yield refused(
+            f"That failed by a fault of the program ({type(error).__name__}) and not by what was asked: the terminal that serves "
+            "this page says why. Draw again, with fewer images or steps where memory was short."
+        )

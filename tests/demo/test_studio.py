@@ -255,7 +255,8 @@ def test_answers_tell_a_visitor_what_went_wrong_and_no_more(caplog):
     assert "Stopped." in kept and "data:image/png" in kept and "refused" in ends(Ended("Stopped."), first=False)
     with caplog.at_level(logging.ERROR):
         assert "/secret" not in ends(RuntimeError("/secret")) and "/secret" in caplog.text
-    assert "the terminal that serves this page says why" in ends(RuntimeError("/secret"))
+    told = ends(RuntimeError("/secret"))
+    assert "(RuntimeError)" in told and "the terminal that serves this page says why. Draw again" in told
 
 
 def test_a_drawing_ends_between_two_steps(studio):
