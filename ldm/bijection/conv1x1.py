@@ -44,7 +44,7 @@ class Conv1x1(Bijection):
         return lower, self.upper.triu(1) + (self.signs * self.log_diagonal.exp()).diag()
 
     def _log_det(self, x: Map) -> Float[Tensor, " b"]:
-        return (x.shape[2] * x.shape[3] * self.log_diagonal.sum()).expand(len(x))
+        return (x.shape[2] * x.shape[3] * self.log_diagonal.sum()).expand(x.shape[0])
 
     def forward(self, x: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
         with uncast(x):

@@ -1,6 +1,5 @@
 """`ldm export` and `ldm import`: what is written, that a run comes of it, and what is refused before anything is written."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -84,23 +83,6 @@ def test_with_data_it_can_be_measured(pipeline, tmp_path):
     config = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
     assert config["data"]["image_shape"] == [3, 16, 16] and config["store"] == "elsewhere" and config["second"]
     assert build(config["data"], "data").image_shape == (3, 16, 16)
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_programs_of_torch(run, tmp_path):
-    export(**asked("export", f"run={run}", "to=torch", f"out={tmp_path / 'programs'}"))
-    decoder, denoiser = (
-        torch.export.load(tmp_path / "programs" / f"{name}.pt2").module() for name in ("decoder", "denoiser")
-    )
-    own, facts = labelled(), json.loads((tmp_path / "programs" / "export.json").read_text())
-    for batch in (1, 5):
-        z, t = torch.randn(batch, *facts["latent_shape"]), torch.rand(batch)
-        c = own.condition({"label": torch.arange(batch) % 2})
-        torch.testing.assert_close(decoder(z), own.autoencoder.decode(z), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(denoiser(z, t, c.tokens), own.prior.denoiser(z, t, c), atol=1e-5, rtol=1e-4)
-    alpha, sigma = own.prior.denoiser.schedule.alpha_sigma(torch.tensor(facts["times"]))
-    torch.testing.assert_close((torch.tensor(facts["alpha"]), torch.tensor(facts["sigma"])), (alpha, sigma))
 
 
 def test_nothing_is_written_over(run, pipeline, tmp_path):
