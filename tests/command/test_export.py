@@ -1,5 +1,6 @@
 """`ldm export` and `ldm import`: what is written, that a run comes of it, and what is refused before anything is written."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,27 @@ def test_with_data_it_can_be_measured(pipeline, tmp_path):
     config = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
     assert config["data"]["image_shape"] == [3, 16, 16] and config["store"] == "elsewhere" and config["second"]
     assert build(config["data"], "data").image_shape == (3, 16, 16)
+
+
+def test_a_name_on_the_hub(pipeline, tmp_path, monkeypatch):
+    """From the cache of a machine without a network, in the hub's own layout; what is not there is told in a line."""
+    from huggingface_hub import constants
+
+    commit, cache = "0" * 40, tmp_path / "cache" / "models--owner--name"
+    shutil.copytree(pipeline, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    import_model(**asked("import", "source=owner/name", f"run={tmp_path / 'again'}"))
+    model = LatentModel.load(tmp_path / "again")
+    assert model.made_from["imported"] == "owner/name"
+    torch.testing.assert_close(model.autoencoder.decode(z := torch.randn(2, 3, 8, 8)), labelled().autoencoder.decode(z))
+    with pytest.raises(
+        FileNotFoundError, match="source=owner/other: there is no such .* the hub does not give it"
+    ) as told:
+        import_model(**asked("import", "source=owner/other", f"run={tmp_path / 'new'}"))
+    assert "\n" not in str(told.value) and not (tmp_path / "new").exists()
 
 
 def test_nothing_is_written_over(run, pipeline, tmp_path):

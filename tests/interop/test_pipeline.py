@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ldm.backbone.unet import UNet
+from ldm.command.import_model import import_model
 from ldm.diffusion.denoiser import NetworkDenoiser
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.diffusion.sampler.ddim import DDIM
@@ -20,7 +21,8 @@ from ldm.model import LatentModel
 from ldm.nn.embedding import IntervalEmbedding
 from ldm.random import Random
 from ldm.types import Context, ContextShape
-from tests.interop.tiny import LABEL, NONE, drawn, labelled, node
+from tests.interop.tiny import LABEL, NONE, drawn, labelled, node, write_clip
+from tests.runs import compose
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -129,24 +131,7 @@ def test_without_a_condition(schedule, parameterization, attends, tmp_path):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A directory with a small CLIP text encoder and its tokenizer."""
-    folder = tmp_path_factory.mktemp("clip")
-    words = ["<|startoftext|>", "<|endoftext|>", *"abc", *(f"{letter}</w>" for letter in "abc")]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    tokenizer.save_pretrained(folder)
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=8, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    encoder = transformers.CLIPTextModel(config)
-    with torch.no_grad():
-        for p in encoder.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    encoder.save_pretrained(folder)
-    return folder
+    return write_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +160,52 @@ def test_in_again(of_captions, clip):
     assert_same(ours(again, theirs, noise(), {"caption": ["a b", "c"]}, 2.0), wanted)
     assert again.autoencoder.image_shape == (3, 16, 16) and again.condition.length == 8
     assert again.prior.grid.table == 300 and again.prior.guided().scale == 7.5
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    """A directory with a small T5 encoder of gated layers and its tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    folder = tmp_path_factory.mktemp("t5")
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -5.0), *((f"\u2581{letter}", -1.0) for letter in "abc")]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    words = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "model_max_length": 8}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **words).save_pretrained(folder)
+    config = transformers.T5Config(
+        vocab_size=len(pieces), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    torch.manual_seed(0)
+    transformers.T5EncoderModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_captions_by_t5(t5, tmp_path):
+    """Out, and in again with the encoder that the pipeline brings."""
+    torch.manual_seed(1)
+    condition = {"_target_": "ldm.condition.padded.PaddedText", "source": str(t5), "length": 8}
+    model = drawn(node(condition, "ScaledLinear"))
+    theirs = loaded(pipeline_of(model), tmp_path / "pipeline")
+    assert type(theirs.text_encoder).__name__ == "T5EncoderModel"
+    captions = ["a b", "c a c"]
+    wanted = ours(model, theirs, noise(), {"caption": captions}, 2.0)
+    assert_same(images(theirs, captions, guidance_scale=2.0, latents=noise()), wanted)
+    assert (ours(model, theirs, noise(), {"caption": captions[::-1]}, 2.0) - wanted).abs().max() > 1e-2
+    import_model(**compose(f"source={tmp_path / 'pipeline'}", f"run={tmp_path / 'run'}", name="import"))
+    again = LatentModel.load(tmp_path / "run")
+    assert_same(ours(again, theirs, noise(), {"caption": captions}, 2.0), wanted)
+    assert again.config["condition"]["source"] == str(tmp_path / "run" / "text_encoder")
+
+
+def test_a_caption_that_a_tokenizer_does_not_know_is_told(of_labels, tmp_path):
+    _, _, folder = of_labels
+    import_model(**compose(f"source={folder}", f"run={tmp_path / 'run'}", name="import"))
+    condition = LatentModel.load(tmp_path / "run").condition
+    assert condition({"caption": ["bag"]}).tokens.shape == (1, 1, 18)
+    with pytest.raises(ValueError, match="the tokenizer of this model knows no caption 'sandal'"):
+        condition({"caption": ["sandal"]})
 
 
 def test_a_pipeline_without_attention_comes_in(tmp_path):
