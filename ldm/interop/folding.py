@@ -4,7 +4,9 @@ maps beside it.
 **Whitening.** decode(z) = decoder(W (s z + m) + b) is a decoder of z itself with the first 1x1 convolution W diag(s) and W m +
 b. So is the encoder's last one for its two moments: the mean becomes (mean - m) / s and the log-variance falls by 2 log s.
 Pipelines of diffusers know one factor of all channels, and this is exact for a mean and a deviation of each channel. (The
-log-variance is clamped to [-30, 20] before the one and after the other; no trained encoder comes near.)
+log-variance is clamped to [-30, 20] before the one and after the other; no trained encoder comes near.) A decoder of codes looks
+for the nearest code first. Of whitened latents it is that of codes (e - m) / s where s is the same in all channels; otherwise
+another one may be nearest.
 
 **Noise level.** `LogSnrEmbedding` embeds s = 500 (1 - log SNR / limit), and diffusers' networks an integer step n. On a table
 whose log SNR falls by limit / 500 from step to step s is s_0 + n, and with cos(s f) = cos(s_0 f) cos(n f) - sin(s_0 f) sin(n f)
@@ -27,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
+from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.backbone.unet import UNet
 from ldm.diffusion.denoiser import FARTHEST
 from ldm.nn.attention import Attention, SpatialTransformer, TransformerBlock
@@ -41,7 +44,8 @@ _ROUND = 100  # of which a table's length is a multiple, so that the usual numbe
 
 @torch.no_grad()
 def whitened_inside(autoencoder: Autoencoder) -> Autoencoder:
-    """An equal autoencoder whose networks whiten, with latent_mean = 0 and latent_std = 1."""
+    """An equal autoencoder whose networks whiten, with latent_mean = 0 and latent_std = 1; ValueError where codes have a
+    deviation of each channel."""
     mean, std = autoencoder.latent_mean.double(), autoencoder.latent_std.double()
     own, moments = copy.deepcopy(autoencoder), autoencoder.bottleneck.moments
     weight, bias = _linear(own.decoder.mix, len(mean))
@@ -51,6 +55,13 @@ def whitened_inside(autoencoder: Autoencoder) -> Autoencoder:
     scale[: len(mean)], shift[: len(mean)] = 1 / std, -mean / std
     shift[len(mean) :] = -2 * std.log()[: len(bias) - len(mean)]
     own.encoder.mix = _convolution(scale[:, None] * weight, scale * bias + shift, own.encoder.mix)
+    if isinstance(own.bottleneck, VectorQuantiser):
+        if len(set(std.tolist())) > 1:
+            raise ValueError(
+                "a decoder of codes that whitens finds other codes where channels have deviations of their own, as here "
+                f"{', '.join(f'{each:.3g}' for each in std.tolist())}"
+            )
+        own.bottleneck.codebook.copy_((own.bottleneck.codebook.double() - mean) / std)
     own.set_statistics(torch.zeros_like(own.latent_mean), torch.ones_like(own.latent_std))
     return own
 

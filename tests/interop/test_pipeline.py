@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ldm.backbone.unet import UNet
+from ldm.build import Config
 from ldm.command.import_model import import_model
 from ldm.diffusion.denoiser import NetworkDenoiser
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
@@ -18,7 +19,7 @@ from ldm.interop.diffusers_scheduler import config_of_scheduler, read_scheduler
 from ldm.interop.folding import stepped, whitened_inside, with_usual_eps
 from ldm.interop.whole_model import model_from_pipeline
 from ldm.model import LatentModel
-from ldm.nn.embedding import IntervalEmbedding
+from ldm.nn.embedding import IntervalEmbedding, frequencies
 from ldm.random import Random
 from ldm.types import Context, ContextShape
 from tests.interop.tiny import LABEL, NONE, drawn, labelled, node, write_clip
@@ -129,6 +130,41 @@ def test_without_a_condition(schedule, parameterization, attends, tmp_path):
     assert_same(got, wanted)
 
 
+def of_codes(condition: Config = NONE, attends: bool = False) -> LatentModel:
+    """Without convolutions around its codes, whitened by a mean of each channel and one deviation."""
+    nodes = node(condition, "ScaledLinear", "V", attends=attends)
+    nodes["autoencoder"]["encoder"]["mix"] = False
+    quantiser = {"_target_": "ldm.autoencoder.quantiser.VectorQuantiser", "codes": 11, "channels": 3}
+    nodes["autoencoder"]["bottleneck"] = quantiser
+    model = drawn(nodes)
+    model.autoencoder.set_statistics(torch.tensor([0.2, -0.4, 0.1]), torch.full((3,), 1.5))
+    return model
+
+
+def test_codes(tmp_path):
+    """A VQModel whose codes are of whitened latents draws the same images; out and in again it gives the same codes' images."""
+    torch.manual_seed(0)
+    model = of_codes()
+    theirs = loaded(pipeline_of(model), tmp_path / "pipeline")
+    assert (type(theirs).__name__, type(theirs.vqvae).__name__) == ("LDMPipeline", "VQModel")
+    got = images(theirs, batch_size=2, generator=torch.Generator().manual_seed(1))
+    assert_same(got, ours(model, theirs, noise(), {}, 1.0))
+    again = model_from_pipeline(tmp_path / "pipeline", None)
+    torch.testing.assert_close(again.decode(noise()), model.decode(noise()), atol=1e-5, rtol=1e-4)
+    assert (model.decode(noise() + 1e-4) == model.decode(noise())).float().mean() > 0.5, "of the nearest code"
+
+
+def test_codes_that_no_pipeline_decodes():
+    with pytest.raises(
+        ForeignModelError, match="StableDiffusionPipeline decodes by an AutoencoderKL; a VQModel is of an LDM"
+    ):
+        pipeline_of(of_codes(LABEL, attends=True))
+    model = of_codes()
+    model.autoencoder.set_statistics(torch.zeros(3), torch.tensor([1.0, 1.0, 2.0]))
+    with pytest.raises(ForeignModelError, match="autoencoder: a decoder of codes that whitens .* as here 1, 1, 2"):
+        pipeline_of(model)
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     return write_clip(tmp_path_factory.mktemp("clip"))
@@ -232,7 +268,7 @@ def test_what_a_pipeline_lacks_is_told(of_captions, tmp_path):
     [
         (
             {"parameterization": "Velocity", "schedule": "Rectified"},
-            "parameterization Velocity on the schedule Rectified",
+            "parameterization Velocity on the schedule Rectified: .* 1000 t, .* to=onnx",
         ),
         ({"parameterization": "V", "schedule": "Rectified"}, "parameterization V on the schedule Rectified"),
         ({"patch": 2}, "theirs has nothing for patch"),
@@ -260,6 +296,42 @@ def test_what_cannot_be_is_told_by_name(changes, said):
         pipeline_of(LatentModel.build(node(**changes)))
 
 
+@torch.no_grad()
+def test_why_a_velocity_cannot_be_is_so():
+    """Their flow sampler hands over x_t and 1000 t; ours is asked at x_t / sqrt(alpha^2 + sigma^2) and the log SNR."""
+    theirs, asked = diffusers.FlowMatchEulerDiscreteScheduler(), []
+    theirs.set_timesteps(4)
+    own = drawn(node(NONE, "Rectified", "Velocity")).prior.denoiser
+    own.backbone.register_forward_pre_hook(lambda module, given: asked.append(given))
+    own(noise(), torch.full((2,), 0.5), Context())
+    torch.testing.assert_close(asked[0][0], noise() * 2**0.5)
+    assert asked[0][1].tolist() == [0, 0] and not hasattr(theirs, "scale_model_input")
+    assert theirs.timesteps[0] == 1000
+
+
+def test_why_a_dit_cannot_be_is_so():
+    """They have 128 frequencies from 1 down to 1 / 10,000, both included, and ours do not include the last."""
+    from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings
+
+    theirs = CombinedTimestepLabelEmbeddings(3, 16).time_proj
+    got = theirs(torch.tensor([1.0]))[0, -1].item()
+    assert (
+        theirs.num_channels == 256
+        and abs(got - 1e-4) < 1e-9
+        and frequencies(128, 10000.0, torch.device("cpu"))[-1].item() > 1.07e-4
+    )
+    nodes = node(NONE)
+    nodes["prior"]["backbone"] = {
+        "_target_": "ldm.backbone.dit.DiT",
+        "_partial_": True,
+        "width": 16,
+        "heads": 2,
+        "depth": 1,
+    }
+    with pytest.raises(ForeignModelError, match="backbone DiT: .* other frequencies, .* to=onnx and to=torch take it"):
+        pipeline_of(LatentModel.build(nodes))
+
+
 def test_all_that_cannot_be_is_told_at_once():
     nodes = node({"_target_": "ldm.condition.text.Text", "width": 16, "heads": 2})
     nodes["prior"] = {"_target_": "ldm.prior.normal.Normal"}
@@ -271,6 +343,7 @@ def test_all_that_cannot_be_is_told_at_once():
     assert (
         "prior Normal: pipelines are diffusions" in said
         and "condition Text: a pipeline encodes captions by CLIP" in said
+        and "and is neither: CLIP attends" in said
     )
     assert "autoencoder: AutoencoderKL knows no pixel-unshuffle" in said and "\n" not in said
 
