@@ -120,7 +120,8 @@ class Text(Conditioner):
     def embedded(self, ids: Int[Tensor, "b n"]) -> Context:
         """The context of captions as tokens: each begins with START and is padded with PAD, and one of START alone is "no
         condition"."""
-        n, mask = ids.shape[1], ids != PAD
+        n = ids.shape[1]
+        mask = ids != PAD
         x = self.embedding(ids) + self.position[:n]
         for block in self.blocks:
             x = block(x, mask)

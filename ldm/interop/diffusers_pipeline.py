@@ -185,8 +185,8 @@ def _denoiser(prior: Diffusion, condition: Conditioner) -> tuple[UNet, Parameter
     if isinstance(parameterization, Velocity):
         raise ForeignModelError(
             f"parameterization Velocity on the schedule {type(own.schedule).__name__}: their samplers of flows give a network "
-            "x_t as it is and 1000 t, and ours is given x_t at unit variance and log SNR, so that no weights make them agree; train "
-            f"with diffusion/parameterization=data, or v where variance is preserved; {_ELSEWHERE}"
+            "x_t as it is and 1000 t, and ours is given x_t at unit variance and log SNR, so that no weights make them agree; "
+            f"train with diffusion/parameterization=data, or v where variance is preserved; {_ELSEWHERE}"
         )
     if isinstance(parameterization, Karras) and parameterization.sigma_data == 1:
         unet, parameterization = negated(unet), V()
