@@ -16,6 +16,8 @@ over the levels that were trained; it is not the schedule of training.
 **Epsilon of normalisation.** diffusers adds 1e-6 to variances before attention, and what a setting says elsewhere. Group
 normalisation of x with eps is that of g x with g^2 eps. A U-Net with one eps everywhere is therefore the same as one with 1e-6
 everywhere whose feature maps are all g = sqrt(1e-6 / eps) times as large.
+
+**Inverses.** ONNX solves no triangular equations, by which a learnt 1x1 convolution is inverted. Its inverse is a constant.
 """
 
 from __future__ import annotations
@@ -31,11 +33,14 @@ from torch import Tensor, nn
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.backbone.unet import UNet
+from ldm.bijection.conv1x1 import Conv1x1
 from ldm.diffusion.denoiser import FARTHEST
 from ldm.nn.attention import Attention, SpatialTransformer, TransformerBlock
 from ldm.nn.embedding import LogSnrEmbedding, StepEmbedding, frequencies
 from ldm.nn.norm import Group
 from ldm.nn.resnet import Downsample, ResBlock, Upsample
+from ldm.prior.base import Prior
+from ldm.types import Context, Latent
 
 _EPS = 1e-6  # that of diffusers before attention
 _MOST = 1000  # steps of a table
@@ -180,4 +185,29 @@ def negated(unet: UNet) -> UNet:
     """The U-Net whose output is that of `unet` with the other sign."""
     made = copy.deepcopy(unet)
     _scale(made.head, -1.0)
+    return made
+
+
+class _Inverse(nn.Module):
+    """The inverse of a learnt 1x1 convolution as a matrix; of its log-determinant nothing is known."""
+
+    def __init__(self, convolution: Conv1x1):
+        super().__init__()
+        lower, upper = (triangle.double() for triangle in convolution.triangles())
+        self.register_buffer("matrix", (convolution.permutation.double() @ lower @ upper).inverse().float())
+
+    def inverse(self, y: Latent, c: Context) -> tuple[Latent, Tensor]:
+        return (self.matrix @ y.flatten(2)).view_as(y), y.new_zeros(y.shape[0])
+
+
+@torch.no_grad()
+def inverted(prior: Prior) -> Prior:
+    """A prior that draws the same samples, and nothing else, without solving equations; the same where it solves none."""
+    if not any(isinstance(module, Conv1x1) for module in prior.modules()):
+        return prior
+    made = copy.deepcopy(prior)
+    for name, module in list(made.named_modules()):
+        if isinstance(module, Conv1x1):
+            parent, _, own = name.rpartition(".")
+            setattr(made.get_submodule(parent), own, _Inverse(module))
     return made

@@ -6,6 +6,7 @@ decoder.onnx    onnxruntime.InferenceSession("decoder.onnx").run(None, {"z": z})
 
 from __future__ import annotations
 
+import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -72,6 +73,8 @@ class Onnx(ProgramFile):
     def write(
         self, program: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str], file: Path
     ) -> None:
+        for each in ("onnxscript", "onnx_ir"):
+            logging.getLogger(each).setLevel(logging.WARNING)  # which tell each node that they fold
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names of sizes that are the same, which they are meant to be
             made = torch.onnx.export(

@@ -32,6 +32,7 @@ from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.diffusion.parameterization import Velocity
 from ldm.diffusion.schedule import Rectified, Schedule
 from ldm.files import whole_directory, write_json, write_text
+from ldm.interop.folding import inverted
 from ldm.interop.program_file import ProgramFile
 from ldm.model import LatentModel
 from ldm.prior.autoregressive_flow import AutoregressiveFlow
@@ -149,7 +150,7 @@ def programs_of(model: LatentModel) -> Programs:
     tokens = () if context.tokens is None else _tokens(context.tokens)
     drawing = _of_prior(prior, tokens)
     if drawing is None:
-        left_out["prior"] = f"{type(prior).__name__} draws its samples by more than one pass of one network"
+        left_out["prior"] = f"samples of {type(prior).__name__} are not drawn by one pass of one network"
     else:
         found.append(drawing)
         told = _condition(model.condition, tokens)
@@ -196,7 +197,7 @@ def _of_prior(prior: Prior, tokens: tuple[Port, ...]) -> Program | None:
         noise = Port("noise", ("batch", prior.noise), noise.says)
     elif not isinstance(prior, Consistency | MeanFlow | NormalizingFlow) or _draws_again(prior):
         return None
-    return Program("generator", _Drawn(prior), (noise, *tokens), z)
+    return Program("generator", _Drawn(inverted(prior)), (noise, *tokens), z)
 
 
 def _draws_again(prior: Prior) -> bool:

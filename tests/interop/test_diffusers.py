@@ -482,7 +482,8 @@ def test_codes_come_in_and_go_out(tmp_path):
     again = diffusers.VQModel.from_pretrained(tmp_path / "again")
     assert again.config.scaling_factor == 0.5 and again.config.num_vq_embeddings == 17
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
-    found = pretrained(tmp_path / "theirs")
+    shutil.copytree(tmp_path / "theirs", tmp_path / "pipeline" / "vqvae")
+    found = pretrained(tmp_path / "pipeline")
     made = build(found.config((3, 16, 16)), "autoencoder")
     found.load_into(made)
     assert torch.equal(made.decode(z), ours.decode(z))

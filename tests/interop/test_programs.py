@@ -187,7 +187,7 @@ def test_what_draws_in_one_pass_is_a_generator(word):
 def test_what_draws_otherwise_goes_out_without():
     programs = programs_of(of_prior({"_target_": "ldm.prior.normal.Normal"}, NONE))
     assert [each.name for each in programs.programs] == ["decoder"]
-    assert programs.left_out == {"prior": "Normal draws its samples by more than one pass of one network"}
+    assert programs.left_out == {"prior": "samples of Normal are not drawn by one pass of one network"}
 
 
 @torch.no_grad()
