@@ -15,10 +15,10 @@ from typing import Any, Literal
 from ldm.condition.label import Label
 from ldm.interop.diffusers_pipeline import Pipeline, pipeline_of
 from ldm.interop.program_file import Onnx, ProgramFile, Torch
-from ldm.interop.programs import programs_of
+from ldm.interop.programs import Programs, programs_of
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
-from ldm.run.load import check_trained, load, named
+from ldm.run.load import check_trained, is_trained, load, named
 from ldm.run.machine import device_of
 
 log = logging.getLogger(__name__)
@@ -43,17 +43,17 @@ def export(
     if kind is not None:
         kind.check()
     model = load(run, weights, ema, device_of("cpu"))
-    check_trained(model, run)
     if kind is not None:
-        _write_programs(model, folder, kind, {"run": str(run), "weights": named(weights, ema, model)})
+        programs = programs_of(model, is_trained(model, run))
+        _write(programs, folder, kind, {"run": str(run), "weights": named(weights, ema, model)})
         return
+    check_trained(model, run)
     pipeline = pipeline_of(model)
     pipeline.write(folder)
     _tell(pipeline, model, folder)
 
 
-def _write_programs(model: LatentModel, folder: Path, kind: ProgramFile, facts: dict[str, Any]) -> None:
-    programs = programs_of(model)
+def _write(programs: Programs, folder: Path, kind: ProgramFile, facts: dict[str, Any]) -> None:
     programs.write(folder, kind, facts)
     files = ", ".join(f"{each.name}.{kind.suffix}" for each in programs.programs)
     log.info("%s and export.json, which says what goes in and out, are in %s", files, folder)

@@ -138,31 +138,41 @@ class Programs:
         return {"left_out": self.left_out} if self.left_out else {}
 
 
-def programs_of(model: LatentModel) -> Programs:
-    """The programs of a model, of which the decoder is always one; ValueError where its denoiser can be none."""
+def programs_of(model: LatentModel, trained: bool = True) -> Programs:
+    """The programs of a model, of which the decoder is always one; ValueError where its denoiser can be none.
+
+    Arguments:
+        trained: whether its prior is; of a first stage alone the decoder goes out.
+    """
+    prior, left_out, found = model.prior, {}, [_decoder(model)]
+    if not trained:
+        left_out["prior"] = "it was not trained, the run is a first stage alone"
+    else:
+        found += _drawing(model, left_out)
+    facts: Config = {"image_shape": list(model.autoencoder.image_shape), "latent_shape": list(prior.latents.shape)}
+    facts |= _facts_of(model.condition)
+    if trained and isinstance(prior, Diffusion):
+        facts |= _sampling(prior, model.config)
+    return Programs(found, facts, model.condition, left_out)
+
+
+def _drawing(model: LatentModel, left_out: dict[str, str]) -> list[Program]:
+    """The programs that draw latents. Of a part that is none the reason is told to `left_out`."""
     prior, context = model.prior, model.prior.context
     if context.spatial is not None:
         raise ValueError(
             f"condition {type(model.condition).__name__} is a map made of parts of images, and programs are given tokens; what "
             "goes out is a model of labels, captions or without a condition"
         )
-    found, left_out = [_decoder(model)], {}
     tokens = () if context.tokens is None else _tokens(context.tokens)
     drawing = _of_prior(prior, tokens)
     if drawing is None:
         left_out["prior"] = f"samples of {type(prior).__name__} are not drawn by one pass of one network"
-    else:
-        found.append(drawing)
-        told = _condition(model.condition, tokens)
-        if told is not None:
-            found.append(told)
-        elif tokens:
-            left_out["condition"] = f"{type(model.condition).__name__}: its tokens are made by ldm"
-    facts: Config = {"image_shape": list(model.autoencoder.image_shape), "latent_shape": list(prior.latents.shape)}
-    facts |= _facts_of(model.condition)
-    if isinstance(prior, Diffusion):
-        facts |= _sampling(prior, model.config)
-    return Programs(found, facts, model.condition, left_out)
+        return []
+    told = _condition(model.condition, tokens)
+    if told is None and tokens:
+        left_out["condition"] = f"{type(model.condition).__name__}: its tokens are made by ldm"
+    return [drawing] if told is None else [drawing, told]
 
 
 def _decoder(model: LatentModel) -> Program:

@@ -107,6 +107,46 @@ def test_a_name_on_the_hub(pipeline, tmp_path, monkeypatch):
     assert "\n" not in str(told.value) and not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("halves", [False, True])
+def test_what_is_fetched_of_a_name(halves, pipeline, tmp_path, monkeypatch):
+    """The parts that are read, in full precision where there is some; no other variant, format or part."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    theirs = shutil.copytree(pipeline, tmp_path / "theirs")
+    network = theirs / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(network, network.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    if halves:
+        network.unlink()
+    strange = (
+        "unet/diffusion_pytorch_model.bin",
+        "safety_checker/model.safetensors",
+        "unet/a.non_ema.safetensors",
+        "all.ckpt",
+    )
+    for name in strange:
+        (theirs / name).parent.mkdir(exist_ok=True)
+        (theirs / name).write_bytes(b"never")
+    calls = []
+
+    def download(name, allow_patterns, ignore_patterns):
+        assert name == "owner/name"
+        files = [file.relative_to(theirs).as_posix() for file in theirs.rglob("*") if file.is_file()]
+        here = tmp_path / f"copy {len(calls)}"
+        calls.append(list(filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)))
+        for file in calls[-1]:
+            (here / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(theirs / file, here / file)
+        return str(here)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    import_model(**asked("import", "source=owner/name", f"run={tmp_path / 'again'}"))
+    assert len(calls) == 1 + halves and not set(calls[-1]) & set(strange)
+    assert ("unet/diffusion_pytorch_model.fp16.safetensors" in calls[-1]) == halves
+    assert {"model_index.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors"} <= set(calls[-1])
+    assert LatentModel.load(tmp_path / "again").condition({"caption": ["bag"]}).tokens.shape == (1, 1, 18)
+
+
 def test_nothing_is_written_over(run, pipeline, tmp_path):
     with pytest.raises(FileExistsError, match="is there already"):
         export(**asked("export", f"run={run}", "to=diffusers", f"out={pipeline}"))

@@ -184,6 +184,17 @@ def test_what_draws_in_one_pass_is_a_generator(word):
     torch.testing.assert_close(made(generator)(noise, c.tokens, c.mask), wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_of_a_first_stage_alone_the_decoder_goes_out(tmp_path):
+    nodes = small()
+    of_labels().save(tmp_path / "run" / "model", nodes)
+    (tmp_path / "run" / "config.yaml").write_text("second: null")
+    export(**asked(f"run={tmp_path / 'run'}", "to=torch", f"out={tmp_path / 'out'}"))
+    facts = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["decoder.pt2", "export.json"]
+    assert facts["left_out"] == {"prior": "it was not trained, the run is a first stage alone"}
+    assert "sampling" not in facts
+
+
 def test_what_draws_otherwise_goes_out_without():
     programs = programs_of(of_prior({"_target_": "ldm.prior.normal.Normal"}, NONE))
     assert [each.name for each in programs.programs] == ["decoder"]
@@ -201,6 +212,11 @@ def test_captions(tmp_path):
     scatter(model)
     programs = programs_of(model)
     programs.write(tmp_path / "programs", Torch(), {})
+    assert (
+        programs.programs[2]
+        .inputs[0]
+        .says.startswith("1, then the numbers of tokenizer.json each raised by 2, then 0 as")
+    )
     tokenizer = Tokenizer.from_file(str(tmp_path / "programs" / "tokenizer.json"))
     captions = ["a large star", "", "a red circle"]
     rows = [[1, *(number + 2 for number in tokenizer.encode(caption).ids)] for caption in captions]
