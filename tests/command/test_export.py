@@ -1,5 +1,6 @@
 """`ldm export` and `ldm import`: what is written, that a run comes of it, and what is refused before anything is written."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -163,4 +164,9 @@ def test_what_cannot_be_is_told_before_anything_is_written(pipeline, tmp_path):
         import_model(**asked("import", "source=nowhere", f"run={tmp_path / 'new'}"))
     with pytest.raises(ValueError, match="heads= is of a file of CompVis's code"):
         import_model(**asked("import", f"source={pipeline}", f"run={tmp_path / 'new'}", "heads=2"))
+    strange = shutil.copytree(pipeline, tmp_path / "strange")
+    index = json.loads((strange / "model_index.json").read_text()) | {"controlnet": ["diffusers", "ControlNetModel"]}
+    (strange / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ForeignModelError, match="controlnet"):  # by then the text encoder is there
+        import_model(**asked("import", f"source={strange}", f"run={tmp_path / 'new'}"))
     assert not (tmp_path / "out").exists() and not (tmp_path / "new").exists()
