@@ -35,7 +35,7 @@ def roots(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def quick_checker(monkeypatch):
     """The reader of shapes, as good as untrained: whether it reads well is tests/metric's affair."""
-    monkeypatch.setattr(agreement, "train_checker", partial(attributes.train_checker, steps=1, images=64))
+    monkeypatch.setattr(attributes, "train_checker", partial(attributes.train_checker, steps=1, images=64))
     monkeypatch.setattr(agreement, "_CHECKED", 64)
 
 

@@ -150,7 +150,7 @@ def test_the_tables_of_families_first_stages_and_bits(tmp_path):
             record("psnr", 25.0, drawn=None),
         )
     assert (
-        "| 4 channels, KL 1e-6 | 25.000 (± 0.010) |  |  |  | 6.000 (± 0.010) | 7.000 (± 0.010) |  |"
+        "| 4 channels, KL 1e-6 | 1 | 25.000 (± 0.010) |  |  |  | 6.000 (± 0.010) | 7.000 (± 0.010) |  |"
         in autoencoders.table(tmp_path / "stages")
     )
 

@@ -64,8 +64,9 @@ def table(root: Path) -> str:
             text = cell(own, metric) if own else ""
             cells.append(f"**{text}**" if best.get(title) == stage else text)
         if any(cells):
-            rows.append(line(words, *cells))
-    return "\n".join([head("First stage", *found), *rows]) + "\n"
+            seeds = max(len(own) for each in found.values() for _, own in [each[stage]])
+            rows.append(line(words, str(seeds), *cells))
+    return "\n".join([head("First stage", "seeds", *found), *rows]) + "\n"
 
 
 if __name__ == "__main__":

@@ -284,7 +284,8 @@ class Experiment:
             self.place.model.joinpath(name).unlink(missing_ok=True)
         learns = any(True for _ in self.model.prior.parameters())
         if self.config["second"].get("picture_every") and not learns:
-            Pictures(self.place.samples, self.model, self.data, self.sinks).of_untrained(self.seed)
+            model = self.model.to(self._trainer().strategy.root_device)
+            Pictures(self.place.samples, model, self.data, self.sinks).of_untrained(self.seed)
 
     def _take_finished(self) -> None:
         """The model of a run of which nothing else is left; how it samples may be said anew."""

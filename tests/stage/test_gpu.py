@@ -28,3 +28,10 @@ def test_a_gpu_learns_what_a_cpu_does(tmp_path):
         assert Experiment(config).run() == FINISHED
         found[device] = [row["loss"] for row in rows(tmp_path / device / "runs" / "run", "first") if "loss" in row]
     assert found["gpu"] == pytest.approx(found["cpu"], rel=2e-2)
+
+
+@pytest.mark.gpu
+def test_a_prior_that_learns_nothing_is_drawn_where_its_first_stage_is(tmp_path):
+    """No trainer moves such a prior, nor its condition, to the GPU."""
+    assert Experiment(tiny(tmp_path, "trainer.accelerator=gpu", "prior=normal", "condition=label")).run() == FINISHED
+    assert (tmp_path / "runs" / "run" / "samples" / "second-0000000.png").exists()

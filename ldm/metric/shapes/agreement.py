@@ -11,19 +11,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ldm.data.shapes import ATTRIBUTES, combinations, parse
 from ldm.eight_bits import eight_bits
-from ldm.files import whole_file
 from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out
-from ldm.metric.shapes.attributes import ENOUGH, AttributeChecker, accuracy, agreement, readable, train_checker
-from ldm.tensors import hash_of, read_tensors, write_tensors
+from ldm.metric.scene import Scene
+from ldm.metric.shapes.attributes import ENOUGH, AttributeChecker, accuracy, agreement, kept_checker, readable
+from ldm.tensors import hash_of
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +34,16 @@ class Agreement(Metric):
     """The shares of generated images of shapes that agree with their captions.
 
     Arguments:
-        cache: a folder in which a trained classifier is kept for other runs; None trains one each time.
-        seed: of the training of the classifier.
+        seed: of the training of the classifier, which is kept for other runs.
     """
 
     names = ("checker_accuracy", "shows_*")
 
     needs = ("caption",)
 
-    def __init__(self, cache: Path | None = None, seed: int = 0):
-        self.cache, self.seed = cache, seed
+    def __init__(self, seed: int = 0):
+        self.seed = seed
         self._checker: AttributeChecker | None = None
-        self._size = (0, 0)  # of the samples that were added
         self._right = [torch.zeros(0, len(COLUMNS) + 1)]
 
     def check(self, captions: Iterable[str]) -> None:
@@ -56,31 +53,29 @@ class Agreement(Metric):
             except ValueError as error:
                 raise ValueError(f"metric=attributes is for the captions of data=shapes: {error}") from None
 
+    def begin(self, scene: Scene) -> None:
+        height, width = scene.image_shape[1:]
+        if not scene.samples:
+            return
+        if readable(height, width):
+            self._checker = kept_checker(scene, self.seed)
+        else:
+            wanted = "square images whose side is a multiple of 4, from 16 on"
+            leave_out("agreement with captions", wanted, f"{height} x {width}")
+
     def add(self, examples: Examples) -> None:
-        if examples.generated is None:
+        if examples.generated is None or self._checker is None:
             return
-        self._size = tuple(examples.generated.shape[-2:])
-        if not readable(*self._size):
-            return
-        if self._checker is None:
-            self._checker = self._ready(examples.generated.device, self._size[0])
         found = agreement(self._checker, eight_bits(examples.generated) / 127.5 - 1, examples.captions)
         right = [found["joint" if name == "all" else name]["right"].cpu().float() for name in COLUMNS]
         unseen = torch.tensor([_unseen(caption) for caption in examples.captions]).float()
         self._right.append(torch.stack([*right, unseen], dim=1))
 
     def measure(self) -> list[Measurement]:
-        """The shares; none where there are no generated images."""
+        """The shares; none where there are no generated images that can be read."""
         rows = gather_rows(torch.cat(self._right))
-        size = tuple(gather_rows(torch.tensor([self._size])).amax(0).tolist())
-        if size == (0, 0):
+        if self._checker is None or not len(rows):
             return []
-        if not readable(*size):
-            wanted = "square images whose side is a multiple of 4, from 16 on"
-            leave_out("agreement with captions", wanted, f"{size[0]} x {size[1]}")
-            return []
-        if self._checker is None:  # this rank was given no samples
-            self._checker = self._ready(torch.device("cpu"), size[0])
         name, key = "attribute_checker", hash_of(self._checker.state_dict())[:16]
         share = accuracy(self._checker, self.seed + 1, _CHECKED)["joint"]
         if share < ENOUGH:
@@ -95,24 +90,6 @@ class Agreement(Metric):
             if group.any():
                 found.append(_share(f"shows_all_{word}", rows[group, -2].mean().item(), int(group.sum()), name, key))
         return found
-
-    def _ready(self, device: torch.device, size: int) -> AttributeChecker:
-        return checker(self.cache, self.seed, device, size)
-
-
-def checker(cache: Path | None, seed: int, device: torch.device, size: int) -> AttributeChecker:
-    """The classifier for images of side `size`, from the folder `cache` or newly trained."""
-    file = None if cache is None else Path(cache) / f"attribute-checker-{size}-{seed}.safetensors"
-    if file is not None and file.exists():
-        found = AttributeChecker(size)
-        found.load_state_dict(read_tensors(file))
-        return found.to(device).eval()
-    log.info("training the attribute checker on rendered images")
-    found, _ = train_checker(seed, device, size)
-    if file is not None:
-        with whole_file(file) as temporary:  # each rank trains its own, to the same weights
-            write_tensors(temporary, found.state_dict())
-    return found
 
 
 def _share(metric: str, share: float, n: int, features: str, key: str) -> Measurement:

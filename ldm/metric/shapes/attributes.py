@@ -10,6 +10,7 @@ standard error sqrt(p (1 - p) / n).
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -21,9 +22,15 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ldm.data.shapes import ATTRIBUTES, Shapes, parse
+from ldm.metric.scene import Scene, Tensors
 from ldm.random import Random
+from ldm.ranks import agree
+from ldm.tensors import hash_of
 from ldm.types import Image
 
+log = logging.getLogger(__name__)
+
+_VERSION = 1  # of the network, its images and its training
 ENOUGH = 0.99  # below this accuracy the classifier's results should not be trusted
 
 
@@ -146,6 +153,26 @@ def train_checker(
         nn.utils.clip_grad_norm_(checker.parameters(), 1.0)
         optimizer.step()
     return checker.eval(), accuracy(checker, seed + 7_919)
+
+
+def kept_checker(scene: Scene, seed: int) -> AttributeChecker:
+    """The classifier for the images of a measuring, on its device. It is trained once, by the first process that wants it: on a
+    GPU another training has other weights, and numbers of two classifiers are not comparable. All ranks call this.
+    """
+    size = scene.image_shape[-1]
+    key = hash_of({}, _VERSION, size, seed)[:20]
+
+    def make() -> Tensors:
+        return agree(lambda: _trained(seed, scene.device, size))
+
+    found = AttributeChecker(size)
+    found.load_state_dict(scene.artifacts.kept("attribute_checker", key, {"split": "train", "weights": key}, make))
+    return found.to(scene.device).eval()
+
+
+def _trained(seed: int, device: torch.device, size: int) -> Tensors:
+    log.info("training the attribute checker on rendered images, once")
+    return {name: value.cpu() for name, value in train_checker(seed, device, size)[0].state_dict().items()}
 
 
 def accuracy(checker: AttributeChecker, seed: int = 0, images: PositiveInt = 2048) -> dict[str, float]:

@@ -22,7 +22,6 @@ Source:
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from jaxtyping import Int
@@ -33,8 +32,8 @@ from ldm.eight_bits import eight_bits
 from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out
-from ldm.metric.shapes.agreement import checker
-from ldm.metric.shapes.attributes import AttributeChecker, readable
+from ldm.metric.scene import Scene
+from ldm.metric.shapes.attributes import AttributeChecker, kept_checker, readable
 from ldm.tensors import hash_of
 
 _SIZES = [len(words) for words in ATTRIBUTES.values()]
@@ -44,26 +43,28 @@ class Modes(Metric):
     """The numbers above.
 
     Arguments:
-        cache: a folder in which a trained classifier is kept for other runs; None trains one each time.
-        seed: of the training of the classifier.
+        seed: of the training of the classifier, which is kept for other runs.
     """
 
-    def __init__(self, cache: Path | None = None, seed: int = 0):
-        self.cache, self.seed = cache, seed
+    def __init__(self, seed: int = 0):
+        self.seed = seed
         self._checker: AttributeChecker | None = None
         self._read = [torch.zeros(0, len(ATTRIBUTES), dtype=torch.long)]
 
+    def begin(self, scene: Scene) -> None:
+        channels, height, width = scene.image_shape
+        if not scene.samples:
+            return
+        if readable(height, width) and channels >= 3:
+            self._checker = kept_checker(scene, self.seed)
+        else:
+            wanted = "square images in colour, whose side is a multiple of 4, from 16 on"
+            leave_out("modes", wanted, f"{scene.image_shape}")
+
     def add(self, examples: Examples) -> None:
+        if examples.generated is None or self._checker is None:
+            return
         x = examples.generated
-        if x is None:
-            return
-        if not readable(*x.shape[-2:]) or x.shape[1] < 3:
-            leave_out(
-                "modes", "square images in colour, whose side is a multiple of 4, from 16 on", f"{tuple(x.shape[1:])}"
-            )
-            return
-        if self._checker is None:
-            self._checker = checker(self.cache, self.seed, x.device, x.shape[-1])
         found = self._checker.read(eight_bits(x) / 127.5 - 1)
         self._read.append(torch.stack([found[name].cpu() for name in ATTRIBUTES], dim=1))
 

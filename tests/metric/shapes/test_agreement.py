@@ -1,6 +1,5 @@
 """Agreement as a metric: real images agree with their own captions, and with no others; shares are counted by hand."""
 
-import logging
 import math
 
 import pytest
@@ -8,15 +7,23 @@ import torch
 
 from ldm.data.shapes import ATTRIBUTES, Shapes, combinations
 from ldm.data.shapes import caption as sentence
-from ldm.metric.metric import Examples
-from ldm.metric.shapes import agreement
+from ldm.metric.metric import Examples, Metric
+from ldm.metric.scene import Artifacts, InMemory, RealImages, Scene
+from ldm.metric.shapes import agreement, attributes
 from ldm.metric.shapes.agreement import Agreement
 from ldm.metric.shapes.attributes import AttributeChecker, to_image
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("checker")
+def scene(samples: int, shape: tuple[int, int, int] = (3, 32, 32), artifacts: Artifacts | None = None) -> Scene:
+    """A measuring of so many samples of this shape."""
+    real = RealImages("val", range(0), "none", read=lambda rows: {})
+    return Scene(samples, shape, torch.device("cpu"), real, artifacts=artifacts or InMemory())
+
+
+def begun(metric: Metric, shape: tuple[int, int, int] = (3, 32, 32)) -> Metric:
+    """A metric whose measuring of samples has begun."""
+    metric.begin(scene(8, shape))
+    return metric
 
 
 def examples(n, shift=0):
@@ -27,10 +34,11 @@ def examples(n, shift=0):
     return Examples(images, images, images, captions, torch.arange(n))
 
 
-def test_real_images_show_their_captions_and_no_others(cache):
-    numbers = {}
+def test_real_images_show_their_captions_and_no_others():
+    numbers, kept = {}, InMemory()
     for shift in (0, 7):
-        metric = Agreement(cache)
+        metric = Agreement()
+        metric.begin(scene(96, artifacts=kept))
         for batch in (examples(96, shift),):
             metric.add(batch)
         numbers[shift] = {m.metric: m for m in metric.measure()}
@@ -41,7 +49,6 @@ def test_real_images_show_their_captions_and_no_others(cache):
     assert own["shows_all_seen"].n == own["shows_all_unseen"].n == 48
     p, n = other["shows_colour"].value, 96
     assert other["shows_colour"].standard_error == pytest.approx((p * (1 - p) / n) ** 0.5)
-    assert len(list(cache.glob("attribute-checker-*.safetensors"))) == 1
 
 
 class PerfectReader(AttributeChecker):
@@ -71,12 +78,12 @@ def examples_of_shapes(n, right, unseen=False, channels=3):
 @pytest.fixture
 def perfect(monkeypatch):
     monkeypatch.setattr(agreement, "accuracy", lambda *_: {"joint": 0.995})
-    monkeypatch.setattr(Agreement, "_ready", lambda *_: PerfectReader())
+    monkeypatch.setattr(agreement, "kept_checker", lambda *_: PerfectReader())
 
 
 @pytest.mark.parametrize("channels", [3, 4])
 def test_shares_are_counted(perfect, channels):
-    metric = Agreement()
+    metric = begun(Agreement(), (channels, 32, 32))
     metric.add(examples_of_shapes(8, right=6, channels=channels))
     metric.add(examples_of_shapes(4, right=1, unseen=True, channels=channels))
     found = {m.metric: (m.value, m.standard_error, m.n) for m in metric.measure()}
@@ -100,7 +107,7 @@ def test_a_caption_is_shown_where_every_word_is(perfect):
     other = [[wanted[0], wanted[1], 1 - wanted[2], *wanted[3:]], [(wanted[0] + 1) % 7, *wanted[1:]]]
     images = written([wanted, wanted, wanted, *other])
     captions = [sentence(dict(zip(ATTRIBUTES, wanted, strict=True)))] * 5
-    metric = Agreement()
+    metric = begun(Agreement())
     metric.add(Examples(images, images, images, captions, torch.arange(5)))
     found = {m.metric: m.value for m in metric.measure()}
     assert found["shows_colour"] == found["shows_size"] == pytest.approx(4 / 5)
@@ -108,19 +115,18 @@ def test_a_caption_is_shown_where_every_word_is(perfect):
 
 
 def test_what_is_shown_is_read_in_eight_bits(perfect):
-    metric = Agreement()
+    metric = begun(Agreement())
     batch = examples_of_shapes(2, right=2)
     moved = batch.generated + 0.4 / 127.5  # less than half a level, which nobody sees
     metric.add(Examples(batch.real, batch.real, moved, batch.captions, batch.index))
     seen = []
-    metric._checker.trunk.register_forward_pre_hook(lambda *_: None)
     metric._checker.read = lambda x: seen.append(x) or PerfectReader.read(PerfectReader(), x)
     metric.add(Examples(batch.real, batch.real, moved, batch.captions, batch.index))
     assert torch.equal(seen[0], batch.generated) and {m.rounded for m in metric.measure()} == {True}
 
 
 def test_one_sample_has_no_error(perfect):
-    metric = Agreement()
+    metric = begun(Agreement())
     metric.add(examples_of_shapes(1, right=1))
     found = {m.metric: (m.value, m.standard_error, m.n) for m in metric.measure()}
     assert found["shows_all"] == found["shows_all_seen"] == (1, None, 1) and "shows_all_unseen" not in found
@@ -129,16 +135,25 @@ def test_one_sample_has_no_error(perfect):
 @pytest.mark.parametrize(("accuracy", "said"), [(0.98, True), (0.99, False)])
 def test_a_bad_checker_is_told(monkeypatch, perfect, caplog, accuracy, said):
     monkeypatch.setattr(agreement, "accuracy", lambda *_: {"joint": accuracy})
-    metric = Agreement()
+    metric = begun(Agreement())
     metric.add(examples_of_shapes(3, right=3))
     metric.measure()
     assert ("reads only 98.0% of real images right" in caplog.text) == said
 
 
-def test_nothing_generated_is_nothing_measured():
-    metric = Agreement()
+def test_nothing_generated_is_nothing_measured(perfect, monkeypatch):
     batch = examples(4)
+    metric = begun(Agreement())
     assert metric.measure() == []
+    metric.add(Examples(batch.real, batch.reconstruction, None, batch.captions, batch.index))
+    assert metric.measure() == []
+
+    def never(*_):
+        raise AssertionError("a checker was trained for no samples")
+
+    monkeypatch.setattr(agreement, "kept_checker", never)
+    metric = Agreement()
+    metric.begin(scene(0))
     metric.add(Examples(batch.real, batch.reconstruction, None, batch.captions, batch.index))
     assert metric.measure() == []
 
@@ -146,7 +161,7 @@ def test_nothing_generated_is_nothing_measured():
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (30, 30), (16, 32)])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_images_that_no_checker_reads_are_left_out_and_said(caplog, size, channels):
-    metric, caption = Agreement(), Shapes(1, "test").facts(0)["caption"]
+    metric, caption = begun(Agreement(), (channels, *size)), Shapes(1, "test").facts(0)["caption"]
     x = torch.zeros(2, channels, *size)
     metric.add(Examples(x, x, x, [caption] * 2, torch.arange(2)))
     assert metric.measure() == []
@@ -165,23 +180,31 @@ def test_it_needs_captions_and_says_before_all_which_it_cannot_read():
         metric.check([""])
 
 
-def test_a_trained_checker_is_kept_by_size_and_seed(monkeypatch, tmp_path, caplog):
+class Listed(InMemory):
+    """Artifacts whose kinds and keys are seen."""
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        return [*self._found]
+
+
+def test_a_trained_checker_is_kept_by_size_and_seed(monkeypatch):
+    """Metrics of all runs share it, for another training may have other weights."""
     made = []
 
     def train(seed, device, size):
         made.append((seed, size))
-        torch.manual_seed(seed)
-        return AttributeChecker(size), {}
+        return AttributeChecker(size), {}  # weights by torch's generator: others each time
 
-    monkeypatch.setattr(agreement, "train_checker", train)
-    cpu = torch.device("cpu")
-    caplog.set_level(logging.INFO)
-    first = Agreement(tmp_path / "new", seed=3)._ready(cpu, 16)
-    again = Agreement(tmp_path / "new", seed=3)._ready(cpu, 16)
+    monkeypatch.setattr(attributes, "train_checker", train)
+    kept = Listed()
+    first = attributes.kept_checker(scene(8, (3, 16, 16), kept), 3)
+    again = attributes.kept_checker(scene(99, (4, 16, 16), kept), 3)
     assert made == [(3, 16)] and not again.training
     for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    Agreement(tmp_path / "new", seed=4)._ready(cpu, 16)
-    Agreement(tmp_path / "new", seed=3)._ready(cpu, 20)
-    Agreement(None, seed=3)._ready(cpu, 16)
-    assert made == [(3, 16), (4, 16), (3, 20), (3, 16)] and len(list((tmp_path / "new").iterdir())) == 3
+    attributes.kept_checker(scene(8, (3, 16, 16), kept), 4)
+    attributes.kept_checker(scene(8, (3, 20, 20), kept), 3)
+    attributes.kept_checker(scene(8, (3, 16, 16)), 3)
+    assert made == [(3, 16), (4, 16), (3, 20), (3, 16)]
+    assert [kind for kind, _ in kept.names] == ["attribute_checker"] * 3 and len(set(kept.names)) == 3

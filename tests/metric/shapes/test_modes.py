@@ -9,16 +9,16 @@ from ldm.data.shapes import combinations
 from ldm.metric.metric import Examples
 from ldm.metric.shapes import modes
 from ldm.metric.shapes.modes import Modes
-from tests.metric.shapes.test_agreement import PerfectReader, written
+from tests.metric.shapes.test_agreement import PerfectReader, begun, written
 
 
 @pytest.fixture
 def perfect(monkeypatch):
-    monkeypatch.setattr(modes, "checker", lambda *_: PerfectReader())
+    monkeypatch.setattr(modes, "kept_checker", lambda *_: PerfectReader())
 
 
 def measured(*batches):
-    metric = Modes()
+    metric = begun(Modes())
     for rows in batches:
         x = written(rows)
         metric.add(Examples(x, x, x, [""] * len(rows), torch.arange(len(rows))))
@@ -57,8 +57,8 @@ def test_draws_of_the_law_itself_show_as_many_as_are_expected(perfect):
 
 def test_one_sample_has_no_error_and_none_is_nothing(perfect, caplog):
     assert measured([combinations(False)[0].tolist()])["modes"].standard_error is None
-    assert Modes().measure() == []
+    assert begun(Modes()).measure() == []
     grey = torch.zeros(2, 1, 32, 32)
-    metric = Modes()
+    metric = begun(Modes(), (1, 32, 32))
     metric.add(Examples(grey, grey, grey, ["", ""], torch.arange(2)))
     assert metric.measure() == [] and "modes is left out" in caplog.text
