@@ -37,7 +37,7 @@ class ActNorm(Bijection):
         self.log_scale = nn.Parameter(torch.zeros(channels, 1, 1))
 
     def _log_det(self, x: Map) -> Float[Tensor, " b"]:
-        return (x.shape[2] * x.shape[3] * self.log_scale.sum()).expand(len(x))
+        return (x.shape[2] * x.shape[3] * self.log_scale.sum()).expand(x.shape[0])
 
     def forward(self, x: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
         return (x + self.bias) * self.log_scale.exp(), self._log_det(x)

@@ -23,14 +23,14 @@ class Chain(Bijection):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, x: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
-        total = x.new_zeros(len(x))
+        total = x.new_zeros(x.shape[0])
         for part in self.parts:
             x, log_det = part(x, c)
             total = total + log_det
         return x, total
 
     def inverse(self, y: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
-        total = y.new_zeros(len(y))
+        total = y.new_zeros(y.shape[0])
         for part in reversed(self.parts):
             y, log_det = part.inverse(y, c)
             total = total + log_det

@@ -38,23 +38,23 @@ class Conv1x1(Bijection):
         self.upper = nn.Parameter(upper.triu(1))
         self.log_diagonal = nn.Parameter(diagonal.abs().log())
 
-    def _triangles(self) -> tuple[Tensor, Tensor]:
+    def triangles(self) -> tuple[Tensor, Tensor]:
         """L and U + diag(s), (c, c)."""
         lower = self.lower.tril(-1) + torch.eye(len(self.lower), device=self.lower.device)
         return lower, self.upper.triu(1) + (self.signs * self.log_diagonal.exp()).diag()
 
     def _log_det(self, x: Map) -> Float[Tensor, " b"]:
-        return (x.shape[2] * x.shape[3] * self.log_diagonal.sum()).expand(len(x))
+        return (x.shape[2] * x.shape[3] * self.log_diagonal.sum()).expand(x.shape[0])
 
     def forward(self, x: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
         with uncast(x):
-            lower, upper = self._triangles()
+            lower, upper = self.triangles()
             y = (self.permutation @ lower @ upper) @ x.flatten(2)
         return y.view_as(x), self._log_det(x)
 
     def inverse(self, y: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
         with uncast(y):
-            lower, upper = self._triangles()
+            lower, upper = self.triangles()
             x = torch.linalg.solve_triangular(lower, self.permutation.T @ y.flatten(2), upper=False, unitriangular=True)
             x = torch.linalg.solve_triangular(upper, x, upper=True)
         return x.view_as(y), -self._log_det(y)

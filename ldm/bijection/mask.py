@@ -95,7 +95,7 @@ class Checkerboard(Mask):
 
     def shown(self, x: Map) -> Map:
         kept = self._kept(x).to(x.dtype)
-        return torch.cat([x * kept, kept.expand(len(x), 1, *x.shape[2:])], 1)
+        return torch.cat([x * kept, kept.expand(x.shape[0], 1, *x.shape[2:])], 1)
 
     def moved(self, x: Map) -> Map:
         return x

@@ -22,7 +22,7 @@ class Squeeze(Bijection):
     """Maps (b, c, h, w) to (b, 4 c, h / 2, w / 2); h and w have to be even."""
 
     def forward(self, x: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
-        return rearrange(x, "b c (h p) (w q) -> b (p q c) h w", p=2, q=2), x.new_zeros(len(x))
+        return rearrange(x, "b c (h p) (w q) -> b (p q c) h w", p=2, q=2), x.new_zeros(x.shape[0])
 
     def inverse(self, y: Map, c: Context) -> tuple[Map, Float[Tensor, " b"]]:
-        return rearrange(y, "b (p q c) h w -> b c (h p) (w q)", p=2, q=2), y.new_zeros(len(y))
+        return rearrange(y, "b (p q c) h w -> b c (h p) (w q)", p=2, q=2), y.new_zeros(y.shape[0])

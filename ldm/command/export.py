@@ -1,7 +1,8 @@
 """A finished run's model in a form that other programs load.
 
 to=diffusers   out=DIR is a pipeline of diffusers; what no pipeline can be is told before anything is written
-to=torch       out=DIR holds decoder.pt2 and denoiser.pt2, which `torch.export.load` reads, and export.json
+to=torch       out=DIR holds decoder.pt2, denoiser.pt2, ..., which `torch.export.load` reads, and export.json
+to=onnx        out=DIR holds decoder.onnx, denoiser.onnx, ..., which onnxruntime runs, and export.json
 """
 
 from __future__ import annotations
@@ -9,23 +10,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ldm.condition.label import Label
 from ldm.interop.diffusers_pipeline import Pipeline, pipeline_of
-from ldm.interop.torch_programs import write_programs
+from ldm.interop.program_file import Onnx, ProgramFile, Torch
+from ldm.interop.programs import Programs, programs_of
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
-from ldm.run.load import check_trained, load, named
+from ldm.run.load import check_trained, is_trained, load, named
 from ldm.run.machine import device_of
 
 log = logging.getLogger(__name__)
+
+_PROGRAMS: dict[str, ProgramFile] = {"torch": Torch(), "onnx": Onnx()}
 
 
 def export(
     run: str,
     out: str,
-    to: Literal["diffusers", "torch"],
+    to: Literal["diffusers", "torch", "onnx"],
     weights: Weights,
     ema: float | None,
     plugins: Sequence[str] = (),
@@ -35,15 +39,26 @@ def export(
     folder = Path(out)
     if folder.exists():
         raise FileExistsError(f"out={out} is there already; name a directory that is not, or remove it")
+    kind = _PROGRAMS.get(to)
+    if kind is not None:
+        kind.check()
     model = load(run, weights, ema, device_of("cpu"))
-    check_trained(model, run)
-    if to == "torch":
-        write_programs(model, folder, {"run": str(run), "weights": named(weights, ema, model)})
-        log.info("decoder.pt2, denoiser.pt2 and export.json are in %s", folder)
+    if kind is not None:
+        programs = programs_of(model, is_trained(model, run))
+        _write(programs, folder, kind, {"run": str(run), "weights": named(weights, ema, model)})
         return
+    check_trained(model, run)
     pipeline = pipeline_of(model)
     pipeline.write(folder)
     _tell(pipeline, model, folder)
+
+
+def _write(programs: Programs, folder: Path, kind: ProgramFile, facts: dict[str, Any]) -> None:
+    programs.write(folder, kind, facts)
+    files = ", ".join(f"{each.name}.{kind.suffix}" for each in programs.programs)
+    log.info("%s and export.json, which says what goes in and out, are in %s", files, folder)
+    for part, why in programs.left_out.items():
+        log.info("the %s is not among them: %s", part, why)
 
 
 def _tell(pipeline: Pipeline, model: LatentModel, folder: Path) -> None:

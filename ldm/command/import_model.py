@@ -5,7 +5,7 @@
     config.yaml        with data=: what it is measured on
     words/experiment/imported.yaml   a training that begins from it: --config-dir RUN/words experiment=imported
 
-A source that is a directory is a pipeline of diffusers; a file is one of CompVis's code.
+A source that is a directory, or a name on the hub, is a pipeline of diffusers; a file is one of CompVis's code.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pydantic import PositiveFloat, PositiveInt
 from ldm.build import Config
 from ldm.diffusion.parameterization import Data, Noise, V
 from ldm.files import whole_directory, write_text
+from ldm.interop.pipeline_source import located
 from ldm.interop.whole_model import Predicts, model_from_compvis, model_from_pipeline
 from ldm.model import LatentModel, write_weights
 
@@ -45,9 +46,10 @@ def import_model(
     metric: dict[str, Any] | None = None,
 ) -> None:
     """Write the run's directory, which is not there yet."""
-    place, given = Path(run), Path(source)
+    place = Path(run)
     if place.exists():
         raise FileExistsError(f"run={run} is there already; name a directory that is not, or remove it")
+    given = located(source)
     shape = None if size is None else (3, size, size)
     raw = None
     try:
@@ -55,14 +57,9 @@ def import_model(
             _refuse_of_files(heads=heads, predicts=predicts, scale=scale)
             encoder = _text_encoder(given, place) if text is None else text
             model = model_from_pipeline(given, encoder, shape)
-        elif given.is_file():
-            model, raw = model_from_compvis(given, text, shape, heads, predicts or "noise", scale)
         else:
-            raise FileNotFoundError(
-                f"source={source}: no such directory or file; wanted the directory of a pipeline of diffusers, or a "
-                ".safetensors or .ckpt file of CompVis's code"
-            )
-        model.made_from = {"imported": str(given.absolute())}
+            model, raw = model_from_compvis(given, text, shape, heads, predicts or "noise", scale)
+        model.made_from = {"imported": str(given.absolute()) if Path(source).exists() else source}
         model.save(place / "model")
         if raw is not None:
             write_weights(raw, place / "model" / "raw.safetensors")
@@ -100,20 +97,22 @@ def _text_encoder(pipeline: Path, run: Path) -> str | None:
     """Copy what a pipeline encodes captions by into one directory of the run; None where it has no text encoder."""
     if not (pipeline / "text_encoder" / "config.json").exists():
         return None
-    if not (pipeline / "text_encoder" / "model.safetensors").exists():
+    weights = list((pipeline / "text_encoder").glob("model.safetensors"))
+    weights = weights or list((pipeline / "text_encoder").glob("model-*-of-*.safetensors"))
+    if not weights:
         raise FileNotFoundError(
             f"{pipeline / 'text_encoder'} has no model.safetensors; only safetensors are read, since a pickle can run anything"
         )
     with whole_directory(run / "text_encoder") as made:
         for file in (*(pipeline / "tokenizer").glob("*"), *(pipeline / "text_encoder").glob("*")):
-            if file.suffix in (".json", ".txt", ".model") or file.name == "model.safetensors":
+            if file.suffix in (".json", ".txt", ".model") or file in weights:
                 shutil.copyfile(file, made / file.name)
     return str((run / "text_encoder").absolute())
 
 
 def _experiment(model: LatentModel, run: Path) -> Config:
-    """The words of a training that begins from the run: its network, its schedule, and the rest of them as they
-    stand in conf/."""
+    """The words of a training that begins from the run: its network, its schedule, how it draws samples, and the rest of them
+    as they stand in conf/."""
     prior, place = model.config["prior"], str(run.absolute())
     condition = "none" if not model.condition.needs else "label" if "label" in model.condition.needs else "padded"
     words = {
@@ -124,6 +123,8 @@ def _experiment(model: LatentModel, run: Path) -> Config:
         "diffusion/parameterization@diffusion.parameterization": _PARAMETERIZATIONS[
             type(model.prior.denoiser.parameterization)
         ],
+        "diffusion/sampler@diffusion.sampler": "ddim",
+        "diffusion/grid@diffusion.grid": type(model.prior.grid).__name__.lower(),
     }
     return {
         "defaults": [{f"override /{group}": word} for group, word in words.items()],
@@ -131,7 +132,12 @@ def _experiment(model: LatentModel, run: Path) -> Config:
         "autoencoder": {"checkpoint": place},
         "condition": _without_target(model.config["condition"]),
         "backbone": _without_target(prior["backbone"]),
-        "diffusion": {"schedule": dict(prior["schedule"])},
+        "diffusion": {
+            "schedule": dict(prior["schedule"]),
+            "grid": _without_target(prior["grid"]),
+            "guidance": {"scale": prior["guidance"]["scale"]},
+            "steps": prior["steps"],
+        },
         "prior": {"checkpoint": place},
         "data": {"image_shape": list(model.autoencoder.image_shape)},
     }

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
@@ -70,10 +70,13 @@ class Label(Conditioner):
                 raise KeyError("condition=label needs batch['label']; this data has no labels: take condition=none")
             label = torch.full_like(batch["index"], -1)
         self._check(label)
-        row = torch.where(label < 0, self.classes, label)
-        mask = torch.ones(1, 1, dtype=torch.bool, device=row.device)
+        mask = torch.ones(1, 1, dtype=torch.bool, device=label.device)
         empty = Context(tokens=self.tokens.weight[-1:][None], mask=mask)
-        return Context(tokens=self.tokens(row)[:, None], mask=mask.expand(len(row), 1), empty=empty)
+        return Context(tokens=self.embedded(label), mask=mask.expand(len(label), 1), empty=empty)
+
+    def embedded(self, label: Int[Tensor, " b"]) -> Float[Tensor, "b 1 d"]:
+        """The token of each label, (b, 1, width), unchecked; of -1 that of "no condition"."""
+        return self.tokens(torch.where(label < 0, self.classes, label))[:, None]
 
     def _check(self, label: Int[Tensor, " b"]) -> None:
         known = ((label >= -1) & (label < self.classes)).all()

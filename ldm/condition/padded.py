@@ -83,9 +83,18 @@ class PaddedText(Conditioner):
         encoder = self.encoder.to(self.place.device)
         found = []
         for caption in captions:
-            words = self.tokenizer(
-                caption, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-            )
+            words = self._words(caption)
             with torch.autocast(self.place.device.type, enabled=False):
                 found.append(encoder(input_ids=words["input_ids"].to(self.place.device)).last_hidden_state[0].cpu())
         return found
+
+    def _words(self, caption: str) -> Mapping[str, Tensor]:
+        """The tokens of a caption; ValueError where the tokenizer has none for it, as one of classes for all but their names."""
+        try:
+            return self.tokenizer(
+                caption, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+            )
+        except Exception as error:  # of the library tokenizers, which knows no other kind
+            raise ValueError(
+                f"the tokenizer of this model knows no caption {caption!r} ({error}); take one of those that it was made for"
+            ) from error

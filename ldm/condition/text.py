@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import PositiveInt
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -115,7 +115,12 @@ class Text(Conditioner):
         gives "no condition"."""
         rows = self._ids.recall(captions_of(batch), self._encode)
         n = rounded_up(max(map(len, rows)), self.length)
-        ids = torch.tensor([row + (PAD,) * (n - len(row)) for row in rows]).to(self.empty.device)
+        return self.embedded(torch.tensor([row + (PAD,) * (n - len(row)) for row in rows]).to(self.empty.device))
+
+    def embedded(self, ids: Int[Tensor, "b n"]) -> Context:
+        """The context of captions as tokens: each begins with START and is padded with PAD, and one of START alone is "no
+        condition"."""
+        n = ids.shape[1]
         mask = ids != PAD
         x = self.embedding(ids) + self.position[:n]
         for block in self.blocks:

@@ -1,4 +1,5 @@
-"""Models of the library diffusers: `AutoencoderKL` and `UNet2DConditionModel`, read as our networks and written from them.
+"""Models of the library diffusers: `AutoencoderKL`, `VQModel` and `UNet2DConditionModel`, read as our networks and written from
+them.
 
 A model of diffusers is a directory with a config.json and safetensors; nothing is ever unpickled. Our networks equal theirs
 layer for layer under other names, except that queries, keys and values are the rows of one matrix (stacked and split here),
@@ -19,7 +20,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -27,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
+from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.backbone.unet import UNet
 from ldm.build import Config, build
 from ldm.diffusion.denoiser import NetworkDenoiser
@@ -48,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 def autoencoder_from_diffusers(source: str | Path, image_shape: tuple[int, int, int] | None = None) -> Autoencoder:
-    """Our autoencoder with the weights of an `AutoencoderKL`.
+    """Our autoencoder with the weights of an `AutoencoderKL` or a `VQModel`.
 
     Arguments:
         source: a directory of the model, one of a whole pipeline, or a name on the hub.
@@ -57,9 +59,16 @@ def autoencoder_from_diffusers(source: str | Path, image_shape: tuple[int, int, 
     folder = find_folder(source, "vae")
     theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     autoencoder = build(autoencoder_node(theirs, image_shape), "autoencoder")
-    load_named(autoencoder, autoencoder_names(autoencoder), read_weights(folder))
-    autoencoder.set_statistics(*latent_statistics(theirs))
+    load_autoencoder(autoencoder, folder, theirs)
     return autoencoder.eval()
+
+
+def load_autoencoder(autoencoder: Autoencoder, folder: Path, theirs: Mapping[str, Any]) -> None:
+    """Put the weights of an autoencoder's directory and the whitening of its config into ours, which that config describes."""
+    load_named(autoencoder, autoencoder_names(autoencoder), read_weights(folder))
+    if isinstance(autoencoder.bottleneck, VectorQuantiser):
+        autoencoder.bottleneck.begun()
+    autoencoder.set_statistics(*latent_statistics(theirs))
 
 
 def unet_from_diffusers(source: str | Path, schedule: Table | ZeroTerminalSNR | None = None) -> UNet:
@@ -123,7 +132,8 @@ def scheduler_beside(unet: Path) -> Scheduler | None:
 
 
 def autoencoder_to_diffusers(autoencoder: Autoencoder, folder: Path) -> None:
-    """Write the directory of an `AutoencoderKL` that equals our autoencoder; ForeignModelError where there is none."""
+    """Write the directory of an `AutoencoderKL`, or of codes a `VQModel`, that equals our autoencoder; ForeignModelError where
+    there is none."""
     write_network(folder, config_of_autoencoder(autoencoder), autoencoder, autoencoder_names)
 
 

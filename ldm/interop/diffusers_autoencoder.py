@@ -1,4 +1,7 @@
-"""An AutoencoderKL's config of diffusers as a node of ours, and back (see `diffusers_config`)."""
+"""A config of diffusers' AutoencoderKL or VQModel as a node of ours, and back (see `diffusers_config`).
+
+Both have the same encoder and decoder. A VQModel's latents are vectors before quantisation, as ours are; its decoder quantises.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.autoencoder.bottleneck import DiagonalGaussian
 from ldm.autoencoder.convnet import Decoder, Encoder
+from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.build import Config
 from ldm.interop.diffusers_config import (
     ForeignModelError,
@@ -46,19 +50,55 @@ AUTOENCODER: Config = {
 """The defaults of `AutoencoderKL`."""
 
 
+VQ: Config = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D"],
+    "block_out_channels": [64],
+    "layers_per_block": 1,
+    "act_fn": "silu",
+    "latent_channels": 3,
+    "sample_size": 32,
+    "num_vq_embeddings": 256,
+    "norm_num_groups": 32,
+    "vq_embed_dim": None,
+    "scaling_factor": 0.18215,
+    "norm_type": "group",
+    "mid_block_add_attention": True,
+    "lookup_from_codebook": False,  # concerns latents that are not quantised
+    "force_upcast": False,
+}
+"""The defaults of `VQModel`."""
+
+_ALWAYS_OF_VQ: Config = {
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "latents_mean": None,
+    "latents_std": None,
+    "shift_factor": None,
+}
+
 _DOWN = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
 _UP = ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
 _BLOCKS = {"ResBlock", "Downsample", "Upsample", "SpatialAttention"}
 
 
 def whole_autoencoder(theirs: Mapping[str, Any]) -> Config:
-    """The config of an `AutoencoderKL` with all defaults filled in."""
+    """The config of an `AutoencoderKL`, or of a `VQModel` where it says that it is one, with all defaults filled in."""
+    if is_quantised(theirs):
+        return whole_config("VQModel", theirs, VQ) | _ALWAYS_OF_VQ
     return whole_config("AutoencoderKL", theirs, AUTOENCODER)
 
 
+def is_quantised(theirs: Mapping[str, Any]) -> bool:
+    """Whether this is a config of a `VQModel`."""
+    return theirs.get("_class_name") == "VQModel"
+
+
 def autoencoder_node(theirs: Mapping[str, Any], image_shape: tuple[int, int, int] | None = None) -> Config:
-    """The config of our autoencoder that equals an `AutoencoderKL` of the given config."""
-    theirs = whole_autoencoder(theirs)
+    """The config of our autoencoder that equals an `AutoencoderKL` or a `VQModel` of the given config."""
+    quantised, theirs = is_quantised(theirs), whole_autoencoder(theirs)
     widths, layers = theirs["block_out_channels"], theirs["layers_per_block"]
     refuse(theirs, {"act_fn": "silu", "in_channels": theirs["out_channels"]})
     refuse_blocks(theirs, {"down_block_types": set(_DOWN), "up_block_types": set(_UP)})
@@ -80,10 +120,25 @@ def autoencoder_node(theirs: Mapping[str, Any], image_shape: tuple[int, int, int
         | {"_target_": "ldm.autoencoder.convnet.Encoder", "blocks": layers, "mix": theirs["use_quant_conv"]},
         "decoder": parts
         | {"_target_": "ldm.autoencoder.convnet.Decoder", "blocks": layers + 1, "mix": theirs["use_post_quant_conv"]},
-        "bottleneck": {
-            "_target_": "ldm.autoencoder.bottleneck.DiagonalGaussian",
-            "channels": theirs["latent_channels"],
-        },
+        "bottleneck": _codes(theirs) if quantised else _gaussian(theirs),
+    }
+
+
+def _gaussian(theirs: Config) -> Config:
+    return {"_target_": "ldm.autoencoder.bottleneck.DiagonalGaussian", "channels": theirs["latent_channels"]}
+
+
+def _codes(theirs: Config) -> Config:
+    channels = theirs["latent_channels"]
+    refuse(theirs, {"norm_type": "group"})
+    if theirs["vq_embed_dim"] not in (None, channels):
+        raise ForeignModelError(
+            f"codes have {theirs['vq_embed_dim']} channels and what the decoder is given {channels}; ours has as many"
+        )
+    return {
+        "_target_": "ldm.autoencoder.quantiser.VectorQuantiser",
+        "codes": theirs["num_vq_embeddings"],
+        "channels": channels,
     }
 
 
@@ -105,11 +160,16 @@ def latent_statistics(theirs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def config_of_autoencoder(autoencoder: Autoencoder) -> Config:
-    """The config of an `AutoencoderKL` that equals our autoencoder; ForeignModelError where there is none."""
+    """The config of an `AutoencoderKL`, or of codes a `VQModel`, that equals our autoencoder; ForeignModelError where there is
+    none."""
     encoder, decoder, bottleneck = autoencoder.encoder, autoencoder.decoder, autoencoder.bottleneck
-    if not (isinstance(encoder, Encoder) and isinstance(decoder, Decoder) and isinstance(bottleneck, DiagonalGaussian)):
+    quantised = isinstance(bottleneck, VectorQuantiser)
+    if not (isinstance(encoder, Encoder) and isinstance(decoder, Decoder)) or not (
+        quantised or isinstance(bottleneck, DiagonalGaussian)
+    ):
         raise ForeignModelError(
-            "AutoencoderKL has a convnet Encoder, a Decoder and a DiagonalGaussian bottleneck; ours differs"
+            "AutoencoderKL has a convnet Encoder, a Decoder and a DiagonalGaussian bottleneck, and VQModel a VectorQuantiser; "
+            "ours differs"
         )
     if (patch := max(encoder.patch, decoder.patch)) > 1:
         raise ForeignModelError(f"AutoencoderKL knows no pixel-unshuffle; patch is {patch} here, not 1")
@@ -126,8 +186,7 @@ def config_of_autoencoder(autoencoder: Autoencoder) -> Config:
             f"{decoder.attention}"
         )
     channels, height, _ = autoencoder.image_shape
-    return {
-        "_class_name": "AutoencoderKL",
+    config = {
         "act_fn": "silu",
         "block_out_channels": list(widths),
         "down_block_types": [_DOWN[attends] for attends in encoder.attention],
@@ -139,10 +198,21 @@ def config_of_autoencoder(autoencoder: Autoencoder) -> Config:
         "mid_block_add_attention": attention.pop(),
         "norm_num_groups": groups_of(autoencoder, 1e-6),
         "sample_size": height,
-        "use_quant_conv": isinstance(encoder.mix, nn.Conv2d),
-        "use_post_quant_conv": isinstance(decoder.mix, nn.Conv2d),
         **_whitening(autoencoder),
     }
+    mixed = {
+        "use_quant_conv": isinstance(encoder.mix, nn.Conv2d),
+        "use_post_quant_conv": isinstance(decoder.mix, nn.Conv2d),
+    }
+    if not quantised:
+        return {"_class_name": "AutoencoderKL", **config, **mixed}
+    own = config | mixed
+    if wrong := [f"{key} is {own[key]}" for key, value in _ALWAYS_OF_VQ.items() if own[key] != value]:
+        raise ForeignModelError(
+            f"VQModel has 1x1 convolutions around its codes and one factor of all channels; here {', '.join(wrong)}"
+        )
+    kept = {key: value for key, value in config.items() if key in VQ}
+    return {"_class_name": "VQModel", **kept, "num_vq_embeddings": autoencoder.code_count}
 
 
 def _whitening(autoencoder: Autoencoder) -> Config:

@@ -53,8 +53,13 @@ def unet_names(unet: UNet) -> dict[str, list[str]]:
 
 
 def autoencoder_names(autoencoder: Autoencoder) -> dict[str, list[str]]:
-    """For each tensor of our autoencoder, the tensors of theirs whose rows it consists of; those of the whitening have none."""
-    rules = [(r"^encoder\.mix\.", "quant_conv."), (r"^decoder\.mix\.", "post_quant_conv.")]
+    """For each tensor of our autoencoder, the tensors of theirs whose rows it consists of; those of the whitening and of how
+    codes are trained have none."""
+    rules = [
+        (r"^bottleneck\.codebook$", "quantize.embedding.weight"),
+        (r"^encoder\.mix\.", "quant_conv."),
+        (r"^decoder\.mix\.", "post_quant_conv."),
+    ]
     for part in ("encoder", "decoder"):
         rules += [(rf"^{part}\.stem\.", f"{part}.conv_in."), (rf"^{part}\.head\.", f"{part}.conv_out.")]
         rules += [(rf"^{part}\.norm\.", f"{part}.conv_norm_out.")]
@@ -65,7 +70,8 @@ def autoencoder_names(autoencoder: Autoencoder) -> dict[str, list[str]]:
         (r"\.attentions\.(\d+)\.norm\.", r".attentions.\1.group_norm."),
         (r"\.attentions\.(\d+)\.attention\.", r".attentions.\1."),
     ]
-    names = [name for name in autoencoder.state_dict() if not name.startswith("latent_")]
+    without = ("latent_", "bottleneck.usage", "bottleneck.sums", "bottleneck.updates")
+    names = [name for name in autoencoder.state_dict() if not name.startswith(without)]
     return {ours: split(renamed(ours, (*rules, *_BLOCK_NAMES))) for ours in names}
 
 

@@ -1,7 +1,7 @@
 """A model of ours as a whole pipeline of diffusers, which `DiffusionPipeline.from_pretrained` loads and runs.
 
     model                                        pipeline
-    no condition, a U-Net without attention      LDMPipeline(vqvae, unet, scheduler)
+    no condition, a U-Net without attention      LDMPipeline(vqvae, unet, scheduler), of codes (VQModel), too
     no condition, a U-Net with attention         StableDiffusionPipeline, whose prompt is the empty one
     labels                                       StableDiffusionPipeline, whose prompts are the names of classes (`label_encoder`)
     captions by `PaddedText`                     StableDiffusionPipeline with that text encoder
@@ -21,13 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
+from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.backbone.unet import UNet
 from ldm.build import Config
 from ldm.condition.conditioner import Conditioner
 from ldm.condition.label import Label
 from ldm.condition.none import Unconditional
 from ldm.condition.padded import PaddedText
-from ldm.diffusion.parameterization import Karras, Parameterization, V
+from ldm.condition.text import Text
+from ldm.diffusion.parameterization import Karras, Parameterization, V, Velocity
 from ldm.diffusion.schedule import circle
 from ldm.files import whole_directory, write_json
 from ldm.interop.diffusers import write_network
@@ -41,6 +43,8 @@ from ldm.interop.label_encoder import ADDED, encoder_of, tokenizer_of
 from ldm.model import LatentModel
 from ldm.nn.attention import SpatialTransformer
 from ldm.prior.diffusion import Diffusion
+
+_ELSEWHERE = "to=onnx and to=torch take it as it is"
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,15 @@ class Pipeline:
         """Write the directory: whole or not at all."""
         height, width = self.autoencoder.latent_shape[1:]
         with whole_directory(folder) as made:
-            vae = "vqvae" if self.kind == "LDMPipeline" else "vae"
-            write_network(made / vae, config_of_autoencoder(self.autoencoder), self.autoencoder, autoencoder_names)
+            vae, first = "vqvae" if self.kind == "LDMPipeline" else "vae", config_of_autoencoder(self.autoencoder)
+            write_network(made / vae, first, self.autoencoder, autoencoder_names)
             size = height if height == width or self.kind == "LDMPipeline" else [height, width]
             config = config_of_unet(self.unet) | {"sample_size": size}
             write_network(made / "unet", config, self.unet, unet_names)
             write_json(
                 made / "scheduler" / "scheduler_config.json", config_of_scheduler(self.log_snr, self.parameterization)
             )
-            own = {vae: "AutoencoderKL", "unet": config["_class_name"], "scheduler": "DDIMScheduler"}
+            own = {vae: first["_class_name"], "unet": config["_class_name"], "scheduler": "DDIMScheduler"}
             index: Config = {"_class_name": self.kind, "_diffusers_version": "0.32.0"}
             index |= {part: ["diffusers", name] for part, name in own.items()}
             if self.kind != "LDMPipeline":
@@ -111,10 +115,7 @@ def pipeline_of(model: LatentModel) -> Pipeline:
     elif not isinstance(model.prior.denoiser.backbone, UNet):
         wrong.append(_of_backbone(model.prior.denoiser.backbone))
     if not isinstance(model.condition, Unconditional | Label | PaddedText):
-        wrong.append(
-            f"condition {type(model.condition).__name__}: a pipeline encodes captions by CLIP or T5 with their padding; train "
-            "with condition=padded, or by label"
-        )
+        wrong.append(_of_condition(model.condition))
     autoencoder = _tried(wrong, "autoencoder", lambda: _autoencoder(model.autoencoder))
     found = None
     if isinstance(model.prior, Diffusion) and isinstance(model.prior.denoiser.backbone, UNet):
@@ -124,14 +125,29 @@ def pipeline_of(model: LatentModel) -> Pipeline:
     unet, parameterization = found
     plain = config_of_unet(unet)["_class_name"] == "UNet2DModel"
     kind = "LDMPipeline" if plain else "StableDiffusionPipeline"
+    if not plain and isinstance(model.autoencoder.bottleneck, VectorQuantiser):
+        raise ForeignModelError(
+            "no pipeline of diffusers equals this model: StableDiffusionPipeline decodes by an AutoencoderKL; a VQModel is of an "
+            "LDMPipeline, whose U-Net has neither a condition nor attention"
+        )
     log_snr = unet.time.ascending.flip(0)
     return Pipeline(autoencoder, unet, parameterization, log_snr, model.condition, kind)
 
 
 def _of_backbone(backbone: nn.Module) -> str:
     kind = type(backbone).__name__
-    more = "; theirs has another feed-forward and a timestep embedding in each block" if kind == "DiT" else ""
-    return f"backbone {kind}: their pipelines of latents have a U-Net here{more}"
+    more = "; their DiT embeds the noise level at other frequencies, which no weights change" if kind == "DiT" else ""
+    return f"backbone {kind}: their pipelines of latents have a U-Net here{more}; {_ELSEWHERE}"
+
+
+def _of_condition(condition: Conditioner) -> str:
+    kind, own = type(condition).__name__, ""
+    if isinstance(condition, Text):
+        own = ", and is neither: CLIP attends to what stands before alone, T5 knows positions as distances"
+    return (
+        f"condition {kind}: a pipeline encodes captions by CLIP or T5 with their padding{own}; train with condition=padded, or "
+        f"by label; {_ELSEWHERE}"
+    )
 
 
 def _tried(wrong: list[str], part: str, make: Callable[[], Any]) -> Any:
@@ -144,16 +160,34 @@ def _tried(wrong: list[str], part: str, make: Callable[[], Any]) -> Any:
 
 def _autoencoder(autoencoder: Autoencoder) -> Autoencoder:
     """One factor of all channels is a pipeline's own; any other whitening goes into the networks."""
-    config = config_of_autoencoder(autoencoder)
     height, width = autoencoder.image_shape[1:]
     if wrong := [side for side in (height, width) if side % 8]:
         raise ForeignModelError(f"pipelines draw images with sides of multiples of 8; here is one of {wrong[0]}")
+    if isinstance(autoencoder.bottleneck, VectorQuantiser):
+        return _of_codes(autoencoder)
+    config = config_of_autoencoder(autoencoder)
     plain = config["latents_mean"] is None and config["shift_factor"] is None
     return autoencoder if plain else whitened_inside(autoencoder)
 
 
+def _of_codes(autoencoder: Autoencoder) -> Autoencoder:
+    """VQModel has one factor at most, and always 1x1 convolutions around its codes."""
+    try:
+        own = whitened_inside(autoencoder)
+    except ValueError as error:
+        raise ForeignModelError(str(error)) from error
+    config_of_autoencoder(own)
+    return own
+
+
 def _denoiser(prior: Diffusion, condition: Conditioner) -> tuple[UNet, Parameterization]:
     own, unet, parameterization = prior.denoiser, prior.denoiser.backbone, prior.denoiser.parameterization
+    if isinstance(parameterization, Velocity):
+        raise ForeignModelError(
+            f"parameterization Velocity on the schedule {type(own.schedule).__name__}: their samplers of flows give a network "
+            "x_t as it is and 1000 t, and ours is given x_t at unit variance and log SNR, so that no weights make them agree; "
+            f"train with diffusion/parameterization=data, or v where variance is preserved; {_ELSEWHERE}"
+        )
     if isinstance(parameterization, Karras) and parameterization.sigma_data == 1:
         unet, parameterization = negated(unet), V()
     elif type(parameterization) not in PREDICTIONS.values() or (

@@ -1,5 +1,5 @@
-"""Pretrained first stages: `autoencoder.checkpoint=` names a run of ours, its model/, an `AutoencoderKL` of diffusers, or
-a file of CompVis's code.
+"""Pretrained first stages: `autoencoder.checkpoint=` names a run of ours, its model/, an `AutoencoderKL` or a `VQModel` of
+diffusers, or a file of CompVis's code.
 
 The checkpoint decides which parts the autoencoder has; what the run's config says of them is not used.
 """
@@ -56,7 +56,7 @@ class Ours(Pretrained):
 
 
 class Diffusers(Pretrained):
-    """An `AutoencoderKL` of diffusers.
+    """An `AutoencoderKL` or a `VQModel` of diffusers.
 
     Arguments:
         folder: the directory with its config.json.
@@ -101,4 +101,4 @@ def pretrained(checkpoint: str | Path) -> Pretrained:
         file = candidate / "config.json"
         if file.exists() and "autoencoder" in json.loads(file.read_text(encoding="utf-8")):
             return Ours(candidate)
-    return Diffusers(find_folder(checkpoint, "vae"))
+    return Diffusers(find_folder(checkpoint, "vqvae" if (folder / "vqvae").is_dir() else "vae"))

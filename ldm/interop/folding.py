@@ -4,7 +4,9 @@ maps beside it.
 **Whitening.** decode(z) = decoder(W (s z + m) + b) is a decoder of z itself with the first 1x1 convolution W diag(s) and W m +
 b. So is the encoder's last one for its two moments: the mean becomes (mean - m) / s and the log-variance falls by 2 log s.
 Pipelines of diffusers know one factor of all channels, and this is exact for a mean and a deviation of each channel. (The
-log-variance is clamped to [-30, 20] before the one and after the other; no trained encoder comes near.)
+log-variance is clamped to [-30, 20] before the one and after the other; no trained encoder comes near.) A decoder of codes looks
+for the nearest code first. Of whitened latents it is that of codes (e - m) / s where s is the same in all channels; otherwise
+another one may be nearest.
 
 **Noise level.** `LogSnrEmbedding` embeds s = 500 (1 - log SNR / limit), and diffusers' networks an integer step n. On a table
 whose log SNR falls by limit / 500 from step to step s is s_0 + n, and with cos(s f) = cos(s_0 f) cos(n f) - sin(s_0 f) sin(n f)
@@ -14,6 +16,8 @@ over the levels that were trained; it is not the schedule of training.
 **Epsilon of normalisation.** diffusers adds 1e-6 to variances before attention, and what a setting says elsewhere. Group
 normalisation of x with eps is that of g x with g^2 eps. A U-Net with one eps everywhere is therefore the same as one with 1e-6
 everywhere whose feature maps are all g = sqrt(1e-6 / eps) times as large.
+
+**Inverses.** ONNX solves no triangular equations, by which a learnt 1x1 convolution is inverted. Its inverse is a constant.
 """
 
 from __future__ import annotations
@@ -27,12 +31,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.autoencoder.autoencoder import Autoencoder
+from ldm.autoencoder.quantiser import VectorQuantiser
 from ldm.backbone.unet import UNet
+from ldm.bijection.conv1x1 import Conv1x1
 from ldm.diffusion.denoiser import FARTHEST
 from ldm.nn.attention import Attention, SpatialTransformer, TransformerBlock
 from ldm.nn.embedding import LogSnrEmbedding, StepEmbedding, frequencies
 from ldm.nn.norm import Group
 from ldm.nn.resnet import Downsample, ResBlock, Upsample
+from ldm.prior.base import Prior
+from ldm.types import Context, Latent
 
 _EPS = 1e-6  # that of diffusers before attention
 _MOST = 1000  # steps of a table
@@ -41,7 +49,8 @@ _ROUND = 100  # of which a table's length is a multiple, so that the usual numbe
 
 @torch.no_grad()
 def whitened_inside(autoencoder: Autoencoder) -> Autoencoder:
-    """An equal autoencoder whose networks whiten, with latent_mean = 0 and latent_std = 1."""
+    """An equal autoencoder whose networks whiten, with latent_mean = 0 and latent_std = 1; ValueError where codes have a
+    deviation of each channel."""
     mean, std = autoencoder.latent_mean.double(), autoencoder.latent_std.double()
     own, moments = copy.deepcopy(autoencoder), autoencoder.bottleneck.moments
     weight, bias = _linear(own.decoder.mix, len(mean))
@@ -51,6 +60,13 @@ def whitened_inside(autoencoder: Autoencoder) -> Autoencoder:
     scale[: len(mean)], shift[: len(mean)] = 1 / std, -mean / std
     shift[len(mean) :] = -2 * std.log()[: len(bias) - len(mean)]
     own.encoder.mix = _convolution(scale[:, None] * weight, scale * bias + shift, own.encoder.mix)
+    if isinstance(own.bottleneck, VectorQuantiser):
+        if len(set(std.tolist())) > 1:
+            raise ValueError(
+                "a decoder of codes that whitens finds other codes where channels have deviations of their own, as here "
+                f"{', '.join(f'{each:.3g}' for each in std.tolist())}"
+            )
+        own.bottleneck.codebook.copy_((own.bottleneck.codebook.double() - mean) / std)
     own.set_statistics(torch.zeros_like(own.latent_mean), torch.ones_like(own.latent_std))
     return own
 
@@ -169,4 +185,29 @@ def negated(unet: UNet) -> UNet:
     """The U-Net whose output is that of `unet` with the other sign."""
     made = copy.deepcopy(unet)
     _scale(made.head, -1.0)
+    return made
+
+
+class _Inverse(nn.Module):
+    """The inverse of a learnt 1x1 convolution as a matrix; of its log-determinant nothing is known."""
+
+    def __init__(self, convolution: Conv1x1):
+        super().__init__()
+        lower, upper = (triangle.double() for triangle in convolution.triangles())
+        self.register_buffer("matrix", (convolution.permutation.double() @ lower @ upper).inverse().float())
+
+    def inverse(self, y: Latent, c: Context) -> tuple[Latent, Tensor]:
+        return (self.matrix @ y.flatten(2)).view_as(y), y.new_zeros(y.shape[0])
+
+
+@torch.no_grad()
+def inverted(prior: Prior) -> Prior:
+    """A prior that draws the same samples, and nothing else, without solving equations; the same where it solves none."""
+    if not any(isinstance(module, Conv1x1) for module in prior.modules()):
+        return prior
+    made = copy.deepcopy(prior)
+    for name, module in list(made.named_modules()):
+        if isinstance(module, Conv1x1):
+            parent, _, own = name.rpartition(".")
+            setattr(made.get_submodule(parent), own, _Inverse(module))
     return made

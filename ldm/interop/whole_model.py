@@ -28,10 +28,10 @@ from ldm.diffusion.schedule import Betas, ScaledLinear, Schedule
 from ldm.interop import compvis_names, compvis_nodes
 from ldm.interop.compvis import load_first_stage, part
 from ldm.interop.compvis_names import AVERAGES, FIRST_STAGE, UNET, averaged
-from ldm.interop.diffusers import find_folder, load_named, read_weights, scheduler_beside
-from ldm.interop.diffusers_autoencoder import autoencoder_node, latent_statistics
+from ldm.interop.diffusers import find_folder, load_autoencoder, load_named, read_weights, scheduler_beside
+from ldm.interop.diffusers_autoencoder import autoencoder_node
 from ldm.interop.diffusers_config import ForeignModelError
-from ldm.interop.diffusers_names import autoencoder_names, unet_names
+from ldm.interop.diffusers_names import unet_names
 from ldm.interop.diffusers_unet import context_of, log_snr_of_steps, unet_node
 from ldm.model import LatentModel
 from ldm.tensors import read_foreign
@@ -75,8 +75,7 @@ def model_from_pipeline(folder: Path, text: str | None, image_shape: tuple[int, 
     )
     prior["grid"] = _grid(scheduler.sampling, scheduler.schedule)
     model = LatentModel.build({"autoencoder": first, "condition": condition, "prior": prior})
-    load_named(model.autoencoder, autoencoder_names(model.autoencoder), read_weights(vae_folder))
-    model.autoencoder.set_statistics(*latent_statistics(vae))
+    load_autoencoder(model.autoencoder, vae_folder, vae)
     unet = model.prior.denoiser.backbone
     load_named(unet, unet_names(unet), read_weights(unet_folder))
     _told(scheduler.sampling)

@@ -78,14 +78,15 @@ class StepEmbedding(nn.Module):
         table = torch.tensor(log_snr_table, dtype=torch.float64)
         if len(table) < 2 or not (table.diff() < 0).all():
             raise ValueError("log_snr_table must hold at least two strictly decreasing numbers, the first for step 0")
-        # Not persistent, because the table is an argument and is not learnt. In ascending order for searchsorted.
+        # Not persistent, because the table is an argument and is not learnt. In ascending order, to be searched.
         self.register_buffer("ascending", table.flip(0), persistent=False)
 
     def step(self, log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The step of each log SNR, (b,) of (b,), between 0 and the last step of the table."""
         table = self.ascending
         value = log_snr.to(table.dtype).clamp(table[0], table[-1])
-        high = torch.searchsorted(table, value).clamp(1, len(table) - 1)
+        # torch.searchsorted, in operations that ONNX has, too.
+        high = (table < value[..., None]).sum(-1).clamp(1, len(table) - 1)
         low_value, high_value = table[high - 1], table[high]
         position = high - 1 + (value - low_value) / (high_value - low_value)
         step = len(table) - 1 - position

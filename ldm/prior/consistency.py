@@ -154,7 +154,7 @@ class Consistency(Prior):
 
     def sample(self, shape: tuple[int, ...], c: Context, random: Random | None = None) -> Latent:
         random = random or Random.fresh(shape[0])
-        one = torch.ones(len(random.rows), device=random.rows.device)
+        one = torch.ones(random.rows.shape[0], device=random.rows.device)
         tau = torch.exp(-self.denoiser.schedule.log_snr(one) / 2).clamp(max=self.highest)
         noise = random.normal("prior", tuple(shape[1:]))
         z = self.ends(along((1 + tau.square()).sqrt(), noise) * noise, tau, c)

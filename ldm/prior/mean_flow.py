@@ -166,7 +166,9 @@ class MeanFlow(Prior):
         random = random or Random.fresh(shape[0])
         z = random.normal("prior", tuple(shape[1:]))
         times = torch.linspace(1, 0, self.steps + 1, device=z.device)
-        for t, r in zip(times[:-1].expand(len(z), -1).unbind(1), times[1:].expand(len(z), -1).unbind(1), strict=True):
+        for t, r in zip(
+            times[:-1].expand(z.shape[0], -1).unbind(1), times[1:].expand(z.shape[0], -1).unbind(1), strict=True
+        ):
             z = z - along(t - r, z) * self.velocity(z, t, r, c)
         return z
 

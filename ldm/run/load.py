@@ -70,9 +70,14 @@ def named(weights: Weights, ema: float | None, model: LatentModel | None = None)
     return "averaged" if weights == "average" else "raw"
 
 
+def is_trained(model: LatentModel, run: str | Path) -> bool:
+    """Whether a prior has no weights that were never trained."""
+    return settings_of(run).get("second", True) not in (None, {}) or not any(True for _ in model.prior.parameters())
+
+
 def check_trained(model: LatentModel, run: str | Path) -> None:
     """ValueError where a prior has weights that were never trained."""
-    if settings_of(run).get("second", True) in (None, {}) and any(True for _ in model.prior.parameters()):
+    if not is_trained(model, run):
         raise ValueError(
             f"{run} is a first stage alone, its prior was not trained (stage@second=none): train one with "
             f"autoencoder.checkpoint={run}"

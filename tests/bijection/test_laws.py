@@ -135,7 +135,7 @@ def test_all_levels_begin_from_what_reaches_them():
 
 def test_the_convolution_begins_as_a_rotation_and_mixes_channels_of_a_pixel():
     made = Conv1x1(5)
-    lower, upper = made._triangles()
+    lower, upper = made.triangles()
     w = (made.permutation @ lower @ upper).detach()
     torch.testing.assert_close(w @ w.T, torch.eye(5), rtol=0, atol=1e-5)
     x = torch.randn(2, 5, 3, 2)

@@ -1,6 +1,7 @@
 """`ldm export` and `ldm import`: what is written, that a run comes of it, and what is refused before anything is written."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,21 +87,65 @@ def test_with_data_it_can_be_measured(pipeline, tmp_path):
     assert build(config["data"], "data").image_shape == (3, 16, 16)
 
 
-@pytest.mark.slow
-@torch.no_grad()
-def test_programs_of_torch(run, tmp_path):
-    export(**asked("export", f"run={run}", "to=torch", f"out={tmp_path / 'programs'}"))
-    decoder, denoiser = (
-        torch.export.load(tmp_path / "programs" / f"{name}.pt2").module() for name in ("decoder", "denoiser")
+def test_a_name_on_the_hub(pipeline, tmp_path, monkeypatch):
+    """From the cache of a machine without a network, in the hub's own layout; what is not there is told in a line."""
+    from huggingface_hub import constants
+
+    commit, cache = "0" * 40, tmp_path / "cache" / "models--owner--name"
+    shutil.copytree(pipeline, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    import_model(**asked("import", "source=owner/name", f"run={tmp_path / 'again'}"))
+    model = LatentModel.load(tmp_path / "again")
+    assert model.made_from["imported"] == "owner/name"
+    torch.testing.assert_close(model.autoencoder.decode(z := torch.randn(2, 3, 8, 8)), labelled().autoencoder.decode(z))
+    with pytest.raises(
+        FileNotFoundError, match="source=owner/other: there is no such .* the hub does not give it"
+    ) as told:
+        import_model(**asked("import", "source=owner/other", f"run={tmp_path / 'new'}"))
+    assert "\n" not in str(told.value) and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_what_is_fetched_of_a_name(halves, pipeline, tmp_path, monkeypatch):
+    """The parts that are read, in full precision where there is some; no other variant, format or part."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    theirs = shutil.copytree(pipeline, tmp_path / "theirs")
+    network = theirs / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(network, network.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    if halves:
+        network.unlink()
+    strange = (
+        "unet/diffusion_pytorch_model.bin",
+        "safety_checker/model.safetensors",
+        "unet/a.non_ema.safetensors",
+        "all.ckpt",
     )
-    own, facts = labelled(), json.loads((tmp_path / "programs" / "export.json").read_text())
-    for batch in (1, 5):
-        z, t = torch.randn(batch, *facts["latent_shape"]), torch.rand(batch)
-        c = own.condition({"label": torch.arange(batch) % 2})
-        torch.testing.assert_close(decoder(z), own.autoencoder.decode(z), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(denoiser(z, t, c.tokens), own.prior.denoiser(z, t, c), atol=1e-5, rtol=1e-4)
-    alpha, sigma = own.prior.denoiser.schedule.alpha_sigma(torch.tensor(facts["times"]))
-    torch.testing.assert_close((torch.tensor(facts["alpha"]), torch.tensor(facts["sigma"])), (alpha, sigma))
+    for name in strange:
+        (theirs / name).parent.mkdir(exist_ok=True)
+        (theirs / name).write_bytes(b"never")
+    calls = []
+
+    def download(name, allow_patterns, ignore_patterns):
+        assert name == "owner/name"
+        files = [file.relative_to(theirs).as_posix() for file in theirs.rglob("*") if file.is_file()]
+        here = tmp_path / f"copy {len(calls)}"
+        calls.append(list(filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)))
+        for file in calls[-1]:
+            (here / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(theirs / file, here / file)
+        return str(here)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    import_model(**asked("import", "source=owner/name", f"run={tmp_path / 'again'}"))
+    assert len(calls) == 1 + halves and not set(calls[-1]) & set(strange)
+    assert ("unet/diffusion_pytorch_model.fp16.safetensors" in calls[-1]) == halves
+    assert {"model_index.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors"} <= set(calls[-1])
+    assert LatentModel.load(tmp_path / "again").condition({"caption": ["bag"]}).tokens.shape == (1, 1, 18)
 
 
 def test_nothing_is_written_over(run, pipeline, tmp_path):
@@ -119,4 +164,9 @@ def test_what_cannot_be_is_told_before_anything_is_written(pipeline, tmp_path):
         import_model(**asked("import", "source=nowhere", f"run={tmp_path / 'new'}"))
     with pytest.raises(ValueError, match="heads= is of a file of CompVis's code"):
         import_model(**asked("import", f"source={pipeline}", f"run={tmp_path / 'new'}", "heads=2"))
+    strange = shutil.copytree(pipeline, tmp_path / "strange")
+    index = json.loads((strange / "model_index.json").read_text()) | {"controlnet": ["diffusers", "ControlNetModel"]}
+    (strange / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ForeignModelError, match="controlnet"):  # by then the text encoder is there
+        import_model(**asked("import", f"source={strange}", f"run={tmp_path / 'new'}"))
     assert not (tmp_path / "out").exists() and not (tmp_path / "new").exists()

@@ -105,6 +105,25 @@ def test_names_are_those_of_the_peers_converters(model):
     assert all(torch.equal(theirs[name].flatten(), wanted[name].flatten()) for name in wanted)
 
 
+def test_a_level_without_attention_has_its_resampling_elsewhere():
+    """Behind two modules of an output block and not behind one; as their converter has it."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    given = nodes()
+    given["prior"]["backbone"]["attention"] = [True, False]
+    unet = LatentModel.build(given).prior.denoiser.backbone
+    own = written(unet, theirs_of_unet(unet))
+    assert "output_blocks.1.1.conv.weight" in own and "output_blocks.1.2.conv.weight" not in own
+    config = {"layers_per_block": 1, "class_embed_type": None, "addition_embed_type": None}
+    theirs = convert_ldm_unet_checkpoint({UNET + name: value for name, value in own.items()}, config)
+    assert theirs.keys() == written(unet, unet_names(unet)).keys()
+
+
+def test_averages_have_names_without_dots():
+    """As a module's buffers are called, of parameters whose names begin with `diffusion_model.`."""
+    assert averaged("input_blocks.0.0.weight") == "model_ema.diffusion_modelinput_blocks00weight"
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 def test_a_whole_model(suffix, model, state, tmp_path, caplog):

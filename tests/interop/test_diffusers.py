@@ -20,7 +20,7 @@ from ldm.interop.diffusers import (
     unet_from_diffusers,
     unet_to_diffusers,
 )
-from ldm.interop.diffusers_autoencoder import AUTOENCODER, autoencoder_node, latent_statistics
+from ldm.interop.diffusers_autoencoder import AUTOENCODER, VQ, autoencoder_node, latent_statistics
 from ldm.interop.diffusers_config import ForeignModelError
 from ldm.interop.diffusers_names import autoencoder_names, unet_names
 from ldm.interop.diffusers_unet import UNET, USUAL_UNET, unet_node
@@ -183,7 +183,9 @@ def test_unknown_keys_are_named(caplog):
 
 
 @pytest.mark.parametrize(
-    "ours, theirs", [(AUTOENCODER, "AutoencoderKL"), (UNET | USUAL_UNET, "UNet2DConditionModel")], ids=["vae", "unet"]
+    "ours, theirs",
+    [(AUTOENCODER, "AutoencoderKL"), (VQ, "VQModel"), (UNET | USUAL_UNET, "UNet2DConditionModel")],
+    ids=["vae", "vq", "unet"],
 )
 def test_every_default_is_the_installed_peers(ours, theirs):
     found = inspect.signature(getattr(diffusers, theirs).__init__).parameters
@@ -449,3 +451,55 @@ def test_built_parts_are_ours(shared):
     folder = shared / "interop"
     assert isinstance(autoencoder_from_diffusers(folder / "tiny_vae_dir", (3, 64, 64)), Autoencoder)
     assert isinstance(unet_from_diffusers(folder / "tiny_unet_dir").time, StepEmbedding)
+
+
+def vq_model(**more):
+    """A VQModel of theirs, with attention in its levels, whose weights and codes are all drawn."""
+    torch.manual_seed(0)
+    words = {"block_out_channels": (8, 16), "norm_num_groups": 4, "num_vq_embeddings": 17, "sample_size": 16}
+    down, up = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("AttnUpDecoderBlock2D", "UpDecoderBlock2D")
+    theirs = diffusers.VQModel(down_block_types=down, up_block_types=up, **words | more).eval()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+        theirs.quantize.embedding.weight.normal_()
+    return theirs
+
+
+@torch.no_grad()
+def test_codes_come_in_and_go_out(tmp_path):
+    """The latents before quantisation, the codes that are nearest, and the images of both; and their own tensors again."""
+    theirs = vq_model(scaling_factor=0.5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = autoencoder_from_diffusers(tmp_path / "theirs")
+    x, z = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(ours.posterior(x).mean, theirs.encode(x).latents, atol=1e-5, rtol=1e-4)
+    codes = theirs.quantize(theirs.encode(x).latents)[2][2].view(2, 8, 8)
+    assert torch.equal(ours.codes(x), codes) and codes.unique().numel() > 3
+    torch.testing.assert_close(ours.decode(z), theirs.decode(z / 0.5).sample, atol=1e-5, rtol=1e-4)
+    assert ours.bottleneck.updates == 1, "codes that were trained are not replaced as unused"
+    autoencoder_to_diffusers(ours, tmp_path / "again")
+    again = diffusers.VQModel.from_pretrained(tmp_path / "again")
+    assert again.config.scaling_factor == 0.5 and again.config.num_vq_embeddings == 17
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
+    shutil.copytree(tmp_path / "theirs", tmp_path / "pipeline" / "vqvae")
+    found = pretrained(tmp_path / "pipeline")
+    made = build(found.config((3, 16, 16)), "autoencoder")
+    found.load_into(made)
+    assert torch.equal(made.decode(z), ours.decode(z))
+
+
+def test_codes_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(ForeignModelError, match="norm_type is spatial, not group"):
+        autoencoder_node({"_class_name": "VQModel", "norm_type": "spatial"})
+    with pytest.raises(ForeignModelError, match="codes have 4 channels and what the decoder is given 3"):
+        autoencoder_node({"_class_name": "VQModel", "vq_embed_dim": 4})
+    node = autoencoder_node(json.loads(vq_model().to_json_string()))
+    for part in ("encoder", "decoder"):
+        node[part]["mix"] = False
+    own = build(node, "autoencoder")
+    own.set_statistics(torch.zeros(3), torch.tensor([1.0, 1.0, 2.0]))
+    with pytest.raises(
+        ForeignModelError, match="here use_quant_conv is False, use_post_quant_conv is False, latents_mean is"
+    ):
+        autoencoder_to_diffusers(own, tmp_path / "out")

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from ldm.backbone.unet import UNet
+from ldm.build import Config
+from ldm.command.import_model import import_model
 from ldm.diffusion.denoiser import NetworkDenoiser
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.diffusion.sampler.ddim import DDIM
@@ -17,10 +19,11 @@ from ldm.interop.diffusers_scheduler import config_of_scheduler, read_scheduler
 from ldm.interop.folding import stepped, whitened_inside, with_usual_eps
 from ldm.interop.whole_model import model_from_pipeline
 from ldm.model import LatentModel
-from ldm.nn.embedding import IntervalEmbedding
+from ldm.nn.embedding import IntervalEmbedding, frequencies
 from ldm.random import Random
 from ldm.types import Context, ContextShape
-from tests.interop.tiny import LABEL, NONE, drawn, labelled, node
+from tests.interop.tiny import LABEL, NONE, drawn, labelled, node, write_clip
+from tests.runs import compose
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -127,26 +130,44 @@ def test_without_a_condition(schedule, parameterization, attends, tmp_path):
     assert_same(got, wanted)
 
 
+def of_codes(condition: Config = NONE, attends: bool = False) -> LatentModel:
+    """Without convolutions around its codes, whitened by a mean of each channel and one deviation."""
+    nodes = node(condition, "ScaledLinear", "V", attends=attends)
+    nodes["autoencoder"]["encoder"]["mix"] = False
+    quantiser = {"_target_": "ldm.autoencoder.quantiser.VectorQuantiser", "codes": 11, "channels": 3}
+    nodes["autoencoder"]["bottleneck"] = quantiser
+    model = drawn(nodes)
+    model.autoencoder.set_statistics(torch.tensor([0.2, -0.4, 0.1]), torch.full((3,), 1.5))
+    return model
+
+
+def test_codes(tmp_path):
+    """A VQModel whose codes are of whitened latents draws the same images; out and in again it gives the same codes' images."""
+    torch.manual_seed(0)
+    model = of_codes()
+    theirs = loaded(pipeline_of(model), tmp_path / "pipeline")
+    assert (type(theirs).__name__, type(theirs.vqvae).__name__) == ("LDMPipeline", "VQModel")
+    got = images(theirs, batch_size=2, generator=torch.Generator().manual_seed(1))
+    assert_same(got, ours(model, theirs, noise(), {}, 1.0))
+    again = model_from_pipeline(tmp_path / "pipeline", None)
+    torch.testing.assert_close(again.decode(noise()), model.decode(noise()), atol=1e-5, rtol=1e-4)
+    assert (model.decode(noise() + 1e-4) == model.decode(noise())).float().mean() > 0.5, "of the nearest code"
+
+
+def test_codes_that_no_pipeline_decodes():
+    with pytest.raises(
+        ForeignModelError, match="StableDiffusionPipeline decodes by an AutoencoderKL; a VQModel is of an LDM"
+    ):
+        pipeline_of(of_codes(LABEL, attends=True))
+    model = of_codes()
+    model.autoencoder.set_statistics(torch.zeros(3), torch.tensor([1.0, 1.0, 2.0]))
+    with pytest.raises(ForeignModelError, match="autoencoder: a decoder of codes that whitens .* as here 1, 1, 2"):
+        pipeline_of(model)
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A directory with a small CLIP text encoder and its tokenizer."""
-    folder = tmp_path_factory.mktemp("clip")
-    words = ["<|startoftext|>", "<|endoftext|>", *"abc", *(f"{letter}</w>" for letter in "abc")]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    tokenizer.save_pretrained(folder)
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=8, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    encoder = transformers.CLIPTextModel(config)
-    with torch.no_grad():
-        for p in encoder.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    encoder.save_pretrained(folder)
-    return folder
+    return write_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +198,52 @@ def test_in_again(of_captions, clip):
     assert again.prior.grid.table == 300 and again.prior.guided().scale == 7.5
 
 
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    """A directory with a small T5 encoder of gated layers and its tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    folder = tmp_path_factory.mktemp("t5")
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -5.0), *((f"\u2581{letter}", -1.0) for letter in "abc")]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    words = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "model_max_length": 8}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **words).save_pretrained(folder)
+    config = transformers.T5Config(
+        vocab_size=len(pieces), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    torch.manual_seed(0)
+    transformers.T5EncoderModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_captions_by_t5(t5, tmp_path):
+    """Out, and in again with the encoder that the pipeline brings."""
+    torch.manual_seed(1)
+    condition = {"_target_": "ldm.condition.padded.PaddedText", "source": str(t5), "length": 8}
+    model = drawn(node(condition, "ScaledLinear"))
+    theirs = loaded(pipeline_of(model), tmp_path / "pipeline")
+    assert type(theirs.text_encoder).__name__ == "T5EncoderModel"
+    captions = ["a b", "c a c"]
+    wanted = ours(model, theirs, noise(), {"caption": captions}, 2.0)
+    assert_same(images(theirs, captions, guidance_scale=2.0, latents=noise()), wanted)
+    assert (ours(model, theirs, noise(), {"caption": captions[::-1]}, 2.0) - wanted).abs().max() > 1e-2
+    import_model(**compose(f"source={tmp_path / 'pipeline'}", f"run={tmp_path / 'run'}", name="import"))
+    again = LatentModel.load(tmp_path / "run")
+    assert_same(ours(again, theirs, noise(), {"caption": captions}, 2.0), wanted)
+    assert again.config["condition"]["source"] == str(tmp_path / "run" / "text_encoder")
+
+
+def test_a_caption_that_a_tokenizer_does_not_know_is_told(of_labels, tmp_path):
+    _, _, folder = of_labels
+    import_model(**compose(f"source={folder}", f"run={tmp_path / 'run'}", name="import"))
+    condition = LatentModel.load(tmp_path / "run").condition
+    assert condition({"caption": ["bag"]}).tokens.shape == (1, 1, 18)
+    with pytest.raises(ValueError, match="the tokenizer of this model knows no caption 'sandal'"):
+        condition({"caption": ["sandal"]})
+
+
 def test_a_pipeline_without_attention_comes_in(tmp_path):
     model = drawn(node(NONE, "ScaledLinear", "V", attends=False))
     theirs = loaded(pipeline_of(model), tmp_path / "pipeline")
@@ -201,7 +268,7 @@ def test_what_a_pipeline_lacks_is_told(of_captions, tmp_path):
     [
         (
             {"parameterization": "Velocity", "schedule": "Rectified"},
-            "parameterization Velocity on the schedule Rectified",
+            "parameterization Velocity on the schedule Rectified: .* 1000 t, .* to=onnx",
         ),
         ({"parameterization": "V", "schedule": "Rectified"}, "parameterization V on the schedule Rectified"),
         ({"patch": 2}, "theirs has nothing for patch"),
@@ -229,6 +296,42 @@ def test_what_cannot_be_is_told_by_name(changes, said):
         pipeline_of(LatentModel.build(node(**changes)))
 
 
+@torch.no_grad()
+def test_why_a_velocity_cannot_be_is_so():
+    """Their flow sampler hands over x_t and 1000 t; ours is asked at x_t / sqrt(alpha^2 + sigma^2) and the log SNR."""
+    theirs, asked = diffusers.FlowMatchEulerDiscreteScheduler(), []
+    theirs.set_timesteps(4)
+    own = drawn(node(NONE, "Rectified", "Velocity")).prior.denoiser
+    own.backbone.register_forward_pre_hook(lambda module, given: asked.append(given))
+    own(noise(), torch.full((2,), 0.5), Context())
+    torch.testing.assert_close(asked[0][0], noise() * 2**0.5)
+    assert asked[0][1].tolist() == [0, 0] and not hasattr(theirs, "scale_model_input")
+    assert theirs.timesteps[0] == 1000
+
+
+def test_why_a_dit_cannot_be_is_so():
+    """They have 128 frequencies from 1 down to 1 / 10,000, both included, and ours do not include the last."""
+    from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings
+
+    theirs = CombinedTimestepLabelEmbeddings(3, 16).time_proj
+    got = theirs(torch.tensor([1.0]))[0, -1].item()
+    assert (
+        theirs.num_channels == 256
+        and abs(got - 1e-4) < 1e-9
+        and frequencies(128, 10000.0, torch.device("cpu"))[-1].item() > 1.07e-4
+    )
+    nodes = node(NONE)
+    nodes["prior"]["backbone"] = {
+        "_target_": "ldm.backbone.dit.DiT",
+        "_partial_": True,
+        "width": 16,
+        "heads": 2,
+        "depth": 1,
+    }
+    with pytest.raises(ForeignModelError, match="backbone DiT: .* other frequencies, .* to=onnx and to=torch take it"):
+        pipeline_of(LatentModel.build(nodes))
+
+
 def test_all_that_cannot_be_is_told_at_once():
     nodes = node({"_target_": "ldm.condition.text.Text", "width": 16, "heads": 2})
     nodes["prior"] = {"_target_": "ldm.prior.normal.Normal"}
@@ -240,6 +343,7 @@ def test_all_that_cannot_be_is_told_at_once():
     assert (
         "prior Normal: pipelines are diffusions" in said
         and "condition Text: a pipeline encodes captions by CLIP" in said
+        and "and is neither: CLIP attends" in said
     )
     assert "autoencoder: AutoencoderKL knows no pixel-unshuffle" in said and "\n" not in said
 

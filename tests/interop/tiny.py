@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import json
+from pathlib import Path
 
 import torch
 
@@ -65,3 +67,26 @@ def scatter(module: torch.nn.Module) -> None:
 def labelled() -> LatentModel:
     """One of labels, made once."""
     return drawn(node())
+
+
+def write_clip(folder: Path) -> Path:
+    """Write a small CLIP text encoder, whose weights are all drawn, and its tokenizer of three letters; the folder."""
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["<|startoftext|>", "<|endoftext|>", *"abc", *(f"{letter}</w>" for letter in "abc")]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    tokenizer.save_pretrained(folder)
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=8, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    encoder = transformers.CLIPTextModel(config)
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    encoder.save_pretrained(folder)
+    return folder
