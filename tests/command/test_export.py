@@ -115,6 +115,7 @@ def test_what_is_fetched_of_a_name(halves, pipeline, tmp_path, monkeypatch):
     from huggingface_hub.utils import filter_repo_objects
 
     theirs = shutil.copytree(pipeline, tmp_path / "theirs")
+    (theirs / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
     network = theirs / "unet" / "diffusion_pytorch_model.safetensors"
     shutil.copy(network, network.with_name("diffusion_pytorch_model.fp16.safetensors"))
     if halves:
@@ -144,7 +145,12 @@ def test_what_is_fetched_of_a_name(halves, pipeline, tmp_path, monkeypatch):
     import_model(**asked("import", "source=owner/name", f"run={tmp_path / 'again'}"))
     assert len(calls) == 1 + halves and not set(calls[-1]) & set(strange)
     assert ("unet/diffusion_pytorch_model.fp16.safetensors" in calls[-1]) == halves
-    assert {"model_index.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors"} <= set(calls[-1])
+    assert {
+        "model_index.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer/merges.txt",
+        "text_encoder/model.safetensors",
+    } <= set(calls[-1])
     assert LatentModel.load(tmp_path / "again").condition({"caption": ["bag"]}).tokens.shape == (1, 1, 18)
 
 
