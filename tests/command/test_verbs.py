@@ -112,3 +112,11 @@ def test_a_process_knows_the_command_that_began_it(tmp_path):
     file.write_text(PROGRAM)
     assert run("-X", "utf8", str(file), "train", "seed=1", "a b").stdout == f"{['-X', 'utf8', str(file), 'train']}\n"
     assert run("-X", "utf8", str(file), "train").stdout == f"{['-X', 'utf8', str(file), 'train']}\n"
+
+
+def test_a_word_that_others_are_taken_from_has_what_they_take(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "data.image_shape=64"])
+    with pytest.raises(SystemExit) as said:
+        main(["train", "data.image_shape=64"])
+    assert said.value.code.startswith("data.train.size: a word refers to another, in which there is no such thing: ")
+    assert len(said.value.code.splitlines()) == 1

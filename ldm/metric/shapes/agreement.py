@@ -50,11 +50,7 @@ class Agreement(Metric):
         self._right = [torch.zeros(0, len(COLUMNS) + 1)]
 
     def check(self, captions: Iterable[str]) -> None:
-        for caption in captions:
-            try:
-                parse(caption)
-            except ValueError as error:
-                raise ValueError(f"metric=attributes is for the captions of data=shapes: {error}") from None
+        check_captions("attributes", captions)
 
     def add(self, examples: Examples) -> None:
         if examples.generated is None:
@@ -98,6 +94,15 @@ class Agreement(Metric):
 
     def _ready(self, device: torch.device, size: int) -> AttributeChecker:
         return checker(self.cache, self.seed, device, size)
+
+
+def check_captions(metric: str, captions: Iterable[str]) -> None:
+    """ValueError at the first caption that is none of shapes: the images of such data are not what the classifier reads."""
+    for caption in captions:
+        try:
+            parse(caption)
+        except ValueError as error:
+            raise ValueError(f"metric={metric} is for the captions of data=shapes: {error}") from None
 
 
 def checker(cache: Path | None, seed: int, device: torch.device, size: int) -> AttributeChecker:

@@ -22,6 +22,7 @@ Source:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ from ldm.eight_bits import eight_bits
 from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out
-from ldm.metric.shapes.agreement import checker
+from ldm.metric.shapes.agreement import check_captions, checker
 from ldm.metric.shapes.attributes import AttributeChecker, readable
 from ldm.tensors import hash_of
 
@@ -48,10 +49,15 @@ class Modes(Metric):
         seed: of the training of the classifier.
     """
 
+    needs = ("caption",)  # by which images are known to be of shapes; samples need not have been drawn for captions
+
     def __init__(self, cache: Path | None = None, seed: int = 0):
         self.cache, self.seed = cache, seed
         self._checker: AttributeChecker | None = None
         self._read = [torch.zeros(0, len(ATTRIBUTES), dtype=torch.long)]
+
+    def check(self, captions: Iterable[str]) -> None:
+        check_captions("modes", captions)
 
     def add(self, examples: Examples) -> None:
         x = examples.generated
