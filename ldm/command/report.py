@@ -53,12 +53,12 @@ def _report(words: Sequence[str]) -> int:
         raise ValueError(f"compare={given['compare']}: two are compared, as compare=A,B; {len(pair)} came")
     if given.get("logger", "wandb") not in ("wandb", "none"):
         raise ValueError(f"logger={given['logger']}: a report goes to wandb or to none")
+    folder = _folder(given.get("out", "report"))
     collection = collect(word for word in words if not _is_word(word))
     if not collection.runs:
         said = "; ".join(f"{name}: {why}" for name, why in collection.left_out)
         raise ValueError(f"no run was found, so there is nothing to report ({said or 'give a run directory'})")
     found = several(collection, by, pair)
-    folder = Path(given.get("out", "report"))
     page = write(found, folder)
     if given.get("logger") == "wandb":
         from ldm.logger.comparison import send
@@ -67,6 +67,14 @@ def _report(words: Sequence[str]) -> int:
     say(found)
     print(f"written to {page} and {', '.join(FILES[1:])} beside it")
     return 0
+
+
+def _folder(out: str) -> Path:
+    """Where the files go; ValueError where no folder can be."""
+    there = next((each for each in (Path(out), *Path(out).parents) if each.exists()), Path())
+    if not out or not there.is_dir():
+        raise ValueError(f"out={out}: a folder is wanted, and {f'{there} is a file' if out else 'nothing came'}")
+    return Path(out)
 
 
 def _is_word(word: str) -> bool:

@@ -125,6 +125,8 @@ class Canvas:
                 (0, -13, "center"),
                 (6, 6, "left"),
                 (6, -12, "left"),
+                (-6, 6, "right"),
+                (-6, -12, "right"),
             ):
                 begin = x + dx - {"left": 0, "right": wide, "center": wide / 2}[side]
                 box = (begin, y + dy - 1, begin + wide, y + dy + 9)
