@@ -179,10 +179,10 @@ def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten within [low, high], with 3, or 2 and 5, between them where there are few."""
+    """Powers of ten within [low, high], with 3, or 2 and 5, or more between them where there are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found: list[float] = []
-    for digits in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), range(1, 10)):
         found = [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high]
         if len(found) >= 3:
             break

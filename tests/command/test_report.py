@@ -36,7 +36,10 @@ def test_it_writes_all_files_and_says_what_follows(sweep, tmp_path, capsys):
         (["{sweep}", "compare=Glow"], "two are compared"),
         (["{sweep}", "compare=Glow,Glou"], "did you mean Glow?"),
         (["{sweep}", "logger=paper"], "goes to wandb or to none"),
-        (["{sweep}", "compare=Glow,theirs-1"], "compare=Glow,theirs-1: both are the setting Glow, and two are compared"),
+        (
+            ["{sweep}", "compare=Glow,theirs-1"],
+            "compare=Glow,theirs-1: both are the setting Glow, and two are compared",
+        ),
         (["{sweep}", "out="], "out=: a folder is wanted, and nothing came"),
         (["{sweep}", "out={sweep}/ours-0/run.json"], "run.json is a file"),
         (["{sweep}", "out={sweep}/ours-0/run.json/x"], "run.json is a file"),
