@@ -38,7 +38,16 @@ def test_help_says_the_command_as_it_was_called(verb):
 def test_all_verbs_are_told(capsys):
     assert main(["--help"]) == main([]) == 0
     said = capsys.readouterr().out
-    assert all(f"  {verb} " in said and does.__doc__ in said for verb, does in VERBS.items())
+    assert all(f"  {verb} " in said and does.__doc__ in " ".join(said.split()) for verb, does in VERBS.items())
+
+
+def test_help_is_as_wide_as_the_terminal_and_a_verb(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["help"]) == 0
+    assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "store"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: ldm store")
 
 
 def test_no_such_verb(capsys):
