@@ -69,7 +69,9 @@ class Canvas:
 
         self._style = matplotlib.rc_context(_STYLE)
         self._style.__enter__()
-        self.figure: Figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72))
+        self.figure: Figure = Figure(
+            figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72
+        )  # a unit is a pixel, as `write` counts
         self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
         return self
 
@@ -117,7 +119,7 @@ class Canvas:
         taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in places]
         frame = self.axes.bbox
         for i in sorted(range(len(dots)), key=lambda i: not dots[i].front):
-            (x, y), wide = places[i], 0.82 * _GLYPH * len(dots[i].label)
+            (x, y), wide = places[i], 0.9 * _GLYPH * len(dots[i].label)
             for dx, dy, side in (
                 (6, -3, "left"),
                 (-6, -3, "right"),

@@ -222,7 +222,7 @@ def test_in_a_sweep_a_comma_separates_but_in_quotes(value, wanted):
         ("frist.steps=3", "frist.steps: no such word as frist; did you mean first? There are alignment, "),
         ("qqq=3", "qqq: no such word. There are alignment, "),
         ("first.steps", "first.steps: a word is KEY=VALUE, as first.steps=..."),
-        ("Seed=3", "Seed: no such word; did you mean seed? There are alignment, "),
+        ("SEED=3", "SEED: no such word; did you mean seed? There are alignment, "),
         ("prior=", "prior=: no such prior. There are categorical, cnf, "),
         ("prior=gan,", "prior=: no such prior. There are categorical, cnf, "),
         ("metric=[fid,default]", "metric=fid: no such metric. There are attributes, "),

@@ -15,6 +15,13 @@ FAULTS = [
         ("if chosen[0] == chosen[1]:", "if False:"),
     ),
     *of(
+        "ldm/report/canvas.py",
+        "tests/report/test_chart.py",
+        (", dpi=72)", ")"),
+        ("                    taken.append(box)\n", ""),
+        ('                (-6, -3, "right"),\n', ""),
+    ),
+    *of(
         "ldm/report/collection.py",
         "tests/command/test_report.py::test_what_is_wrong_is_said_before_anything_is_written",
         ("            if path.is_file():\n", "            if False:\n"),

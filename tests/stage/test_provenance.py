@@ -225,4 +225,5 @@ def test_of_another_class_its_own_arguments_are_not_told():
     new = {"_target_": "a.Gan", "noise": 64, "width": 5}
     assert said([*differences(old, new)], "prior.") == ("prior._target_=a.Gan (was a.Glow)", "prior.width=5 (was 4)")
     assert said([*differences({"of": old}, {"of": {**old, "noise": 3}})]) == ("of.noise=3 (was None)",)
+    assert said([*differences({"of": {}}, {"of": new})])[0] == "of._target_=a.Gan (was None)"
     assert said([*differences({"of": old, "b": None}, {"of": new, "b": 1})])[-1] == "of.width=5 (was 4)"
