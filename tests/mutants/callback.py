@@ -131,7 +131,7 @@ FAULTS = [
         ),
         ("    known.choose(arguments)\n", ""),
         ("return groups or sorted(", "return sorted("),
-        ("if group in known.needed else None", ""),
+        ("if group in known.needed else None", "if group not in known.needed else None"),
         ('map(str.strip, value.strip("[]").split(","))', 'value.split(",")'),
         ("        if places:\n", "        if not places:\n"),
         ('place.endswith(f".{name}")', "place.endswith(name)"),

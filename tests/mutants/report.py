@@ -17,7 +17,7 @@ FAULTS = [
     *of(
         "ldm/report/canvas.py",
         "tests/report/test_chart.py",
-        (", dpi=72)", ")"),
+        ("dpi=72", "dpi=100"),
         ("                    taken.append(box)\n", ""),
         ('                (-6, -3, "right"),\n', ""),
     ),
