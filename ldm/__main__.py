@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 
 from ldm.build import nearest
@@ -92,15 +94,23 @@ def main(words: Sequence[str] | None = None) -> int:
         "store"
     }:  # an answer ends where its reader does, as `head` of a pipe
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    if verb in ("--help", "-h"):
+    if verb == "help" and rest:  # `ldm help train`
+        verb, *rest = *rest, "--help"
+    if verb in ("--help", "-h", "help"):
         print("usage: ldm VERB ...\n")
-        print("\n".join(f"  {name:10}{does.__doc__}" for name, does in VERBS.items()))
+        print("\n".join(_line(name, does.__doc__ or "") for name, does in VERBS.items()))
         print("\n`ldm VERB --help` tells the words of a verb.")
         return 0
     if verb not in VERBS:
         print(f"ldm: {verb}: no such verb{nearest(verb, VERBS)}", file=sys.stderr)
         return 2
     return VERBS[verb](rest)
+
+
+def _line(name: str, said: str) -> str:
+    """A verb and what it does, in lines as wide as the terminal."""
+    width = shutil.get_terminal_size((80, 24)).columns
+    return textwrap.fill(said, width, initial_indent=f"  {name:10}", subsequent_indent=" " * 12)
 
 
 if __name__ == "__main__":

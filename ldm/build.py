@@ -222,8 +222,8 @@ def arguments_of(node: Mapping) -> Config:
 
 def no_such_argument(spot: str, name: str, known: Iterable[str]) -> str:
     """The message about an argument at `spot` that the class `name` does not have; `known` are those that it has."""
-    near = difflib.get_close_matches(spot.rpartition(".")[2], known := list(known), 1)
-    hint = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(known) or 'none'}"
+    near = similar(spot.rpartition(".")[2], known := list(known))
+    hint = f"; did you mean {near}?" if near else f"; it takes {', '.join(known) or 'none'}"
     return f"{spot}: {name} has no such argument{hint}"
 
 
@@ -333,8 +333,15 @@ def _word(value: Any, leave: tuple[str, ...], allowed: Allowed) -> str:
 def nearest(word: str, known: Iterable[str], there: str = "There are") -> str:
     """The end of a message about an unknown word: the most similar known word, and then all of them, those of a set sorted."""
     known = sorted(known) if isinstance(known, Set) else list(known)
-    near = difflib.get_close_matches(word, known, 1)
-    return (f"; did you mean {near[0]}?" if near else ".") + f" {there} {', '.join(known)}"
+    near = similar(word, known)
+    return (f"; did you mean {near}?" if near else ".") + f" {there} {', '.join(known)}"
+
+
+def similar(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is the most like this one, whatever its capitals; None where none is like it."""
+    small = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(word.casefold(), small, 1)
+    return small[near[0]] if near else None
 
 
 def merged(own: Any, given: Any) -> Any:

@@ -19,6 +19,14 @@ from typing import Any
 import xxhash
 
 
+def folder(path: Path, word: str = "out") -> Path:
+    """The path, where a folder is there or can be made; ValueError where it, or what it is to lie in, is a file."""
+    there = next((each for each in (path, *path.parents) if each.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise ValueError(f"{word}={path}: a folder is wanted, and {there} is a file; take another {word}=")
+    return path
+
+
 def sync(path: Path) -> None:
     """Flush the content of a file or a directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -259,10 +259,10 @@ def _latents(prior: Config, autoencoder: Autoencoder, allowed: tuple[str, ...]) 
         try:
             codes = autoencoder.code_count
         except TypeError as error:
-            raise ConfigError(f"prior={family.__name__.lower()} models codes: {error}") from error
+            raise ConfigError(f"prior: {family.__name__} models codes: {error}") from error
     if reads == "pixels" and autoencoder.gives != "pixels":
         raise ConfigError(
-            f"prior={family.__name__.lower()} models pixels here, and this autoencoder gives {autoencoder.gives}; take "
+            f"prior: {family.__name__} models pixels here, and this autoencoder gives {autoencoder.gives}; take "
             "autoencoder=identity"
         )
     return Latents(autoencoder.latent_shape, codes, pixels=reads == "pixels")

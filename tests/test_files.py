@@ -4,7 +4,7 @@ import codecs
 
 import pytest
 
-from ldm.files import decoded, read_text
+from ldm.files import decoded, folder, read_text
 
 TEXT = "un café\r\nGrüße 👩‍🚀\n"
 
@@ -38,3 +38,11 @@ def test_another_encoding_names_the_file_and_what_was_wanted(data, tmp_path):
 def test_an_empty_file_is_an_empty_text(tmp_path):
     (tmp_path / "empty").touch()
     assert read_text(tmp_path / "empty") == ""
+
+
+def test_a_folder_is_no_file_and_in_none(tmp_path):
+    (tmp_path / "file").touch()
+    assert folder(tmp_path) == tmp_path and folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    for wrong in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=f"^runs={wrong}: a folder is wanted, and {tmp_path / 'file'} is a file"):
+            folder(wrong, "runs")

@@ -27,7 +27,7 @@ from ldm.build import build, is_node
 from ldm.callback.image_grid import ImageGrid, beside
 from ldm.data.inputs import Inputs
 from ldm.eight_bits import eight_bits
-from ldm.files import remove_leftovers, whole_file, write_json
+from ldm.files import folder, remove_leftovers, whole_file, write_json
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
 from ldm.random import seed_of
@@ -92,7 +92,7 @@ def apply(
         done.facts() | drawing.facts() | {"weights": named(weights, ema, model), "weights_hash": weights_hash(model)}
     )
     name = f"{done.word}-seed{seed}-{seed_of(json.dumps(facts)) % 16**6:06x}"
-    job = Job(Path(out) if out else Path(run) / "tasks" / name, rows, facts)
+    job = Job(folder(Path(out)) if out else Path(run) / "tasks" / name, rows, facts)
     job.go_on(batch)
     job.finish()
 

@@ -20,6 +20,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from ldm import plugins
 from ldm.command.words import ASIDE, HELP, at_home, given_folders, heard, left_open
@@ -69,7 +70,12 @@ def by_hydra(entry: str, work: Callable[[DictConfig], Any]) -> None:
 
     @hydra.main(config_path=str(CONF), config_name=entry, version_base="1.3")
     def main(config: DictConfig) -> Any:
-        return work(config)
+        try:
+            return work(config)
+        except InterpolationResolutionError as error:  # of a value without the part that another word is taken from
+            said = str(error).partition("\n")[0].removeprefix("ConfigTypeError raised while resolving interpolation: ")
+            where = f"{error.full_key}: " if error.full_key else ""
+            sys.exit(f"{where}a word refers to another, in which there is no such thing: {said}")
 
     main()
 

@@ -71,6 +71,10 @@ def measure_again(
         "evaluation": merged(config["evaluation"], evaluation or {}) | own,
         "metric": _metrics(config["metric"] or {}, metric or {}, store),
     }
+    if not config["metric"]:
+        raise ValueError(
+            f"{run} was trained with metric=none, so nothing would be measured: name what is, as metric=offline"
+        )
     measure: Evaluation = build(config["evaluation"], "evaluation", PACKAGES)
     measured: DataModule = build(_moved(config["data"], data or {}), "data", PACKAGES)
     metrics: list[Metric] = list(build(config["metric"], "metric", PACKAGES).values())

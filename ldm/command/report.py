@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.build import nearest
+from ldm.files import folder
 from ldm.report.collection import collect
 from ldm.report.several import Several, several
 from ldm.report.written import FILES, write
@@ -53,17 +54,19 @@ def _report(words: Sequence[str]) -> int:
         raise ValueError(f"compare={given['compare']}: two are compared, as compare=A,B; {len(pair)} came")
     if given.get("logger", "wandb") not in ("wandb", "none"):
         raise ValueError(f"logger={given['logger']}: a report goes to wandb or to none")
+    if given.get("out") == "":
+        raise ValueError("out=: a folder is wanted, and nothing came")
+    place = folder(Path(given.get("out", "report")))
     collection = collect(word for word in words if not _is_word(word))
     if not collection.runs:
         said = "; ".join(f"{name}: {why}" for name, why in collection.left_out)
         raise ValueError(f"no run was found, so there is nothing to report ({said or 'give a run directory'})")
     found = several(collection, by, pair)
-    folder = Path(given.get("out", "report"))
-    page = write(found, folder)
+    page = write(found, place)
     if given.get("logger") == "wandb":
         from ldm.logger.comparison import send
 
-        send(found, folder)
+        send(found, place)
     say(found)
     print(f"written to {page} and {', '.join(FILES[1:])} beside it")
     return 0

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ldm.callback.image_grid import image_grid, save
 from ldm.eight_bits import eight_bits
-from ldm.files import read_text, whole_file, write_json
+from ldm.files import folder, read_text, whole_file, write_json
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
 from ldm.random import seed_of
@@ -70,21 +70,21 @@ def sample(
     made_from |= {} if negative is None else {"negative": negative}
     made_from |= drawing.facts() | {"weights": named(weights, ema, model), "weights_hash": weights_hash(model)}
     name = f"seed{seed}-{seed_of(json.dumps(made_from), str(run)) % 16**6:06x}"
-    folder = Path(out) if out else Path(run) / "samples" / name
-    missing = _begin(folder, made_from | {"run": str(run)}, count)
+    place = folder(Path(out)) if out else Path(run) / "samples" / name
+    missing = _begin(place, made_from | {"run": str(run)}, count)
     pictures: dict[int, torch.Tensor] = {}  # those of the grid
     for start in range(0, len(missing), batch):
         rows = missing[start : start + batch]
         for row, picture in zip(rows, eight_bits(draw(model, asked, rows, seed).cpu()), strict=True):
-            _write(picture, folder / _name(row))
+            _write(picture, place / _name(row))
             pictures |= {row: picture} if row < _SHOWN else {}
         log.info("%d of %d images", count - len(missing) + start + len(rows), count)
     words = asked.words(model)
     rows = range(min(count, _SHOWN))
-    shown = torch.stack([pictures[row] if row in pictures else _read(folder / _name(row)) for row in rows])
+    shown = torch.stack([pictures[row] if row in pictures else _read(place / _name(row)) for row in rows])
     grid = image_grid(shown / 127.5 - 1, words and words[:_SHOWN])
-    save(grid, folder / "grid.png", kind="samples", stage="second", step=0, images=0)
-    log.info("%d images and grid.png are in %s", count, folder)
+    save(grid, place / "grid.png", kind="samples", stage="second", step=0, images=0)
+    log.info("%d images and grid.png are in %s", count, place)
 
 
 def _compile(model: LatentModel) -> None:

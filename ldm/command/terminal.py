@@ -130,6 +130,7 @@ def speak() -> None:
         (UserWarning, ".*module.* in eval mode.*"),
         (UserWarning, ".*val_dataloader.*"),
         (UserWarning, ".*validation_step.*"),
+        (UserWarning, ".*across ranks is zero.*"),
         (FutureWarning, ".*"),
         (DeprecationWarning, ".*"),
     ):

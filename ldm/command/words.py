@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,7 @@ def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str
     seen from conf/. Training takes every group, the other entry points (`entry` is their file in conf/) those that they
     name."""
     known = Known(conf, entry, given_folders(arguments))
+    known.choose(arguments)
     asked, before = bool(HELP & set(arguments)), ""
     for argument in arguments:
         wrong = None if before in _VALUED else _wrong(argument, before, known, asked)
@@ -218,6 +219,7 @@ class Known:
             self.groups -= {group for group in self.groups for each in _OF_FINISHED if Path(group).is_relative_to(each)}
         else:
             self.groups &= {group for group, _, _ in defaults}
+        self.chosen = {place or group: (group, choice) for group, place, choice in defaults if choice != "null"}
         self.needed = {group for group, _, choice in defaults if choice != "null"}
         self.places = {place: group for group, place, _ in defaults if place}  # of a group that stands at several
         mappings = set(re.findall(r"^(\w+): \{", text, re.MULTILINE))  # of which only the arguments are words
@@ -246,6 +248,42 @@ class Known:
         """The yaml of a word."""
         return self._files[group, word]
 
+    def choose(self, arguments: Sequence[str]) -> None:
+        """Words of groups among the arguments take the place of those that are there by default."""
+        for argument in arguments:
+            key, _, word = argument.lstrip("+").partition("=")
+            group, _, place = key.partition("@")
+            if (group, word) in self._files and group in self.groups:
+                self.chosen[place or group] = (group, word)
+
+    def places_of(self, name: str) -> list[str]:
+        """Where a name stands that is no word alone: groups that end in it, or else arguments of what is chosen."""
+        groups = sorted(group for group in self.groups if group.endswith(f"/{name}"))
+        return groups or sorted({place for place in self._arguments() if place.endswith(f".{name}")})
+
+    def _arguments(self) -> Iterator[str]:
+        """The places of the arguments of the words that are chosen, of settings and of what these are made of."""
+        import yaml
+
+        files = {place: self.file(group, word) for place, (group, word) in self.chosen.items()}
+        of_words = [(place, yaml.safe_load(file.read_text(encoding="utf-8"))) for place, file in files.items()]
+        settings = [(name, value) for name, value in yaml.safe_load(self.text).items() if name != "hydra"]
+        for place, content in [*of_words, *settings]:
+            yield from _below(place, content)
+
+
+def _below(place: str, content: Any) -> Iterator[str]:
+    """The places of what a part of a config takes and, where that is written out, of what stands in it."""
+    from ldm.signature import declared
+
+    if not isinstance(content, dict):
+        return
+    found = declared(content.get("_target_"))
+    written = [name for name in content if name != "defaults" and not name.startswith("_")]
+    yield from (f"{place.replace('/', '.')}.{name}" for name in {*written, *(found.arguments if found else ())})
+    for name in written:
+        yield from _below(f"{place}.{name}", content[name])
+
 
 def _plain(text: str) -> dict[str, tuple[str, str]]:
     """The settings at the top of an entry point's file: name -> (value, what its comment says)."""
@@ -269,7 +307,8 @@ def _wrong(argument: str, before: str, known: Known, asked: bool) -> str | None:
     if argument.startswith("-"):
         return _dashed(argument)
     if argument.startswith("~"):
-        return None
+        group = argument[1:].partition("=")[0]
+        return _choice(group, group, "null", known) if group in known.needed else None
     key, equals, value = argument.partition("=")
     if not equals:
         return _unasked(key, known) if asked else _alone(argument, before)
@@ -290,6 +329,9 @@ def _wrong(argument: str, before: str, known: Known, asked: bool) -> str | None:
             return f"{key}: a whole recipe is of training; a finished run takes another {', '.join(pieces)}"
         if key in known.heads:
             return f"{key}: no such word alone; its arguments are set one by one, as {key}.NAME=VALUE"
+        places = known.places_of(key)
+        if places:
+            return f"{key}: no such word alone; say {' or '.join(f'{place}={value}' for place in places)}"
         return f"{key}: no such word{nearest(key, known.words)}"
     return _choice(f"{key}@{place}" if place else key, key, value, known) if key in known.groups else None
 
@@ -322,8 +364,8 @@ def _choice(said: str, group: str, value: str, known: Known) -> str | None:
         return f"{said}=null: say {said}=none"
     if value == "null" and group in known.needed:
         return f"{said}=null: there is no run without. There are {', '.join(sorted(choices))}"
-    if re.fullmatch(r"[\w,-]+", value):
-        for word in value.split(","):
-            if word not in choices | {"null"}:
+    if re.fullmatch(r"[\w,-]*|\[[\w, -]*\]", value):
+        for word in map(str.strip, value.strip("[]").split(",")):
+            if word not in choices | {"null"} and value != "[]":
                 return f"{group}={word}: no such {group}{nearest(word, choices)}"
     return None

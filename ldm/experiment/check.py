@@ -45,6 +45,24 @@ NODES = (
 )
 # What a part is handed beside its config, by whoever builds it.
 _GIVEN = {**HANDED, "alignment": ("width", "grid")}
+# Arguments of Lightning's trainer, and the words by which the same is said here.
+_OF_STAGES = {
+    **dict.fromkeys(
+        ("max_steps", "min_steps", "max_epochs", "min_epochs", "fast_dev_run", "overfit_batches"), ("steps",)
+    ),
+    "limit_train_batches": ("steps",),
+    "max_time": ("budget.seconds",),
+    "accumulate_grad_batches": ("accumulate",),
+    "gradient_clip_val": ("clip",),
+    "gradient_clip_algorithm": ("clip",),
+    "val_check_interval": ("validate_every",),
+    "check_val_every_n_epoch": ("validate_every",),
+    "limit_val_batches": ("validate_images",),
+    "log_every_n_steps": ("log_every",),
+    "enable_checkpointing": ("save_every",),
+    "logger": ("logger=",),
+    "callbacks": ("callback=",),
+}
 _NAME = re.compile(r"(?!\.)[^/\\\x00]+(/(?!\.)[^/\\\x00]+)*")  # no way out of runs/
 
 
@@ -79,6 +97,7 @@ def checked(config: Config) -> Config:
     for stage in ("first", "second"):
         if config.get(stage):
             _check_optimizer(config[stage], stage)
+    _check_trainer(config["trainer"])
     _check_sharding(config["trainer"])
     _check_best(config)
     return config | dataclasses.asdict(settings) | {"plugins": _plugins(config, settings)}
@@ -129,6 +148,14 @@ def _check_best(config: Config) -> None:
         lower_is_better(kept["second"])
     except ValueError as error:
         raise ConfigError(f"second.keep_best={error}") from error
+
+
+def _check_trainer(trainer: Config) -> None:
+    """ConfigError where an argument of Lightning's trainer is to do what a stage does itself."""
+    for name, instead in _OF_STAGES.items():
+        if name in trainer:
+            words = " or ".join(word if "=" in word else f"first.{word}= or second.{word}=" for word in instead)
+            raise ConfigError(f"trainer.{name}={trainer[name]}: this is no affair of the trainer here; take {words}")
 
 
 def _check_sharding(trainer: Config) -> None:

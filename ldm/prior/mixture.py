@@ -15,6 +15,7 @@ Careful Seeding, 2007), since gradients move a mixture whose components are alik
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Literal
 
@@ -129,7 +130,9 @@ def _clusters(examples: Float[Tensor, "n d"], count: int) -> tuple[Tensor, Tenso
     all."""
     from scipy.cluster.vq import kmeans2  # here, because it takes a while to import
 
-    centres, labels = kmeans2(examples.numpy(), count, minit="++", seed=0, missing="warn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of empty clusters, as fewer different examples than clusters leave
+        centres, labels = kmeans2(examples.numpy(), count, minit="++", seed=0, missing="warn")
     labels = torch.from_numpy(labels).long()
     counts = torch.bincount(labels, minlength=count).double()
     means = torch.from_numpy(centres)

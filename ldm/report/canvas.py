@@ -69,7 +69,9 @@ class Canvas:
 
         self._style = matplotlib.rc_context(_STYLE)
         self._style.__enter__()
-        self.figure: Figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72))
+        self.figure: Figure = Figure(
+            figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72
+        )  # a unit is a pixel, as `write` counts
         self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
         return self
 
@@ -117,7 +119,7 @@ class Canvas:
         taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in places]
         frame = self.axes.bbox
         for i in sorted(range(len(dots)), key=lambda i: not dots[i].front):
-            (x, y), wide = places[i], 0.82 * _GLYPH * len(dots[i].label)
+            (x, y), wide = places[i], 0.9 * _GLYPH * len(dots[i].label)
             for dx, dy, side in (
                 (6, -3, "left"),
                 (-6, -3, "right"),
@@ -125,6 +127,8 @@ class Canvas:
                 (0, -13, "center"),
                 (6, 6, "left"),
                 (6, -12, "left"),
+                (-6, 6, "right"),
+                (-6, -12, "right"),
             ):
                 begin = x + dx - {"left": 0, "right": wide, "center": wide / 2}[side]
                 box = (begin, y + dy - 1, begin + wide, y + dy + 9)
@@ -177,10 +181,10 @@ def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten within [low, high], with 3, or 2 and 5, between them where there are few."""
+    """Powers of ten within [low, high], with 3, or 2 and 5, or more between them where there are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found: list[float] = []
-    for digits in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), range(1, 10)):
         found = [d * 10.0**p for p in powers for d in digits if low <= d * 10.0**p <= high]
         if len(found) >= 3:
             break

@@ -37,6 +37,9 @@ def collect(words: Iterable[str]) -> Collection:
         if not matching:
             left_out.append((word, "nothing is there by this pattern"))
         for path in map(Path, matching):
+            if path.is_file():
+                left_out.append((str(path), "this is a file, and a run is a directory"))
+                continue
             searches += filter(None, [search_in(path)])
             for run in _runs(path):
                 if run.resolve() in places:

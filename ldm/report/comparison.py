@@ -24,7 +24,7 @@ from ldm.report.statistic import Difference, Number, Summary, difference, summar
 from ldm.report.words import listed
 from ldm.run.record import MUST_AGREE, Record
 
-_KNOWN_OF_RUN = ("parameters", "evaluations")
+_KNOWN_OF_RUN = {"parameters": "parameters", "evaluations": "network_evaluations"}  # fields of records, as metrics
 
 
 class Mark(enum.Enum):
@@ -181,10 +181,10 @@ def _numbers(run: Run, way: str) -> list[tuple[str, dict[str, Any], Number, str]
         error = 0.0 if quantity(record.metric).origin is not Origin.SAMPLED else record.standard_error
         found.append((record.metric, agreed, Number(record.value, error), record.date or ""))
     measured = {record.metric for record in own}
-    for name in _KNOWN_OF_RUN:
+    for name, metric in _KNOWN_OF_RUN.items():
         value = next((v for record in own if (v := getattr(record, name)) is not None), None)
-        if value is not None and name not in measured:
-            found.append((name, {}, Number(float(value), 0.0), ""))
+        if value is not None and metric not in measured:
+            found.append((metric, {}, Number(float(value), 0.0), ""))
     seconds = run.facts.get("seconds")
     total = seconds.get("total") if isinstance(seconds, dict) else None
     if isinstance(total, int | float) and total > 0 and "training_seconds" not in measured:

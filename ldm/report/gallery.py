@@ -107,7 +107,8 @@ def _captions(picture: Picture) -> list[str]:
 def _strip(label: str, picture: Picture, row: str) -> str:
     sheet = PIL.Image.open(picture.path).convert("RGB")
     cells = [cell for cell in picture.cells if cell["row"] == row][:_ACROSS]
-    return f"<span>{escape(label)}</span><div>{''.join(_inline(sheet, cell, picture.scale) for cell in cells)}</div>"
+    broken = escape(label).replace("_", "_<wbr>")  # where a long name may go on in the next line
+    return f"<span>{broken}</span><div>{''.join(_inline(sheet, cell, picture.scale) for cell in cells)}</div>"
 
 
 def _inline(sheet: PIL.Image.Image, cell: dict, scale: int) -> str:

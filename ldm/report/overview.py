@@ -21,6 +21,12 @@ from ldm.report.words import number
 _SHOWN = 6  # sentences before the rest is folded
 _PICTURED = 24  # settings whose pictures are shown
 _DIFFERENCES = 40  # rows up to which every difference is listed
+_OF_LOSS = (
+    "prior._target_",
+    "prior.parameterization._target_",
+    "prior.weighting._target_",
+)  # by what a loss is another quantity
+_LOSSES = "These priors are trained by different losses, whose curves do not say which is better."
 
 
 def html(found: Several) -> str:
@@ -139,7 +145,13 @@ def _curves(found: Several) -> list[str]:
     each = {by_id[i].label: _traces(by_id[i]) for i in dict.fromkeys(ordered)}
     strokes = {label: STROKES[i] if i < len(STROKES) else "" for i, label in enumerate(each)}
     second, first = (_stage(each, strokes, stage) for stage in ("second", "first"))
-    return [section("Curves", second, folded("Of the first stage", first))]
+    note = "" if _of_one_loss(found.settings) else f'<p class="quiet">{_LOSSES}</p>'
+    return [section("Curves", f"{note}{second}" if second else "", folded("Of the first stage", first))]
+
+
+def _of_one_loss(settings: Sequence[Setting]) -> bool:
+    """Whether priors are trained by one kind of loss, so that its curves can be compared."""
+    return len({tuple(group.runs[0][1].settings.get(key) for key in _OF_LOSS) for group in settings}) < 2
 
 
 def _traces(setting: Setting) -> list[dict[tuple[str, str], Trace]]:

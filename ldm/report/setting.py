@@ -5,7 +5,8 @@ older version, which had fewer keys, are not others for it. What a run is called
 measured make no other setting: what has to agree of a measuring is in its records.
 
 A setting is named by as few of the differing keys as tell all of them apart: what was named by a person first (`experiment`),
-then classes of parts, then values, of each kind the one that splits most, as long as it splits further.
+then classes of parts, then values, of each kind the one that splits most, as long as it splits further. Where that is what ends a
+stage, it is named by its budget if it has one, for its steps are then the unit of its schedule alone.
 """
 
 from __future__ import annotations
@@ -155,23 +156,33 @@ def _name(run: Run, runs: Sequence[Run], taken: Sequence[str]) -> str:
     for key in taken:
         left = [each for each in alike if _value(each.settings.get(key)) == _value(run.settings.get(key))]
         if len(left) < len(alike):
-            words.append(_word(key, run.settings.get(key), taken))
+            words.append(_word(_ending(key, run), run, taken))
             alike = left
-    return " · ".join(filter(None, words))
+    return " · ".join(dict.fromkeys(filter(None, words)))
+
+
+def _ending(key: str, run: Run) -> str:
+    """The key by which a run's stage ends, of a key that may end one; any other as it is."""
+    stage, _, below = key.partition(".")
+    if stage not in ("first", "second") or not (below == "steps" or below.startswith("budget.")):
+        return key
+    budgets = [each for each in run.settings if each.startswith(f"{stage}.budget.") and not each.endswith(_TARGET)]
+    return next((each for each in budgets if run.settings[each] is not None), f"{stage}.steps")
 
 
 def _told(runs: Sequence[Run], keys: Sequence[str]) -> int:
     return len({tuple(_value(run.settings.get(key)) for key in keys) for run in runs})
 
 
-def _word(key: str, value: Any, taken: Sequence[str]) -> str:
-    """One setting as a word of a label: a class by its name, a value with the last part of its key."""
+def _word(key: str, run: Run, taken: Sequence[str]) -> str:
+    """One setting of a run as a word of a label: a class by its name, a value with the last part of its key."""
+    value = run.settings.get(key)
     if value is None:
         return ""
     if key == "experiment" or key.endswith(_TARGET):
         return plain(value)
     last = key.rpartition(".")[2]
-    alone = [each.rpartition(".")[2] for each in taken].count(last) == 1
+    alone = {each for each in taken if each.rpartition(".")[2] == last} <= {key}
     return f"{last if alone else key}={plain(value)}"
 
 

@@ -93,6 +93,9 @@ def several(collection: Collection, by: Sequence[str] = (), pair: Sequence[str] 
     chosen = None
     if pair:
         chosen = (_row(found, pair[0]), _row(found, pair[1]))
+        if chosen[0] == chosen[1]:
+            one = found.rows[chosen[0]].label
+            raise ValueError(f"compare={','.join(pair)}: both are the setting {one}, and two are compared")
     elif len(found.rows) == 2:
         chosen = (0, 1)
     return Several(collection, groups, found, None if place is None else 0, chosen)

@@ -7,12 +7,17 @@ from typing import Any
 
 _OTHER_DATA = "data.train: other images, labels or captions"
 _SHOWN = 5
+_TARGET = "_target_"
 
 
 def said(changed: list[tuple[str, Any, Any]], below: str = "") -> tuple[str, ...]:
     """Each change as a text. Settings that do not exist any more are left out where there are other changes, as those of
-    another class are."""
+    another class are; so are those that another class alone has."""
+    classes = tuple(
+        key.removesuffix(_TARGET) for key, before, _ in changed if key.endswith(_TARGET) and before is not None
+    )
     there = [each for each in changed if each[2] is not None] or changed
+    there = [each for each in there if each[1] is not None or not each[0].startswith(classes)]
     return tuple(
         _OTHER_DATA if key == "data.train" else f"{below}{key}={now} (was {before})" for key, before, now in there
     )

@@ -141,3 +141,10 @@ def test_what_was_measured_so_before_is_left_alone(run, caplog):
         [],
     ]
     assert again(run), "and without the word once more"
+
+
+def test_a_run_without_metrics_is_not_silently_left_unmeasured(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"metric": {}}))
+    with pytest.raises(ValueError, match=r"was trained with metric=none, .*: name what is, as metric=offline"):
+        again(run)

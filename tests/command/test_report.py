@@ -36,6 +36,14 @@ def test_it_writes_all_files_and_says_what_follows(sweep, tmp_path, capsys):
         (["{sweep}", "compare=Glow"], "two are compared"),
         (["{sweep}", "compare=Glow,Glou"], "did you mean Glow?"),
         (["{sweep}", "logger=paper"], "goes to wandb or to none"),
+        (
+            ["{sweep}", "compare=Glow,theirs-1"],
+            "compare=Glow,theirs-1: both are the setting Glow, and two are compared",
+        ),
+        (["{sweep}", "out="], "out=: a folder is wanted, and nothing came"),
+        (["{sweep}", "out={sweep}/ours-0/run.json"], "run.json is a file"),
+        (["{sweep}", "out={sweep}/ours-0/run.json/x"], "run.json is a file"),
+        (["{sweep}/ours-0/run.json"], "run.json: this is a file, and a run is a directory"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(sweep, tmp_path, monkeypatch, capsys, words, said):

@@ -38,7 +38,16 @@ def test_help_says_the_command_as_it_was_called(verb):
 def test_all_verbs_are_told(capsys):
     assert main(["--help"]) == main([]) == 0
     said = capsys.readouterr().out
-    assert all(f"  {verb} " in said and does.__doc__ in said for verb, does in VERBS.items())
+    assert all(f"  {verb} " in said and does.__doc__ in " ".join(said.split()) for verb, does in VERBS.items())
+
+
+def test_help_is_as_wide_as_the_terminal_and_a_verb(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["help"]) == 0
+    assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "store"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: ldm store")
 
 
 def test_no_such_verb(capsys):
@@ -112,3 +121,11 @@ def test_a_process_knows_the_command_that_began_it(tmp_path):
     file.write_text(PROGRAM)
     assert run("-X", "utf8", str(file), "train", "seed=1", "a b").stdout == f"{['-X', 'utf8', str(file), 'train']}\n"
     assert run("-X", "utf8", str(file), "train").stdout == f"{['-X', 'utf8', str(file), 'train']}\n"
+
+
+def test_a_word_that_others_are_taken_from_has_what_they_take(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "data.image_shape=64"])
+    with pytest.raises(SystemExit) as said:
+        main(["train", "data.image_shape=64"])
+    assert said.value.code.startswith("data.train.size: a word refers to another, in which there is no such thing: ")
+    assert len(said.value.code.splitlines()) == 1

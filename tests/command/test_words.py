@@ -222,11 +222,34 @@ def test_in_a_sweep_a_comma_separates_but_in_quotes(value, wanted):
         ("frist.steps=3", "frist.steps: no such word as frist; did you mean first? There are alignment, "),
         ("qqq=3", "qqq: no such word. There are alignment, "),
         ("first.steps", "first.steps: a word is KEY=VALUE, as first.steps=..."),
+        ("SEED=3", "SEED: no such word; did you mean seed? There are alignment, "),
+        ("prior=", "prior=: no such prior. There are categorical, cnf, "),
+        ("prior=gan,", "prior=: no such prior. There are categorical, cnf, "),
+        ("metric=[fid,default]", "metric=fid: no such metric. There are attributes, "),
+        ("~prior", "prior=null: there is no run without. There are categorical, cnf, "),
+        ("~callback", "callback=null: say callback=none"),
+        ("lr=3", "lr: no such word alone; say first.optimizer.lr=3 or second.optimizer.lr=3"),
+        ("batch_size=3", "batch_size: no such word alone; say data.batch_size=3"),
+        ("samples=3", "samples: no such word alone; say evaluation.samples=3"),
+        ("sampler=heun", "sampler: no such word alone; say diffusion/sampler=heun"),
     ],
 )
 def test_a_wrong_word_says_what_to_type(argument, said):
     found = misspelt([argument], CONF)
     assert found is not None and found.startswith(said) and len(found.splitlines()) == 1
+
+
+@pytest.mark.parametrize("argument", ["~experiment", "metric=[]", "metric=[offline,default]", "logger=wandb,none"])
+def test_what_may_be_left_out_or_listed_is_right(argument):
+    assert misspelt([argument], CONF) is None
+
+
+def test_an_argument_of_a_chosen_word_is_found():
+    assert misspelt(["run=x", "images=y", "task=inpaint", "mask=box"], CONF, "apply") == (
+        "mask: no such word alone; say task.mask=box"
+    )
+    assert misspelt(["prior=gan", "r1=3"], CONF) == "r1: no such word alone; say prior.r1=3"
+    assert misspelt(["r1=3"], CONF).startswith("r1: no such word. There are alignment, ")
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,18 @@
 """Plain words of the right kind, and stages that nothing makes."""
 
+import inspect
+
 import pytest
+from lightning.pytorch import Trainer
 from torch import nn
 
 from ldm.build import ConfigError, typed
 from ldm.command.sample import sample
 from ldm.command.words import settable
-from ldm.experiment.check import check_stages
+from ldm.experiment.check import _OF_STAGES, check_stages
 from ldm.experiment.experiment import Experiment
+from ldm.stage.budget import Budget
+from ldm.stage.recipe import Recipe
 from tests.runs import tiny
 
 
@@ -49,6 +54,30 @@ def _refused(tmp_path, match, *words, **trainer):
     with pytest.raises(ConfigError, match=match):
         Experiment(config).run()
     assert list(tmp_path.iterdir()) == [], "before anything is trained"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "instead"),
+    [
+        ("max_steps", 3, r"first\.steps= or second\.steps="),
+        ("accumulate_grad_batches", 2, r"first\.accumulate= or second\.accumulate="),
+        ("gradient_clip_val", 1.0, r"first\.clip= or second\.clip="),
+        ("max_time", "00:01:00:00", r"first\.budget\.seconds= or second\.budget\.seconds="),
+        ("logger", True, "logger="),
+    ],
+)
+def test_what_a_stage_does_itself_is_not_asked_of_the_trainer(name, value, instead, tmp_path):
+    said = rf"trainer\.{name}={value}: this is no affair of the trainer here; take {instead}$"
+    _refused(tmp_path, said, **{name: value})
+
+
+def test_every_field_that_the_trainer_sends_to_is_one():
+    for name, words in _OF_STAGES.items():
+        assert name in inspect.signature(Trainer).parameters
+        for word in words:
+            recipe, _, budget = word.partition(".")
+            assert word.endswith("=") or recipe in Recipe.__dataclass_fields__
+            assert not budget or budget in Budget.__dataclass_fields__
 
 
 def test_what_tunes_a_trained_prior_does_not_begin_from_random_weights(tmp_path):

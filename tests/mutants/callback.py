@@ -123,6 +123,31 @@ FAULTS = [
         ("None if before in _VALUED else _wrong", "_wrong"),
     ),
     *of(
+        "ldm/command/words.py",
+        (
+            "tests/command/test_words.py::test_a_wrong_word_says_what_to_type",
+            "tests/command/test_words.py::test_what_may_be_left_out_or_listed_is_right",
+            "tests/command/test_words.py::test_an_argument_of_a_chosen_word_is_found",
+        ),
+        ("    known.choose(arguments)\n", ""),
+        ("return groups or sorted(", "return sorted("),
+        ("if group in known.needed else None", "if group not in known.needed else None"),
+        ('map(str.strip, value.strip("[]").split(","))', 'value.split(",")'),
+        ("        if places:\n", "        if not places:\n"),
+        ('place.endswith(f".{name}")', "place.endswith(name)"),
+    ),
+    *of(
+        "ldm/command/evaluate.py",
+        "tests/command/test_evaluate.py::test_a_run_without_metrics_is_not_silently_left_unmeasured",
+        ('if not config["metric"]:', "if False:"),
+    ),
+    *of(
+        "ldm/command/report.py",
+        "tests/command/test_report.py::test_what_is_wrong_is_said_before_anything_is_written",
+        ('place = folder(Path(given.get("out", "report")))', 'place = Path(given.get("out", "report"))'),
+        ('if given.get("out") == "":', "if False:"),
+    ),
+    *of(
         "ldm/command/sweep.py",
         "tests/command/test_sweep.py",
         ("if not stands:", "if True:"),

@@ -56,6 +56,8 @@ FAULTS = [
         ("if model.prior.TUNES and not begins:", "if False:"),
         ("        _check_shared(model.prior)\n", ""),
         ("        check_sharding(networks, nn", "        (networks, nn"),
+        ('    _check_trainer(config["trainer"])\n', ""),
+        ('"max_time": ("budget.seconds",)', '"max_time": ("budget.second",)'),
     ),
     *of(
         "ldm/prior/consistency.py",

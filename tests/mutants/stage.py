@@ -438,6 +438,8 @@ FAULTS = [
         ("reasons[:_SHOWN]", "reasons"),
         ("and not (old in (None, {}) and new in (None, {}))", ""),
         ("sorted(old.keys() | new.keys())", "sorted(old.keys())"),
+        ("or not each[0].startswith(classes)]", "]"),
+        ("key.endswith(_TARGET) and before is not None", "key.endswith(_TARGET)"),
     ),
     *of(
         "ldm/stage/finetune.py",

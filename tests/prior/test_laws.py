@@ -225,5 +225,5 @@ def test_one_that_takes_no_map_says_so_and_who_does(word, first, tmp_path):
 def test_codes_need_a_quantiser(tmp_path):
     config = tiny(tmp_path, "prior=categorical", "condition=none")
     config["autoencoder"].pop("checkpoint", None)
-    with pytest.raises(ConfigError, match=r"prior=categorical models codes: .*try autoencoder=vq_f4"):
+    with pytest.raises(ConfigError, match=r"prior: Categorical models codes: .*try autoencoder=vq_f4"):
         LatentModel.build(config)

@@ -5,10 +5,11 @@ import re
 from itertools import pairwise
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import ImageFont
 
-from ldm.report.canvas import ticks
-from ldm.report.chart import Line, line_chart
+from ldm.report.canvas import Canvas, Dot, ticks
+from ldm.report.chart import Line, dot_chart, line_chart
 from ldm.report.curve import smoothed, thinned
 from ldm.report.words import labels, short
 from tests.pieces import CONF
@@ -147,3 +148,23 @@ def test_odd_curves_are_drawn(points):
     assert "nan" not in svg and all(-10 <= c <= 400 for c in coordinates)
     assert ("<use" in svg) is (len(points) == 1)
     Page(svg)
+
+
+def test_a_dot_at_the_right_end_is_named_where_there_is_room():
+    """On its left, for names are laid out in the units of the picture."""
+    dots = [Dot("cheap", 1.0, 3.0), Dot("a rather long name", 1000.0, 1.0), Dot("between", 30.0, 2.0)]
+    chart = dot_chart("fd", dots, "steps", "lower is better")
+    assert all(dot.label in chart for dot in dots)
+
+
+def test_names_of_dots_do_not_cover_each_other():
+    dots = [Dot(f"setting number {i}", 1.0 + i / 40, 1.0 + (i * 7 % 20) / 20) for i in range(20)]
+    with Canvas("names") as canvas:
+        canvas.frame((0.9, 1.7), (0.9, 2.1), False, "", log_x=True)
+        canvas.write(dots)
+        renderer = FigureCanvasAgg(canvas.figure).get_renderer()
+        boxes = [
+            text.get_window_extent(renderer) for text in canvas.axes.texts if text.get_text().startswith("setting")
+        ]
+    assert len(boxes) > 3
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])

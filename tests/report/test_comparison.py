@@ -36,6 +36,20 @@ def test_the_best_is_marked_where_it_is_told(tmp_path):
     assert verdict.endswith("(47.7%; 3 pairs of seeds).")  # of 2.103
 
 
+def test_network_evaluations_are_one_number_whether_a_metric_or_a_record_says_them(tmp_path):
+    """Of a run that measured its cost, and of an older one whose records alone say it."""
+    run(tmp_path / "a", record(evaluations=16), record("network_evaluations", 16.0, evaluations=16))
+    run(tmp_path / "b", record(evaluations=8), **GLOW)
+    found = several(collect([str(tmp_path)])).comparison
+    titles = [column.quantity.title for column in found.columns if column.metric == "network_evaluations"]
+    assert titles and not [column for column in found.columns if column.metric == "evaluations"]
+    values = {
+        row.label: [row.summary(i).mean for i in row.numbers if found.columns[i].metric == "network_evaluations"]
+        for row in found.rows
+    }
+    assert values == {"Diffusion": [16.0], "Glow": [8.0]}
+
+
 def test_higher_is_better_where_it_is(tmp_path):
     assert marks(sweep(tmp_path, (0.1, 0.11, 0.12), (0.5, 0.51, 0.53), "recall_x"))["Glow"] is Mark.BEST
 

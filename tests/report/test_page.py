@@ -68,6 +68,20 @@ def test_curves_are_averaged_over_seeds(page):
     assert len(re.findall(r"fill: var\(--[a-h]\); fill-opacity: 0.18", page)) >= 2 * 3
 
 
+def test_losses_of_different_priors_are_said_to_be_no_comparison(page, tmp_path):
+    assert "trained by different losses" in Page(page).text
+    for name, rate in (("a", 0.1), ("b", 0.2)):
+        curves(run(tmp_path / name, record(), second__optimizer__lr=rate), 3.0, 2.0)
+    alike = write(several(collect([str(tmp_path)])), tmp_path / "out").read_text(encoding="utf-8")
+    assert "Curves" in Page(alike).text and "different losses" not in Page(alike).text
+
+
+def test_a_long_name_beside_pictures_is_broken_where_its_words_end(tmp_path):
+    pictures(run(tmp_path / "a", record(), experiment="fashion_mnist_consistency"))
+    found = write(several(collect([str(tmp_path / "a")])), tmp_path / "out").read_text(encoding="utf-8")
+    assert "<span>fashion_<wbr>mnist_<wbr>consistency</span>" in found
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 def test_a_browser_shows_it_without_an_error_or_a_scroll_sideways(page, tmp_path):
     """It writes what it has measured into its title, which is dumped with the page. Chromium has no window narrower than 500."""

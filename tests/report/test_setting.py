@@ -39,6 +39,16 @@ def test_settings_are_called_by_as_little_as_tells_them_apart(tmp_path):
     assert list(groups(tmp_path)) == ["Diffusion", "Glow · steps=20", "Glow · steps=30"]
 
 
+def test_what_ends_a_stage_is_its_budget_and_not_the_unit_of_its_schedule(tmp_path):
+    run(tmp_path / "a", record(), second__steps=8)
+    run(tmp_path / "b", record(), second__steps=3000, second__budget={"seconds": 2})
+    assert list(groups(tmp_path)) == ["steps=8", "seconds=2"]
+    run(tmp_path / "c", record(), second__steps=3000, second__budget={"images": 400})
+    run(tmp_path / "d", record(), second__steps=3000, second__budget={"seconds": 4})
+    run(tmp_path / "e", record(), second__steps=16)
+    assert list(groups(tmp_path)) == ["steps=8", "seconds=2", "images=400", "seconds=4", "steps=16"]
+
+
 def test_a_key_that_an_older_version_had_not_makes_no_other_setting(tmp_path):
     run(tmp_path / "a", record(), seed=0)
     run(tmp_path / "b", record(), seed=1, second__budget=None)

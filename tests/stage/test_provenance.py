@@ -8,7 +8,7 @@ import pytest
 from ldm.command.words import settable
 from ldm.run.record import Record, current, table
 from ldm.run.store import key_of
-from ldm.stage.difference import differences, shown
+from ldm.stage.difference import differences, said, shown
 from ldm.stage.provenance import Begun, config_hash, fresh, going_on, gone_back, plan, returns
 from ldm.stage.settings import of_data, of_first, of_second
 from tests.runs import tiny
@@ -218,3 +218,12 @@ def test_what_was_planned_is_not_changed_by_it():
     going_on(history, 4, wanted, "second")
     config_hash(history)
     assert (history, wanted) == kept
+
+
+def test_of_another_class_its_own_arguments_are_not_told():
+    old = {"_target_": "a.Glow", "steps": 8, "width": 4}
+    new = {"_target_": "a.Gan", "noise": 64, "width": 5}
+    assert said([*differences(old, new)], "prior.") == ("prior._target_=a.Gan (was a.Glow)", "prior.width=5 (was 4)")
+    assert said([*differences({"of": old}, {"of": {**old, "noise": 3}})]) == ("of.noise=3 (was None)",)
+    assert said([*differences({"of": {}}, {"of": new})])[0] == "of._target_=a.Gan (was None)"
+    assert said([*differences({"of": old, "b": None}, {"of": new, "b": 1})])[-1] == "of.width=5 (was 4)"

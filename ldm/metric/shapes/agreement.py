@@ -47,11 +47,7 @@ class Agreement(Metric):
         self._right = [torch.zeros(0, len(COLUMNS) + 1)]
 
     def check(self, captions: Iterable[str]) -> None:
-        for caption in captions:
-            try:
-                parse(caption)
-            except ValueError as error:
-                raise ValueError(f"metric=attributes is for the captions of data=shapes: {error}") from None
+        check_captions("attributes", captions)
 
     def begin(self, scene: Scene) -> None:
         height, width = scene.image_shape[1:]
@@ -90,6 +86,15 @@ class Agreement(Metric):
             if group.any():
                 found.append(_share(f"shows_all_{word}", rows[group, -2].mean().item(), int(group.sum()), name, key))
         return found
+
+
+def check_captions(metric: str, captions: Iterable[str]) -> None:
+    """ValueError at the first caption that is none of shapes: the images of such data are not what the classifier reads."""
+    for caption in captions:
+        try:
+            parse(caption)
+        except ValueError as error:
+            raise ValueError(f"metric={metric} is for the captions of data=shapes: {error}") from None
 
 
 def _share(metric: str, share: float, n: int, features: str, key: str) -> Measurement:

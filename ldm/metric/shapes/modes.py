@@ -22,6 +22,7 @@ Source:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Int
@@ -33,6 +34,7 @@ from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out
 from ldm.metric.scene import Scene
+from ldm.metric.shapes.agreement import check_captions
 from ldm.metric.shapes.attributes import AttributeChecker, kept_checker, readable
 from ldm.tensors import hash_of
 
@@ -46,10 +48,15 @@ class Modes(Metric):
         seed: of the training of the classifier, which is kept for other runs.
     """
 
+    needs = ("caption",)  # by which images are known to be of shapes; samples need not have been drawn for captions
+
     def __init__(self, seed: int = 0):
         self.seed = seed
         self._checker: AttributeChecker | None = None
         self._read = [torch.zeros(0, len(ATTRIBUTES), dtype=torch.long)]
+
+    def check(self, captions: Iterable[str]) -> None:
+        check_captions("modes", captions)
 
     def begin(self, scene: Scene) -> None:
         channels, height, width = scene.image_shape

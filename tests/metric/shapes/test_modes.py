@@ -62,3 +62,13 @@ def test_one_sample_has_no_error_and_none_is_nothing(perfect, caplog):
     metric = begun(Modes(), (1, 32, 32))
     metric.add(Examples(grey, grey, grey, ["", ""], torch.arange(2)))
     assert metric.measure() == [] and "modes is left out" in caplog.text
+
+
+def test_images_that_are_not_of_shapes_are_refused_before_training():
+    """By their captions: without them nothing tells that the images are of shapes."""
+    assert Modes.needs == ("caption",)
+    Modes().check(["a small red circle at the top left on a white background"])
+    with pytest.raises(
+        ValueError, match="metric=modes is for the captions of data=shapes: cannot read the caption 'a cat'"
+    ):
+        Modes().check(["a cat"])
