@@ -69,9 +69,8 @@ class Canvas:
 
         self._style = matplotlib.rc_context(_STYLE)
         self._style.__enter__()
-        self.figure: Figure = Figure(
-            figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72
-        )  # a unit is a pixel, as `write` counts
+        # Of 72 dots an inch, for which a unit of the picture is a pixel of what `write` lays out.
+        self.figure: Figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
         self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
         return self
 
