@@ -21,8 +21,8 @@ from ldm.files import whole_file
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.base import Answer, Found, Task
-from ldm.task.coded_file import ENDING
-from ldm.task.coder import Coder, check
+from ldm.task.tools.coded_file import ENDING
+from ldm.task.tools.coder import Coder, check
 from ldm.types import Image
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}

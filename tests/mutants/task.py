@@ -21,7 +21,7 @@ FAULTS = [
         ("if isinstance(self.head, StepwiseHead):", "if True:"),
     ),
     *of(
-        "ldm/task/range_coder.py",
+        "ldm/task/tools/range_coder.py",
         "tests/task/test_range_coder.py",
         ("np.floor(_TOTAL * p) + 1", "np.floor(_TOTAL * p) + 1e-9"),
         ("_TOTAL = 2**20", "_TOTAL = 2**4"),
@@ -33,7 +33,7 @@ FAULTS = [
         ("law = _sent(laws, place)\n    return Coded", "law = _sent(laws, 0)\n    return Coded"),
     ),
     *of(
-        "ldm/task/coded_file.py",
+        "ldm/task/tools/coded_file.py",
         "tests/task/test_coded_file.py",
         ("if file[4:8] != checksum(file[8:]):", "if False:"),
         ("if self.at + count > len(self._file):", "if False:"),
@@ -41,7 +41,7 @@ FAULTS = [
         ("if layout != _LAYOUT:", "if False:"),
     ),
     *of(
-        "ldm/task/coder.py",
+        "ldm/task/tools/coder.py",
         "tests/task/test_compress.py",
         ("if found.model != self._name:", "if False:"),
         ("!= found.numbers:", "is None:"),
@@ -58,14 +58,14 @@ FAULTS = [
         ("            coder.opened(path.read_bytes(), self.name(row))\n", "            pass\n"),
     ),
     *of(
-        "ldm/task/codecs.py",
+        "ldm/task/tools/codecs.py",
         "tests/task/test_compress.py",
         ("255**2 / error", "255 / error"),
         ("return len(file) - 20", "return len(file)"),
         ("_picture(x, grey)", "_picture(x, False)"),
     ),
     *of(
-        "ldm/task/rows.py",
+        "ldm/task/tools/rows.py",
         "tests/task/test_base.py",
         ("row - self.first)", "row)"),
         ('Random(self.seed, 0, given["index"])', "Random(self.seed, 0, torch.arange(len(rows)))"),
@@ -133,7 +133,7 @@ FAULTS = [
         ('name.partition("/")[0]', 'name.partition("/")[2]'),
     ),
     *of(
-        "ldm/task/inversion.py",
+        "ldm/task/tools/inversion.py",
         "tests/task/test_noise.py",
         ("times.flip(0), c)", "times, c)"),
         ("if self.sampler.stochastic:", "if False:"),
@@ -153,7 +153,7 @@ FAULTS = [
         ("apart(frames[0], own.decode(a)", "apart(frames[-1], own.decode(a)"),
     ),
     *of(
-        "ldm/task/partway.py",
+        "ldm/task/tools/partway.py",
         "tests/task/test_noise.py",
         ("times[times < t]", "times[times <= 1]"),
         ("along(alpha, z) * z + along(sigma, z)", "along(alpha, z) * z + 0.9 * along(sigma, z)"),
@@ -191,21 +191,21 @@ FAULTS = [
         ('if "caption" in model.condition.needs:', "if False:"),
     ),
     *of(
-        "ldm/task/hole.py",
+        "ldm/task/tools/hole.py",
         "tests/task/test_hole.py",
         ("grey > 127", "grey < 128"),
         ("if self.hole.shape != size:", "if False:"),
         ("size[1] // 2 :] = 1", "size[0] // 2 :] = 1"),
     ),
     *of(
-        "ldm/task/membrane.py",
+        "ldm/task/tools/membrane.py",
         "tests/task/test_hole.py",
         ("made + membrane(x - made, hole)", "made"),
         ("-hole * _bend(known)", "hole * _bend(known)"),
         ("torch.where(hole > 0, (made", "torch.where(hole > -1, (made"),
     ),
     *of(
-        "ldm/task/inverse.py",
+        "ldm/task/tools/inverse.py",
         "tests/task/test_inverse.py",
         ("/ where.flatten(1).sum(1)", "/ where[0].numel()"),
         ("Composed(operator, model.autoencoder.decode)", "operator"),
@@ -234,12 +234,12 @@ FAULTS = [
         ("self.noise > condition.noise:", "self.noise > 1:"),
     ),
     *of(
-        "ldm/task/trained.py",
+        "ldm/task/tools/trained.py",
         "tests/task/test_trained.py",
         ("None if posterior is not None else", ""),
     ),
     *of(
-        "ldm/task/conditions.py",
+        "ldm/task/tools/conditions.py",
         "tests/task/test_trained.py",
         ("if model.condition.drop == 0:", "if False:"),
     ),

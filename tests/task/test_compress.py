@@ -12,10 +12,10 @@ import torch
 import ldm
 from ldm.command.apply import apply
 from ldm.model import LatentModel
-from ldm.task import codecs
 from ldm.task.base import Found
-from ldm.task.coded_file import checksum, unpacked
-from ldm.task.coder import Coder, check
+from ldm.task.tools import codecs
+from ldm.task.tools.coded_file import checksum, unpacked
+from ldm.task.tools.coder import Coder, check
 from tests.runs import compose, saved, tiny
 
 pytest.importorskip("constriction")

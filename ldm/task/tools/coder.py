@@ -8,8 +8,8 @@ is -log2 of what the prior holds it for: a better model is a shorter file (Shann
 An autoregressive prior is asked position by position, by the coder as by the decoder, for the decoder has to compute the very
 probabilities that the coder had: another batch, a whole pass in the place of steps, or another number of threads rounds
 otherwise, and from the first table that differs all is nonsense. So each image is coded by itself, in double precision, on the
-CPU and in one thread, and tables are coarse beside that precision (ldm.task.range_coder). Another machine or version of torch
-may still differ; the file says what its numbers were and with what they were computed, and what does not agree is refused.
+CPU and in one thread, and tables are coarse beside that precision (ldm.task.tools.range_coder). Another machine or version of
+torch may still differ; the file says what its numbers were and with what they were computed, and what does not agree is refused.
 
 Sources:
     Shannon, A Mathematical Theory of Communication (1948)
@@ -31,9 +31,9 @@ from torch import Tensor
 from ldm.model import LatentModel
 from ldm.prior.head.categorical import levels_of, pixels_of
 from ldm.prior.stepwise import Grid, Stepwise
-from ldm.task import range_coder
 from ldm.task.base import lacking
-from ldm.task.coded_file import CodedFile, checksum, unpacked
+from ldm.task.tools import range_coder
+from ldm.task.tools.coded_file import CodedFile, checksum, unpacked
 from ldm.types import Codes, Context, Image, Latent
 
 STEP = 0.5  # of latents, where none is said
