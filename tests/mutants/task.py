@@ -55,7 +55,9 @@ FAULTS = [
         "ldm/task/decompress.py",
         "tests/task/test_compress.py",
         ("digest.update(path.read_bytes())", "pass"),
-        ("            coder.opened(path.read_bytes(), self.name(row))\n", "            pass\n"),
+        ("            self._coder.opened(path.read_bytes(), self.name(row))\n", "            pass\n"),
+        ("if self._coder is None or self._coder.model is not model:", "if True:"),
+        (" or self._coder.model is not model:", ":"),
     ),
     *of(
         "ldm/task/tools/codecs.py",

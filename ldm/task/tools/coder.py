@@ -79,10 +79,13 @@ class Coder:
     Arguments:
         model: one that `check` has passed.
         step: of the grid that latents are put on, where they have deviation 1; None is 0.5.
+
+    Attributes:
+        model: the same.
     """
 
     def __init__(self, model: LatentModel, step: float | int | None = None):
-        self._model, self._step = model, float(np.float32(step or STEP))
+        self.model, self._step = model, float(np.float32(step or STEP))
         self._prior = copy.deepcopy(model.prior).cpu().double().eval()
         on_cpu = model.device.type == "cpu"
         self._condition = model.condition if on_cpu else copy.deepcopy(model.condition).cpu().eval()
@@ -139,7 +142,7 @@ class Coder:
 
     def _encoded(self, image: Image) -> Latent | Codes:
         """What the prior models of an image, without a draw."""
-        own = self._model.autoencoder
+        own = self.model.autoencoder
         return own.codes(image) if self._kind == "codes" else own.encode(image).mean
 
     def _grid(self, z: Latent) -> Grid:
@@ -168,7 +171,7 @@ class Coder:
         else:
             z = rearrange(places, "(h w c) -> 1 c h w", c=channels, w=width)
             z = (pixels_of(z) if grid is None else grid.values(z)).float()
-        return self._model.decode(z.to(self._model.device))
+        return self.model.decode(z.to(self.model.device))
 
     def _context(self, said: Mapping[str, Any]) -> Context:
         """The context of one example, in double precision; without guidance nothing is asked of 'no condition'."""
