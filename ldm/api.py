@@ -34,10 +34,10 @@ from ldm.random import Random
 from ldm.run import hub
 from ldm.run.load import Drawing, check_trained
 from ldm.task.base import Task, lacking
-from ldm.task.conditions import check_whole, condition, conditions, draw
-from ldm.task.done import Done, Pictures, in_memory, pictures
-from ldm.task.glimpse import Glimpse, watched
-from ldm.task.rows import Rows
+from ldm.task.tools.conditions import check_whole, condition, conditions, draw
+from ldm.task.tools.done import Done, Pictures, in_memory, pictures
+from ldm.task.tools.glimpse import Glimpse, watched
+from ldm.task.tools.rows import Rows
 from ldm.types import Codes, Image, Latent
 
 
@@ -127,7 +127,8 @@ class Model:
             prior: other words of sampling for this call, as {"temperature": 0.8}.
             batch: images at once.
             tensors: (n, c, h, w) in [-1, 1] and not PIL images.
-            watch: told of the samples of each batch while they form (ldm.task.glimpse); never by a prior that draws at once.
+            watch: told of the samples of each batch while they form (ldm.task.tools.glimpse); never by a prior that draws at
+                once.
         """
         if n < 1 or batch < 1:
             raise ValueError(f"n={n}, batch={batch}: both are at least 1")
@@ -194,7 +195,7 @@ class Model:
             captions, labels: of the images; they are kept in the files. A right one makes a file shorter.
             step: of the grid that latents are put on; None is 0.5.
         """
-        from ldm.task.coder import Coder, check, conditions_of
+        from ldm.task.tools.coder import Coder, check, conditions_of
 
         self._check_trained()
         check(self.model, "compress", step)
@@ -208,7 +209,7 @@ class Model:
         Raises:
             ValueError: a file is none, is damaged, is of another model, or cannot be decoded on this machine.
         """
-        from ldm.task.coder import Coder, check
+        from ldm.task.tools.coder import Coder, check
 
         check(self.model, "decompress")
         if isinstance(files, bytes) or not files or not all(isinstance(file, bytes) for file in files):
@@ -285,10 +286,11 @@ class Model:
         """Images with the hole of a mask filled in (ldm.task.inpaint).
 
         Arguments:
-            mask: a word or a file (ldm.task.hole), or an image or array of the model's size, white or 1 where it is filled in.
+            mask: a word or a file (ldm.task.tools.hole), or an image or array of the model's size, white or 1 where it is
+                filled in.
         """
-        from ldm.task.hole import painted
         from ldm.task.inpaint import Inpaint
+        from ldm.task.tools.hole import painted
 
         words = {"caption": caption, "label": label, "guidance": guidance, "steps": steps, "seed": seed}
         hole = mask if isinstance(mask, str) else painted(mask)

@@ -13,9 +13,9 @@ from ldm.command.sample import sample
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.model import LatentModel
 from ldm.random import Random
-from ldm.task.done import pictures
 from ldm.task.edit import Edit
 from ldm.task.embed import Embed
+from ldm.task.tools.done import pictures
 from tests.runs import compose, saved, tiny
 from tests.test_layers import ROOT
 

@@ -1,6 +1,7 @@
 """The house's order: a module imports only from rows above its own. Read off the source, so that no import hides."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,14 @@ def test_what_is_listed_as_sideways_is_needed():
     """A list of exceptions that nobody uses any more is a hole."""
     used = {(part(file), other.split(".")[1]) for file in FILES for other in imports(file) if other.startswith("ldm.")}
     assert set(SIDEWAYS) <= used, f"not needed: {set(SIDEWAYS) - used}"
+
+
+def test_a_file_of_task_is_a_word():
+    """What tasks share is in task/tools, so that the folder tells what can be done."""
+    files = {file.stem for file in FILES if file.parent == ROOT / "ldm" / "task"} - {"__init__", "base"}
+    named = [file.read_text(encoding="utf-8") for file in (ROOT / "conf" / "task").glob("*.yaml")]
+    words = {re.search(r"^_target_: ldm\.task\.(\w+)\.", text, re.MULTILINE)[1] for text in named}
+    assert files == words
 
 
 def test_diffusion_and_backbone_do_not_know_each_other():

@@ -34,8 +34,8 @@ from ldm.random import seed_of
 from ldm.run.load import Drawing, check_trained, named, weights_hash
 from ldm.run.machine import device_of
 from ldm.task.base import Answer, Found, Task
-from ldm.task.conditions import condition
-from ldm.task.rows import Rows, summary
+from ldm.task.tools.conditions import condition
+from ldm.task.tools.rows import Rows, summary
 from ldm.tensors import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)

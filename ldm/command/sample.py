@@ -25,7 +25,7 @@ from ldm.plugins import name as name_plugins
 from ldm.random import seed_of
 from ldm.run.load import Drawing, check_trained, named, weights_hash
 from ldm.run.machine import device_of
-from ldm.task.conditions import Conditions, check_whole, conditions, draw
+from ldm.task.tools.conditions import Conditions, check_whole, conditions, draw
 
 log = logging.getLogger(__name__)
 

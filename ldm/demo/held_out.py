@@ -12,7 +12,7 @@ from ldm.build import PACKAGES, build, check_named
 from ldm.data.inputs import Inputs
 from ldm.data.module import DataModule
 from ldm.run.load import settings_of
-from ldm.task.done import pictures
+from ldm.task.tools.done import pictures
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from ldm.prior.base import Gradual
 from ldm.run.load import check_trained, scaled
 from ldm.run.machine import device_of
 from ldm.signature import declared
-from ldm.task.hole import Drawn
 from ldm.task.inpaint import Inpaint
+from ldm.task.tools.hole import Drawn
 
 Asks = Literal["caption", "label", "nothing"]
 

@@ -22,10 +22,10 @@ from ldm.demo.picture import film, fitted, hole
 from ldm.demo.turn import Turn
 from ldm.demo.walk import walk
 from ldm.run.load import Drawing
-from ldm.task.done import pictures
-from ldm.task.glimpse import Glimpse, watched
-from ldm.task.hole import painted
 from ldm.task.inpaint import Inpaint
+from ldm.task.tools.done import pictures
+from ldm.task.tools.glimpse import Glimpse, watched
+from ldm.task.tools.hole import painted
 from ldm.types import Image
 
 Tell = Callable[[Frame], None]

@@ -21,7 +21,7 @@ from torch import Tensor
 from ldm.metric.path_length import Between
 from ldm.model import LatentModel
 from ldm.random import Random
-from ldm.task.conditions import conditions
+from ldm.task.tools.conditions import conditions
 from ldm.types import Context, Image
 
 

@@ -32,7 +32,7 @@ from ldm.files import whole_file, write_text
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.base import Answer, Found, Task
-from ldm.task.conditions import check_whole, class_named
+from ldm.task.tools.conditions import check_whole, class_named
 
 _SAFE = re.compile(r"[^\w .-]+")  # what no file system minds
 

@@ -1,8 +1,10 @@
 """What people do with a trained model, beside drawing samples of it: a task.
 
-A task is a class of ldm.task and a word of conf/task; its constructor's arguments are its words. It is handed a batch of rows,
-mostly an image each, and answers with pictures, numbers and arrays of each row. Which files are read and written is not its
-affair: `ldm.task.rows` goes through the rows, for `ldm apply` and for the Python API alike.
+A task is a class of ldm.task, a file of its own, and a word of conf/task; its constructor's arguments are its words. What tasks
+share with each other, and with those who have them done, is in ldm/task/tools.
+
+A task is handed a batch of rows, mostly an image each, and answers with pictures, numbers and arrays of each row. Which files are
+read and written is not its affair: `ldm.task.tools.rows` goes through the rows, for `ldm apply` and for the Python API alike.
 
 What it makes of a row is a function of that row's images, of its condition and of (seed, number of the row) alone, so it is the
 same whatever the batch, and a job that was interrupted goes on with the rows that are not there yet.

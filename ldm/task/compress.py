@@ -5,11 +5,11 @@
     codecs.png         bytes against PSNR, and images beside each other at about the same bytes
 
 Codes, and pixels without a first stage, come back exactly; latents are rounded to a grid of `step`, and what is lost by that is
-seen in the picture. A file is a function of image, condition, step and model, whatever the batch (ldm.task.coder).
+seen in the picture. A file is a function of image, condition, step and model, whatever the batch (ldm.task.tools.coder).
 The condition is in the file: a right one makes what follows more probable, and so the file shorter.
 
     bytes             of the file
-    header            of these, what is not coded numbers (ldm.task.coded_file)
+    header            of these, what is not coded numbers (ldm.task.tools.coded_file)
     bits_per_pixel    8 bytes / (h w)
     bits              -log2 P of what was coded, under the prior
     overhead          8 (bytes - header) / bits - 1: what coder and whole bytes cost beyond that
@@ -36,10 +36,10 @@ from pydantic import PositiveFloat
 from ldm.files import whole_file, write_json
 from ldm.model import LatentModel
 from ldm.random import Random
-from ldm.task import codecs
 from ldm.task.base import Answer, Found, Task
-from ldm.task.coded_file import ENDING
-from ldm.task.coder import Coder, check, conditions_of
+from ldm.task.tools import codecs
+from ldm.task.tools.coded_file import ENDING
+from ldm.task.tools.coder import Coder, check, conditions_of
 
 
 class Compress(Task):

@@ -21,8 +21,8 @@ from ldm.files import whole_file
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.base import Answer, Found, Task
-from ldm.task.coded_file import ENDING
-from ldm.task.coder import Coder, check
+from ldm.task.tools.coded_file import ENDING
+from ldm.task.tools.coder import Coder, check
 from ldm.types import Image
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -44,9 +44,10 @@ class Decompress(Task):
 
     def check(self, model: LatentModel) -> None:
         check(model, "task=decompress")
-        coder = self._coder = Coder(model)
+        if self._coder is None or self._coder.model is not model:  # it copies the prior
+            self._coder = Coder(model)
         for row, path in enumerate(self._paths):
-            coder.opened(path.read_bytes(), self.name(row))
+            self._coder.opened(path.read_bytes(), self.name(row))
 
     def count(self, model: LatentModel, images: int) -> int:
         return len(self._paths)

@@ -7,8 +7,8 @@ Of a model of pixels y is x_t / alpha_t of the diffusion itself, at the time of 
 denoiser, and the second begins to sample there. Where the pixels' channels are whitened by different numbers, the channels
 of less noise are given more until all have the level of the worst.
 
-Of a model of latents y is a measurement, y = decode(z) + noise (ldm.task.inverse), and the first is the mean of `draws` of the
-second, on which 1 / draws of its variance is left.
+Of a model of latents y is a measurement, y = decode(z) + noise (ldm.task.tools.inverse), and the first is the mean of `draws` of
+the second, on which 1 / draws of its variance is left.
 
 Numbers: `psnr` of the first and `psnr_sampled` of the second against the image as it was given, and with `add` `psnr_noisy`, that
 of the noisy image. Without `add` the image given is the noisy one, and they only say how much it was changed.
@@ -30,7 +30,7 @@ from ldm.model import LatentModel
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
 from ldm.task.base import Answer, Task
-from ldm.task.inverse import Method, check_decoder, check_denoiser, drawn, psnr, through
+from ldm.task.tools.inverse import Method, check_decoder, check_denoiser, drawn, psnr, through
 from ldm.types import Image
 
 

@@ -13,7 +13,8 @@ start higher.
     round_trip    with `inversion`: root mean square of decode(there and back under `source`) - decode(z), an error and no edit
 
 What makes it fail: a strength that is too low to leave room for the condition, or so high that nothing is kept; inversion in
-few steps, or before strong guidance (ldm.task.inversion). A model that obeys a condition badly in samples does in edits, too.
+few steps, or before strong guidance (ldm.task.tools.inversion). A model that obeys a condition badly in samples does in edits,
+too.
 
 Sources:
     Meng et al., SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations (2021), arXiv 2108.01073
@@ -33,9 +34,9 @@ from ldm.model import LatentModel
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
 from ldm.task.base import Answer, Task, apart, lacks
-from ldm.task.conditions import condition
-from ldm.task.inversion import Inversion
-from ldm.task.partway import cleaned, noised
+from ldm.task.tools.conditions import condition
+from ldm.task.tools.inversion import Inversion
+from ldm.task.tools.partway import cleaned, noised
 from ldm.types import Context
 
 

@@ -1,9 +1,9 @@
 """Inpainting: a hole of an image filled with what fits to the rest.
 
 Outside the hole the result is the given image itself; inside it is the model's, moved by the membrane that takes the step at the
-border out (ldm.task.membrane). A run with `condition=masked` draws by what it has learnt, of any prior that takes it
-(ldm.task.trained). Of any other diffusion, or with a method named, what is kept is a measurement, y = (1 - hole) x + noise, and
-the image is drawn from p(x | y, c) (ldm.task.inverse). Two ways to say y:
+border out (ldm.task.tools.membrane). A run with `condition=masked` draws by what it has learnt, of any prior that takes it
+(ldm.task.tools.trained). Of any other diffusion, or with a method named, what is kept is a measurement, y = (1 - hole) x + noise,
+and the image is drawn from p(x | y, c) (ldm.task.tools.inverse). Two ways to say y:
 
     through_decoder=true     y is of pixels, with the decoder inside: exact about the border of the hole, whatever its shape.
     through_decoder=false    y is of latents: the image, with a membrane in its hole, is encoded, and a latent is known where
@@ -34,10 +34,10 @@ from ldm.diffusion.posterior.operator import Mask
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.base import Answer, Task
-from ldm.task.hole import Drawn, Hole, hole_of
-from ldm.task.inverse import Method, check_decoder, check_denoiser, drawn, psnr, through
-from ldm.task.membrane import membrane, seamless
-from ldm.task.trained import check_free, named, trained
+from ldm.task.tools.hole import Drawn, Hole, hole_of
+from ldm.task.tools.inverse import Method, check_decoder, check_denoiser, drawn, psnr, through
+from ldm.task.tools.membrane import membrane, seamless
+from ldm.task.tools.trained import check_free, named, trained
 from ldm.types import Image
 
 

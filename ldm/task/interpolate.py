@@ -41,7 +41,7 @@ from ldm.metric.path_length import slerp
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.base import Answer, Found, Task, apart, lacks
-from ldm.task.inversion import REVERSIBLE, Inversion
+from ldm.task.tools.inversion import REVERSIBLE, Inversion
 from ldm.types import Context, Image, Latent
 
 _SECONDS, _SIDE = 0.08, 128  # of a frame of the animation; its least side in pixels

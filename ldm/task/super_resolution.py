@@ -1,10 +1,10 @@
 """Super-resolution: an image drawn that has the given one as its averages over squares of pixels.
 
 The measurement is y = A x + noise with A the mean over squares of factor x factor pixels. A run with `condition=low_resolution`
-draws by what it has learnt, of its own factor and of any prior that takes it (ldm.task.trained), and is told the noise. Of any
-other diffusion, or with a method named, the image is drawn from p(x | y, c) (ldm.task.inverse), through the decoder of the first
-stage. An image is first brought to the model's size, as everywhere; its averages are all that is looked at, so a small image
-may be given as it is.
+draws by what it has learnt, of its own factor and of any prior that takes it (ldm.task.tools.trained), and is told the noise. Of
+any other diffusion, or with a method named, the image is drawn from p(x | y, c) (ldm.task.tools.inverse), through the decoder of
+the first stage. An image is first brought to the model's size, as everywhere; its averages are all that is looked at, so a small
+image may be given as it is.
 
 Numbers: `psnr` against the image as it was given, which tells something where that one was of full size, and `psnr_bicubic`, that
 of bicubic interpolation of the same averages; `consistency`, the root of the mean squared difference between the averages of
@@ -28,8 +28,8 @@ from ldm.diffusion.posterior.operator import Downsample
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.base import Answer, Task
-from ldm.task.inverse import Method, check_decoder, check_denoiser, drawn, psnr, through
-from ldm.task.trained import named, trained
+from ldm.task.tools.inverse import Method, check_decoder, check_denoiser, drawn, psnr, through
+from ldm.task.tools.trained import named, trained
 
 
 class SuperResolution(Task):

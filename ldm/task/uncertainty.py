@@ -35,7 +35,7 @@ from ldm.model import LatentModel
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random, seed_of
 from ldm.task.base import Answer, Task, lacks
-from ldm.task.partway import cleaned, noised
+from ldm.task.tools.partway import cleaned, noised
 
 
 class Uncertainty(Task):

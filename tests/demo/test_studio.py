@@ -17,9 +17,9 @@ from ldm.demo.offer import Offer, alike, noise_shared
 from ldm.demo.studio import Request, Studio, beside
 from ldm.demo.turn import Ended
 from ldm.demo.walk import mixed
-from ldm.task.done import pictures
-from ldm.task.hole import Drawn
 from ldm.task.inpaint import Inpaint
+from ldm.task.tools.done import pictures
+from ldm.task.tools.hole import Drawn
 from ldm.types import Context
 from tests.demo.test_picture import layer
 from tests.runs import saved, tiny

@@ -70,7 +70,7 @@ FAULTS = [
         ('    if "run" not in found:', "    if False:"),
     ),
     *of(
-        "ldm/task/glimpse.py",
+        "ldm/task/tools/glimpse.py",
         "tests/task/test_glimpse.py",
         ("        prior.watch = before", "        pass"),
         ("if watch is None or not isinstance(prior, Gradual):", "if watch is None:"),

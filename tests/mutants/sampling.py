@@ -61,7 +61,7 @@ FAULTS = [
         ("line.strip() for line in", "line for line in"),
     ),
     *of(
-        "ldm/task/conditions.py",
+        "ldm/task/tools/conditions.py",
         "tests/command/test_sample.py",
         ('Random(seed, 0, batch["index"])', 'Random(0, 0, batch["index"])'),
         ('Random(seed, 0, batch["index"])', "Random(seed, 0, torch.arange(len(rows)))"),

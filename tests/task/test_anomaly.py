@@ -8,7 +8,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from ldm.data.inputs import Inputs
 from ldm.task.anomaly import Anomaly, auroc, png_nats
-from ldm.task.rows import Rows
+from ldm.task.tools.rows import Rows
 from tests.runs import saved, tiny
 from tests.task.toy import MEAN, SHAPE, STD, built, gaussian, images
 

@@ -8,7 +8,7 @@ from ldm.model import LatentModel
 from ldm.prior.base import Invertible, Likelihood
 from ldm.prior.diffusion import Diffusion
 from ldm.task.base import Answer, Task, having, lacks
-from ldm.task.rows import Rows, summary
+from ldm.task.tools.rows import Rows, summary
 from tests.runs import saved, tiny
 
 

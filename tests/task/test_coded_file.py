@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm.prior.stepwise import Grid
-from ldm.task.coded_file import CodedFile, checksum, unpacked
+from ldm.task.tools.coded_file import CodedFile, checksum, unpacked
 
 PLAIN = CodedFile(b"abcd", b"efgh", (2, 14, 1), (0, 8, 8), {}, None, bytes(range(40)))
 FILES = [

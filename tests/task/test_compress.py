@@ -12,10 +12,11 @@ import torch
 import ldm
 from ldm.command.apply import apply
 from ldm.model import LatentModel
-from ldm.task import codecs
 from ldm.task.base import Found
-from ldm.task.coded_file import checksum, unpacked
-from ldm.task.coder import Coder, check
+from ldm.task.decompress import Decompress
+from ldm.task.tools import codecs
+from ldm.task.tools.coded_file import checksum, unpacked
+from ldm.task.tools.coder import Coder, check
 from tests.runs import compose, saved, tiny
 
 pytest.importorskip("constriction")
@@ -250,6 +251,16 @@ def test_files_are_written_and_make_the_images_again(pixels, folder, compressed,
         np.testing.assert_array_equal(PIL.Image.open(tmp_path / "images" / f"{name}.png"), image)
     result = json.loads((tmp_path / "result.json").read_text())
     assert [row["name"] for row in result["rows"]] == [f"{name}.png.ldmz" for name in names]
+
+
+def test_a_coder_is_made_once_for_a_model(pixels, compressed, monkeypatch):
+    """It copies the prior, and `ldm apply` checks a task before images are read and again with them."""
+    made, task = [], Decompress(compressed / "files")
+    monkeypatch.setattr("ldm.task.decompress.Coder", lambda model: made.append(model) or Coder(model))
+    one = ldm.load(pixels).model
+    for model in (one, one, ldm.load(pixels).model):
+        task.check(model)
+    assert len(made) == 2 and made[0] is one
 
 
 def test_codecs_stand_beside(compressed):

@@ -9,9 +9,9 @@ import ldm
 from ldm.diffusion.sampler.ddim import DDIM
 from ldm.diffusion.sampler.heun import Heun
 from ldm.prior.base import Gradual
-from ldm.task.hole import Half
 from ldm.task.inpaint import Inpaint
 from ldm.task.interpolate import Interpolate
+from ldm.task.tools.hole import Half
 from tests.runs import saved, tiny
 
 

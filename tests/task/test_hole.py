@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ldm.random import Random
-from ldm.task.hole import Drawn, hole_of
-from ldm.task.membrane import membrane, seamless
+from ldm.task.tools.hole import Drawn, hole_of
+from ldm.task.tools.membrane import membrane, seamless
 
 
 def rows(n=3, first=0):

@@ -17,8 +17,8 @@ from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.denoise import Denoise
 from ldm.task.inpaint import Inpaint, known_latents
-from ldm.task.inverse import psnr
 from ldm.task.super_resolution import SuperResolution
+from ldm.task.tools.inverse import psnr
 from tests.diffusion.gaussian import GaussianDenoiser
 from tests.runs import compose, saved, tiny
 

@@ -12,9 +12,9 @@ from ldm.random import Random
 from ldm.task.base import Found
 from ldm.task.edit import Edit
 from ldm.task.interpolate import Interpolate, Line
-from ldm.task.inversion import Inversion
-from ldm.task.partway import cleaned
-from ldm.task.rows import Rows
+from ldm.task.tools.inversion import Inversion
+from ldm.task.tools.partway import cleaned
+from ldm.task.tools.rows import Rows
 from ldm.task.uncertainty import Uncertainty, rank_correlation
 from ldm.types import Context
 from tests.task.toy import MEAN, SHAPE, STD, built, gaussian, images

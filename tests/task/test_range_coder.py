@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ldm.task.range_coder import decode, encode
+from ldm.task.tools.range_coder import decode, encode
 
 pytest.importorskip("constriction")
 

@@ -14,9 +14,9 @@ from ldm.condition.continuation import continued
 from ldm.diffusion.posterior.mmps import MMPS
 from ldm.model import LatentModel
 from ldm.random import Random
-from ldm.task.hole import Box
 from ldm.task.inpaint import Inpaint
 from ldm.task.super_resolution import SuperResolution
+from ldm.task.tools.hole import Box
 from tests.runs import compose, saved, tiny
 
 OUTSIDE = torch.ones(32, 32, dtype=torch.bool)

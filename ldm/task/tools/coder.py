@@ -8,8 +8,8 @@ is -log2 of what the prior holds it for: a better model is a shorter file (Shann
 An autoregressive prior is asked position by position, by the coder as by the decoder, for the decoder has to compute the very
 probabilities that the coder had: another batch, a whole pass in the place of steps, or another number of threads rounds
 otherwise, and from the first table that differs all is nonsense. So each image is coded by itself, in double precision, on the
-CPU and in one thread, and tables are coarse beside that precision (ldm.task.range_coder). Another machine or version of torch
-may still differ; the file says what its numbers were and with what they were computed, and what does not agree is refused.
+CPU and in one thread, and tables are coarse beside that precision (ldm.task.tools.range_coder). Another machine or version of
+torch may still differ; the file says what its numbers were and with what they were computed, and what does not agree is refused.
 
 Sources:
     Shannon, A Mathematical Theory of Communication (1948)
@@ -31,9 +31,9 @@ from torch import Tensor
 from ldm.model import LatentModel
 from ldm.prior.head.categorical import levels_of, pixels_of
 from ldm.prior.stepwise import Grid, Stepwise
-from ldm.task import range_coder
 from ldm.task.base import lacking
-from ldm.task.coded_file import CodedFile, checksum, unpacked
+from ldm.task.tools import range_coder
+from ldm.task.tools.coded_file import CodedFile, checksum, unpacked
 from ldm.types import Codes, Context, Image, Latent
 
 STEP = 0.5  # of latents, where none is said
@@ -79,10 +79,13 @@ class Coder:
     Arguments:
         model: one that `check` has passed.
         step: of the grid that latents are put on, where they have deviation 1; None is 0.5.
+
+    Attributes:
+        model: the same.
     """
 
     def __init__(self, model: LatentModel, step: float | int | None = None):
-        self._model, self._step = model, float(np.float32(step or STEP))
+        self.model, self._step = model, float(np.float32(step or STEP))
         self._prior = copy.deepcopy(model.prior).cpu().double().eval()
         on_cpu = model.device.type == "cpu"
         self._condition = model.condition if on_cpu else copy.deepcopy(model.condition).cpu().eval()
@@ -139,7 +142,7 @@ class Coder:
 
     def _encoded(self, image: Image) -> Latent | Codes:
         """What the prior models of an image, without a draw."""
-        own = self._model.autoencoder
+        own = self.model.autoencoder
         return own.codes(image) if self._kind == "codes" else own.encode(image).mean
 
     def _grid(self, z: Latent) -> Grid:
@@ -168,7 +171,7 @@ class Coder:
         else:
             z = rearrange(places, "(h w c) -> 1 c h w", c=channels, w=width)
             z = (pixels_of(z) if grid is None else grid.values(z)).float()
-        return self._model.decode(z.to(self._model.device))
+        return self.model.decode(z.to(self.model.device))
 
     def _context(self, said: Mapping[str, Any]) -> Context:
         """The context of one example, in double precision; without guidance nothing is asked of 'no condition'."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ldm.eight_bits import eight_bits
 from ldm.task.base import Found
-from ldm.task.rows import Rows, summary
+from ldm.task.tools.rows import Rows, summary
 from ldm.types import Image
 
 Pictures = list[PIL.Image.Image]

@@ -2,7 +2,7 @@
 
 Which of two ways a task goes follows from what the run is: with the condition that the task is about, the model draws by that, by
 any prior that takes such a condition; without it, or where a method is named (`diffusion/posterior=`), the denoiser of any
-diffusion is bent to what is given (ldm.task.inverse).
+diffusion is bent to what is given (ldm.task.tools.inverse).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ldm.condition.spatial import Spatial
 from ldm.model import LatentModel
 from ldm.task.base import Task
-from ldm.task.inverse import Method
+from ldm.task.tools.inverse import Method
 
 Condition = TypeVar("Condition", bound=Spatial)
 
