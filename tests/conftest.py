@@ -105,3 +105,12 @@ def unchecked(monkeypatch):
     """No checks of shapes in tests of thousands of steps, where they would be most of the time; every class has a test
     with them."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="module")
+def unchecked_file():
+    """None in all of a file, its own fixtures included: where whole runs are made to see what becomes of them, the checks are a
+    third of the time, and tests/test_experiments.py trains the same parts with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield
