@@ -110,9 +110,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON in UTF-8, completely or not at all."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write a value as JSON in UTF-8, completely or not at all; on one line with `indent=None`."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager

@@ -25,12 +25,21 @@ ROOT = Path(__file__).parents[1]
 LONG = (  # files of few tests that take minutes: what begins last of all is what everybody waits for
     "faults/test_faults.py",
     "test_notebooks.py",
-    "prior/test_training.py",
+    "faults/test_matrix.py",
     "test_experiments.py",
+    "prior/test_training.py",
+    "command/test_terminal.py",
+    "stage/test_sharding.py",
     "test_pages.py",
     "test_wheel.py",
     "command/test_sweep.py",
-    "command/test_terminal.py",
+    "test_streaming.py",
+    "stage/test_agent.py",
+    "callback/test_watchers.py",
+    "test_keep.py",
+    "test_finetuning.py",
+    "test_gpu_script.py",
+    "test_best.py",
 )
 
 
@@ -96,3 +105,12 @@ def unchecked(monkeypatch):
     """No checks of shapes in tests of thousands of steps, where they would be most of the time; every class has a test
     with them."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="module")
+def unchecked_file():
+    """None in all of a file, its own fixtures included: where whole runs are made to see what becomes of them, the checks are a
+    third of the time, and tests/test_experiments.py trains the same parts with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield

@@ -11,6 +11,8 @@ from ldm.run.record import read
 from ldm.run.signals import FINISHED
 from tests.runs import refuse_training, rows, tiny
 
+pytestmark = pytest.mark.usefixtures("unchecked_file")
+
 WORDS = ("++first.budget.seconds=1e-6", "++second.budget.images=12", "++second.keep_best=fd_random_conv", "keep=model")
 EVALUATED = ("++evaluation.every=4", "++evaluation.every_samples=4")
 

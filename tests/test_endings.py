@@ -14,6 +14,8 @@ from ldm.run.signals import FINISHED, PREEMPTED, Diverged
 from ldm.stage.stage import Stage
 from tests.runs import tiny
 
+pytestmark = pytest.mark.usefixtures("unchecked_file")
+
 
 def ended(folder):
     facts = json.loads((folder / "run.json").read_text())

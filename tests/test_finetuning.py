@@ -21,6 +21,8 @@ from ldm.stage.stage import Stage
 from ldm.tensors import read_tensors
 from tests.runs import tiny
 
+pytestmark = pytest.mark.usefixtures("unchecked_file")
+
 OTHER_DATA = "data.train.seed=9"  # other images of the same kind
 
 

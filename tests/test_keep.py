@@ -20,6 +20,8 @@ from ldm.stage.stage import Stage
 from ldm.tensors import read_tensors
 from tests.runs import equal, refuse_training, tiny
 
+pytestmark = pytest.mark.usefixtures("unchecked_file")
+
 NUMBER = re.compile(r"([\d.]+) (bytes|kB|MB)")
 
 

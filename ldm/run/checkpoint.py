@@ -84,14 +84,15 @@ def write(path: Path, state: dict[str, Any]) -> None:
 def _write_manifest(folder: Path, size: int, digest: str, skeleton: Any) -> None:
     manifest = {"format": FORMAT, "bytes": size, "xxh3": digest, "state": skeleton}
     manifest["self"] = _digest(manifest)
-    write_json(folder / _MANIFEST, manifest)
+    # Python's fast JSON encoder cannot indent, and a state names thousands of tensors at every save.
+    write_json(folder / _MANIFEST, manifest, indent=None)
 
 
 def bytes_of(state: Any) -> int:
     """The size in bytes of a nested state on the disk. Only the shapes and types of its tensors are used."""
     tensors: dict[str, Tensor] = {}
     manifest = {"state": _split(state, "", tensors)}
-    return size_of(tensors) + len(json.dumps(manifest, indent=1))
+    return size_of(tensors) + len(json.dumps(manifest))
 
 
 def _digest(manifest: dict[str, Any]) -> str:

@@ -18,6 +18,8 @@ from ldm.tensors import read_tensors
 from tests.runs import rows, tiny
 from tests.stage.tiny import data
 
+pytestmark = pytest.mark.usefixtures("unchecked_file")
+
 LIGHTNING = "lightning.pytorch.callbacks"
 
 

@@ -40,6 +40,8 @@ LINEAR = [
     f"{stage}.optimizer.{word}" for stage in ("first", "second") for word in ("eps=1.0", "lr=0.1", "weight_decay=0.0")
 ]
 
+pytestmark = pytest.mark.usefixtures("unchecked_file")
+
 
 def words(folder: Path, name: str, *more: str) -> list[str]:
     return [*NARROW, f"name={name}", f"runs={folder}/runs", f"store={folder}/store-{name}", *more]

@@ -7,6 +7,8 @@ import pytest
 
 from tests.faults.matrix import CHANGES, MOMENTS, Bench
 
+pytestmark = pytest.mark.usefixtures("unchecked_file")
+
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):

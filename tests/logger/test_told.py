@@ -14,6 +14,8 @@ from ldm.stage.stage import Stage
 from tests.logger.wandb_file import Written
 from tests.runs import rows, tiny
 
+pytestmark = pytest.mark.usefixtures("unchecked_file")
+
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import lightning as L
 import pytest
 import torch
@@ -22,17 +21,11 @@ from tests.runs import equal
 from tests.stage.tiny import At, data, fit, recipe, result
 from tests.stage.two_ranks import each_on_two_ranks
 
+pytestmark = pytest.mark.usefixtures("unchecked_file")  # the other laws check shapes
+
 COUPLED = ("ot_flow", "kl_f4_small")  # which looks at the whole batch of an update
 LEARNT = [case for case in CASES if case[0] != "normal"]  # which has no weights
 UPDATES = 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unchecked():
-    """Shapes are checked by the other laws; in all of these trainings it would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        yield
 
 
 def stage(case: tuple[str, str], folder: Path, **options: Any) -> Second:

@@ -41,6 +41,7 @@ def test_round_trip(tmp_path):
     assert equal(found, wanted)
     assert set(found["optimizer"]["state"]) == {0, 11} and found["plain"]["float"] == 0.1
     assert sorted(file.name for file in (tmp_path / "step-1").iterdir()) == ["manifest.json", "tensors.safetensors"]
+    assert len((tmp_path / "step-1" / "manifest.json").read_text().splitlines()) == 1, "no encoder that indents is fast"
 
 
 def test_names_that_meet_do_not_mix(tmp_path):

@@ -31,6 +31,8 @@ from ldm.stage.stage import Stage
 from tests.runs import rows, tiny
 from tests.stage.tiny import At, second
 
+pytestmark = pytest.mark.usefixtures("unchecked_file")
+
 STEPS = 6
 
 
