@@ -20,6 +20,9 @@ FAULTS = [
         ("torch.autocast(z.device.type, enabled=False)", "torch.autocast(z.device.type, enabled=True)"),
         ("self.critic.eval()  #", "self.critic.train()  #"),
         ("estimate_spectral_norms(self.critic)", "pass"),
+        ("min(_MOST, 2 * latents.numbers) if noise is None else noise", "_MOST if noise is None else noise"),
+        ("min(_MOST, 2 * latents.numbers) if", "2 * latents.numbers if"),
+        ("if noise is None else noise", "if noise is None else min(_MOST, 2 * latents.numbers)"),
         ("self.judged(z, c) - self.judged(self._made", "self.judged(z, c) + self.judged(self._made"),
     ),
     *of(
