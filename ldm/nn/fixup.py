@@ -4,12 +4,13 @@ A block is a bottleneck turned inside out,
 
     x <- x + C3(act(C2(act(C1(x) + b1)) + b2)),    C1, C3 of 1x1 pixels, C2 of 3x3 in groups of channels,
 
-on `expansion` times as many channels within. Nothing in it looks at other examples, nor at moments over a map, so a penalty
-on an example's gradient (R1, R2) is of that example alone, and no statistics have to agree between ranks. What normalisation
-does at the beginning of training, the first weights do: C1 and C2 are drawn with deviation L^(-1/4) gain / sqrt(fan-in) for L
-blocks in the network, and C3 is zero, so that a network of any depth begins as its linear part and its output moves by
-the same amount at the first update (Zhang et al. 2019; the blocks, without resampling filters, are those of Huang et al. 2024,
-section 3.3).
+on `expansion` times as many channels within. A single position has no neighbours: C2 is then of 1x1 pixels and of all
+channels at once, and the networks are perceptrons. Nothing in a block looks at other examples, nor at moments over a map, so
+a penalty on an example's gradient (R1, R2) is of that example alone, and no statistics have to agree between ranks. What
+normalisation does at the beginning of training, the first weights do: C1 and C2 are drawn with deviation
+L^(-1/4) gain / sqrt(fan-in) for L blocks in the network, and C3 is zero, so that a network of any depth begins as its linear
+part and its output moves by the same amount at the first update (Zhang et al. 2019; the blocks, without resampling filters,
+are those of Huang et al. 2024, section 3.3).
 
 The resolution is halved, or doubled, between levels for as long as both sides stay even and no less than 4: 32 x 32 is
 worked on at 32, 16, 8 and 4, 28 x 28 at 28, 14 and 7, and points of the plane as 1 x 1.
@@ -72,6 +73,20 @@ def _drawn(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Module:
     return layer
 
 
+class Convolution(nn.Conv2d):
+    """A convolution without bias, which of a single position is computed as the product of matrices that it is there: with a
+    gradient's gradient torch's convolutions of 1 x 1 maps take several times as long."""
+
+    def __init__(self, channels: int, outputs: int, kernel: tuple[int, int] = (1, 1), groups: int = 1):
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        super().__init__(channels, outputs, kernel, padding=padding, groups=groups, bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        if self.groups == 1 and self.kernel_size == (1, 1) == x.shape[2:]:
+            return F.linear(x.flatten(1), self.weight.flatten(1))[:, :, None, None]
+        return super().forward(x)
+
+
 class Residual(nn.Module):
     """A residual block of maps (b, channels, h, w).
 
@@ -79,7 +94,8 @@ class Residual(nn.Module):
         channels: of the map.
         size: height and width of the map.
         expansion: channels within, as a multiple of `channels`.
-        group: channels of each group of the 3x3 convolution; all in one where they cannot be divided by it.
+        group: channels of each group of the 3x3 convolution; all in one where they cannot be divided by it, and where a map
+            is of one position.
         activation: the nonlinearity.
         depth: number of blocks in the whole network.
     """
@@ -88,13 +104,13 @@ class Residual(nn.Module):
         self, channels: int, size: tuple[int, int], expansion: int, group: int, activation: Activation, depth: int
     ):
         super().__init__()
-        kernel = 1 if size == (1, 1) else 3  # of a single pixel the rest of a kernel would see padding alone
+        high, wide = (1 if side == 1 else 3 for side in size)  # beside a single row the rest would see padding alone
         inner = expansion * channels
         gain = activation.gain * depth**-0.25
-        groups = inner // group if inner % group == 0 else 1
-        self.first = _drawn(nn.Conv2d(channels, inner, 1, bias=False), gain)
-        self.second = _drawn(nn.Conv2d(inner, inner, kernel, padding=kernel // 2, groups=groups, bias=False), gain)
-        self.last = nn.Conv2d(inner, channels, 1, bias=False)
+        groups = 1 if high == wide == 1 or inner % group else inner // group
+        self.first = _drawn(Convolution(channels, inner), gain)
+        self.second = _drawn(Convolution(inner, inner, (high, wide), groups), gain)
+        self.last = Convolution(inner, channels)
         nn.init.zeros_(self.last.weight)
         self.biases = nn.ParameterList([torch.zeros(inner, 1, 1) for _ in range(2)])
         self.act = activation.function
@@ -145,7 +161,7 @@ class Generator(nn.Module):
         tokens = context.tokens
         self.from_context = None if tokens is None else _drawn(nn.Linear(tokens, math.prod(self.start), bias=False))
         self.levels = _levels(self.sides, blocks, width, expansion, group, LEAKY)
-        self.head = _drawn(nn.Conv2d(width, channels, 1, bias=False))
+        self.head = _drawn(Convolution(width, channels))
 
     def forward(self, noise: Float[Tensor, "b n"], c: Context) -> Latent:
         """Maps (b, c, h, w) of noise (b, noise), given the context."""
@@ -186,7 +202,7 @@ class Critic(nn.Module):
         super().__init__()
         channels, *size = shape
         self.sides = sides(*size)
-        self.stem = _drawn(nn.Conv2d(channels, width, 1, bias=False))
+        self.stem = _drawn(Convolution(channels, width))
         self.levels = _levels(self.sides, blocks, width, expansion, group, SMOOTH if smooth else LEAKY)
         self.features = _drawn(nn.Linear(width * math.prod(self.sides[-1]), width, bias=False))
         self.head = _drawn(nn.Linear(width, 1, bias=False))

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from ldm.nn.fixup import LEAKY, SMOOTH, Critic, Generator, Residual, sides
+from ldm.nn.fixup import LEAKY, SMOOTH, Convolution, Critic, Generator, Residual, sides
 from ldm.types import Context, ContextShape
 
-SHAPES = [(2, 1, 1), (4, 8, 8), (1, 28, 28), (3, 6, 10)]
+SHAPES = [(2, 1, 1), (2, 1, 6), (4, 8, 8), (1, 28, 28), (3, 6, 10)]
 TOKENS = ContextShape(tokens=5)
 
 
@@ -51,6 +51,28 @@ def test_a_block_begins_as_the_identity_and_with_weights_scaled_by_the_depth():
     assert block.first.weight.std().item() == pytest.approx(LEAKY.gain * 16**-0.25 / math.sqrt(64), rel=0.05)
     assert block.second.weight.shape == (128, 16, 3, 3), "in groups of 16 channels"
     assert block.second.weight.std().item() == pytest.approx(LEAKY.gain * 16**-0.25 / math.sqrt(16 * 9), rel=0.05)
+
+
+def test_kernels_reach_no_further_than_the_map():
+    """A map of one position is of channels alone, which are mixed at once; one of a single row has no rows beside it."""
+    point, line = Residual(64, (1, 1), 2, 16, LEAKY, depth=1), Residual(64, (1, 6), 2, 16, LEAKY, depth=1)
+    assert point.second.weight.shape == (128, 128, 1, 1)
+    assert point.second.weight.std().item() == pytest.approx(LEAKY.gain / math.sqrt(128), rel=0.05)
+    assert line.second.weight.shape == (128, 16, 1, 3)
+    assert line(torch.randn(2, 64, 1, 6)).shape == (2, 64, 1, 6)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_of_one_position_a_convolution_is_a_product_of_matrices(groups):
+    """It gives what torch's convolution gives, and its gradient's gradient."""
+    layer = Convolution(4, 6, (1, 1), groups)
+    x = torch.randn(3, 4, 1, 1, requires_grad=True)
+    found = []
+    for y in (layer(x), torch.nn.functional.conv2d(x, layer.weight, groups=groups)):
+        [gradient] = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+        found.append((y, gradient, *torch.autograd.grad(gradient.pow(2).sum(), (x, layer.weight))))
+    for ours, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, torchs)
 
 
 def test_first_samples_have_unit_variance():

@@ -227,6 +227,17 @@ def trained(prior: Prior, updates: int, rate: float, rows: int = 128) -> Prior:
     return prior
 
 
+@pytest.mark.parametrize(
+    ("shape", "noise", "wanted"), [((2, 1, 1), None, 4), ((4, 8, 8), None, 64), ((2, 1, 1), 7, 7)], ids=str
+)
+def test_noise_is_of_few_numbers_where_latents_are(shape, noise, wanted):
+    """Samples of two numbers that are made from 64 miss modes (experiments/ring)."""
+    networks = (functools.partial(each, width=8) for each in (Generator, Critic))
+    prior = GAN(Latents(shape), ContextShape(), *networks, Relativistic(), noise)
+    assert prior.noise == prior.generator.from_noise.in_features == wanted
+    assert prior.sample((3, *shape), Context(), Random(0, 0, torch.arange(3))).shape == (3, *shape)
+
+
 class Perceptron(nn.Module):
     """Points to points or numbers, by three hidden layers."""
 
