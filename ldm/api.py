@@ -270,8 +270,7 @@ class Model:
         """Images as a caption or a label asks for them (ldm.task.edit)."""
         from ldm.task.edit import Edit
 
-        words = {"caption": caption, "label": label, "guidance": guidance, "steps": steps, "seed": seed}
-        return self.apply(Edit(strength), images, **words).pictures["edited"]
+        return self._one("edited", Edit(strength), images, caption, label, guidance, steps, seed)
 
     def inpaint(
         self,
@@ -292,9 +291,48 @@ class Model:
         from ldm.task.inpaint import Inpaint
         from ldm.task.tools.hole import painted
 
-        words = {"caption": caption, "label": label, "guidance": guidance, "steps": steps, "seed": seed}
         hole = mask if isinstance(mask, str) else painted(mask)
-        return self.apply(Inpaint(hole), images, **words).pictures["filled"]
+        return self._one("filled", Inpaint(hole), images, caption, label, guidance, steps, seed)
+
+    def super_resolution(
+        self,
+        images: Any,
+        factor: int | None = None,
+        caption: str | None = None,
+        label: str | int | None = None,
+        guidance: float | int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> Pictures:
+        """Images with `factor` times the pixels of their averages, a side (ldm.task.super_resolution).
+
+        Arguments:
+            factor: None is what the run was trained for, or 2.
+        """
+        from ldm.task.super_resolution import SuperResolution
+
+        return self._one("made", SuperResolution(factor=factor), images, caption, label, guidance, steps, seed)
+
+    def denoise(
+        self,
+        images: Any,
+        sigma: float = 0.2,
+        caption: str | None = None,
+        label: str | int | None = None,
+        guidance: float | int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> Pictures:
+        """Images without their noise of deviation `sigma`, in units of pixels in [-1, 1] (ldm.task.denoise)."""
+        from ldm.task.denoise import Denoise
+
+        return self._one("denoised", Denoise(sigma=sigma), images, caption, label, guidance, steps, seed)
+
+    def uncertainty(self, images: Any, noise: float = 0.5, draws: int = 8, seed: int = 0) -> Done:
+        """Draws of each image from its latent under noise: mean, deviation, error (ldm.task.uncertainty)."""
+        from ldm.task.uncertainty import Uncertainty
+
+        return self.apply(Uncertainty(noise, draws), images, seed=seed)
 
     def anomaly(self, images: Any, others: Any = None, seed: int = 0) -> Done:
         """How unlike the training data images are, and how well each score tells others from them (ldm.task.anomaly)."""
@@ -319,6 +357,20 @@ class Model:
         return hub.push(self.model, self._folder, name, private, message, token)
 
     # Tools
+
+    def _one(
+        self,
+        name: str,
+        task: Task,
+        images: Any,
+        caption: str | None,
+        label: str | int | None,
+        guidance: float | int | None,
+        steps: int | None,
+        seed: int,
+    ) -> Pictures:
+        """The pictures of one name that a task makes."""
+        return self.apply(task, images, None, caption, label, guidance, steps, seed).pictures[name]
 
     def _check_trained(self) -> None:
         if self._folder is not None:

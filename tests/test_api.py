@@ -13,9 +13,12 @@ from ldm.command.sample import sample
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.model import LatentModel
 from ldm.random import Random
+from ldm.task.denoise import Denoise
 from ldm.task.edit import Edit
 from ldm.task.embed import Embed
+from ldm.task.super_resolution import SuperResolution
 from ldm.task.tools.done import pictures
+from ldm.task.uncertainty import Uncertainty
 from tests.runs import compose, saved, tiny
 from tests.test_layers import ROOT
 
@@ -162,6 +165,25 @@ def test_tasks_by_a_line(run, labelled, x):
     flow = ldm.load(labelled)
     assert list(flow.interpolate(x, frames=3).pictures) == ["given", "0.00", "0.50", "1.00", "next"]
     assert set(flow.anomaly(x, others=x).found["auroc"]) == {"nll", "complexity", "reconstruction"}
+
+
+def test_images_by_a_task_are_those_that_apply_finds(run, x):
+    """Of the task's own word and of all that is said beside it; each word changes them."""
+    model, said = ldm.load(run), {"caption": "a star", "guidance": 3, "steps": 3, "seed": 3}
+    calls = {
+        "made": (SuperResolution(factor=4), lambda words: model.super_resolution(x[:1], 4, **words)),
+        "denoised": (Denoise(sigma=0.5), lambda words: model.denoise(x[:1], 0.5, **words)),
+    }
+    for name, (task, call) in calls.items():
+        wanted = model.apply(task, x[:1], **said).pictures[name][0].tobytes()
+        assert call(said)[0].tobytes() == wanted
+        for word in said:
+            assert call({key: value for key, value in said.items() if key != word})[0].tobytes() != wanted, word
+    done = model.uncertainty(x[:1], noise=0.3, draws=2, seed=1)
+    wanted = model.apply(Uncertainty(0.3, 2), x[:1], seed=1)
+    assert torch.equal(done.numbers["error"], wanted.numbers["error"]) and {"mean", "deviation"} <= set(done.pictures)
+    with pytest.raises(ValueError, match=r"task\.factor=5 does not divide this model's images of 32 x 32"):
+        model.super_resolution(x, 5)
 
 
 def test_a_hole_is_filled_in(run, x):

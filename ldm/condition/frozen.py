@@ -15,23 +15,21 @@ Sources:
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from ldm.condition.conditioner import Conditioner, captions_of, rounded_up
+from ldm.condition.conditioner import captions_of, rounded_up
 from ldm.condition.memory import Disk, Memory
+from ldm.condition.pretrained_text import PretrainedText
 from ldm.tensors import hash_of
 from ldm.types import Context, ContextShape, Probability
 
-log = logging.getLogger(__name__)
 
-
-class FrozenText(Conditioner):
+class FrozenText(PretrainedText):
     """The hidden states of a frozen text encoder as tokens.
 
     Arguments:
@@ -47,8 +45,6 @@ class FrozenText(Conditioner):
         ImportError: transformers is missing. OSError: nothing at `source`. ValueError: it is no CLIP or T5.
     """
 
-    needs = ("caption",)
-
     def __init__(
         self,
         source: str,
@@ -59,21 +55,13 @@ class FrozenText(Conditioner):
         revision: str | None = None,
         drop: Probability = 0.1,
     ):
-        super().__init__()
-        self.drop = drop
-        encoder, self._tokenizer = pretrained_text(source, revision)
-        # In a list the encoder is no submodule, and so is neither trained nor averaged nor saved.
-        self._encoder = [encoder.float().eval().requires_grad_(False)]
-        self.length, self.shape = length, ContextShape(tokens=width)
-        self.project = nn.Linear(encoder.config.hidden_size, width)
+        super().__init__(source, length, revision, drop)
+        self.shape = ContextShape(tokens=width)
+        self.project = nn.Linear(self.encoder.config.hidden_size, width)
         self.empty = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.truncated = 0
         self._hidden: Memory[Tensor] = Memory(keep)
-        weights = hash_of(encoder.state_dict(), sorted(self._tokenizer.get_vocab().items()))
+        weights = hash_of(self.encoder.state_dict(), sorted(self.tokenizer.get_vocab().items()))
         self._disk = Disk(f"{weights}-{length}") if on_disk else None
-
-    def fit(self, captions: Iterable[str]) -> None:
-        """Nothing to learn."""
 
     def forward(self, batch: Mapping[str, Any]) -> Context:
         """Tokens (b, n, width), where n is the length of the longest caption rounded up to a multiple of 16. An empty caption
@@ -108,46 +96,10 @@ class FrozenText(Conditioner):
     @torch.no_grad()
     def _embed(self, captions: list[str]) -> list[Tensor]:
         device = self.empty.device
-        self._count(captions)
-        words = self._tokenizer(captions, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
+        self.count(captions)
+        words = self.tokenizer(captions, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
         mask = words["attention_mask"]
-        encoder = self._encoder[0].to(device)
+        encoder = self.encoder.to(device)
         with torch.autocast(device.type, enabled=False):
             hidden = encoder(input_ids=words["input_ids"].to(device), attention_mask=mask.to(device)).last_hidden_state
         return [states[used] for states, used in zip(hidden.half().cpu(), mask.bool(), strict=True)]
-
-    def unread(self, caption: str) -> int:
-        return max(len(self._tokenizer([caption.strip()], verbose=False)["input_ids"][0]) - self.length, 0)
-
-    def _count(self, captions: list[str]) -> None:
-        for caption, ids in zip(captions, self._tokenizer(captions, verbose=False)["input_ids"], strict=True):
-            if len(ids) > self.length:
-                self.truncated += 1
-                if self.truncated in (1, 10, 100, 1000, 10_000, 100_000):
-                    what = f"a caption of {len(ids)} tokens is cut to {self.length} (number {self.truncated})"
-                    log.warning("%s, raise condition.length if the encoder has the positions: %.60s...", what, caption)
-
-
-def pretrained_text(source: str, revision: str | None) -> tuple[nn.Module, Any]:
-    """The text encoder and its tokenizer. Weights are read from safetensors only, and no code beside them is run."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError("condition=clip and t5 need transformers: pip install 'ldm[clip]'") from error
-    kinds = {
-        "clip": transformers.CLIPTextModel,
-        "clip_text_model": transformers.CLIPTextModel,
-        "t5": transformers.T5EncoderModel,
-    }
-    given = {"revision": revision or "main", "trust_remote_code": False}
-    try:
-        kind = transformers.AutoConfig.from_pretrained(source, **given).model_type
-        if kind not in kinds:
-            raise ValueError(f"{source} is a {kind}; a text encoder here is one of {', '.join(kinds)}")
-        encoder = kinds[kind].from_pretrained(source, revision=given["revision"], use_safetensors=True)
-        return encoder, transformers.AutoTokenizer.from_pretrained(source, **given)
-    except OSError as error:
-        raise OSError(
-            f"condition.source={source} is not a directory with a text encoder (config, safetensors, tokenizer) and "
-            f"could not be taken from the hub or its cache: {str(error).splitlines()[0]}"
-        ) from error

@@ -13,37 +13,32 @@ Sources:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
-from ldm.condition.conditioner import Conditioner, captions_of
-from ldm.condition.frozen import pretrained_text
+from ldm.condition.conditioner import captions_of
 from ldm.condition.memory import Memory
+from ldm.condition.pretrained_text import PretrainedText
 from ldm.types import Context, ContextShape, Probability
 
 
-class PaddedText(Conditioner):
+class PaddedText(PretrainedText):
     """The hidden states of a frozen text encoder as tokens, `length` of them for every caption.
 
     Arguments:
         source: a directory with the encoder and its tokenizer, or a hub name, as `openai/clip-vit-large-patch14`.
-        length: number of tokens; the rest of a longer caption is cut off. CLIP has 77 positions.
+        length: number of tokens; the rest of a longer caption is cut off, and this is counted. CLIP has 77 positions.
         keep: number of captions whose hidden states are kept in memory (about 240 kB each).
         revision: the revision of a hub name.
         drop: the probability that an example is trained without its condition.
 
-    Attributes:
-        encoder, tokenizer: of `transformers`.
-
     Raises:
         ImportError: transformers is missing. OSError: nothing at `source`. ValueError: it is no CLIP or T5.
     """
-
-    needs = ("caption",)
 
     def __init__(
         self,
@@ -53,22 +48,10 @@ class PaddedText(Conditioner):
         revision: str | None = None,
         drop: Probability = 0.1,
     ):
-        super().__init__()
-        self.drop, self.length = drop, length
-        encoder, self.tokenizer = pretrained_text(source, revision)
-        # In a list the encoder is no submodule, and so is neither trained nor averaged nor saved.
-        self._encoder = [encoder.float().eval().requires_grad_(False)]
-        self.shape = ContextShape(tokens=encoder.config.hidden_size)
+        super().__init__(source, length, revision, drop)
+        self.shape = ContextShape(tokens=self.encoder.config.hidden_size)
         self.register_buffer("place", torch.zeros(0), persistent=False)  # knows the device
         self._hidden: Memory[Tensor] = Memory(keep)
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The text encoder."""
-        return self._encoder[0]
-
-    def fit(self, captions: Iterable[str]) -> None:
-        """Nothing to learn."""
 
     def forward(self, batch: Mapping[str, Any]) -> Context:
         """Tokens (b, length, hidden)."""
@@ -82,19 +65,11 @@ class PaddedText(Conditioner):
         """The hidden states (length, hidden) of each caption, each encoded alone, so that they do not depend on the batch."""
         encoder = self.encoder.to(self.place.device)
         found = []
+        self.count(captions)
         for caption in captions:
-            words = self._words(caption)
+            words = self.tokenizer(
+                caption, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+            )
             with torch.autocast(self.place.device.type, enabled=False):
                 found.append(encoder(input_ids=words["input_ids"].to(self.place.device)).last_hidden_state[0].cpu())
         return found
-
-    def _words(self, caption: str) -> Mapping[str, Tensor]:
-        """The tokens of a caption; ValueError where the tokenizer has none for it, as one of classes for all but their names."""
-        try:
-            return self.tokenizer(
-                caption, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-            )
-        except Exception as error:  # of the library tokenizers, which knows no other kind
-            raise ValueError(
-                f"the tokenizer of this model knows no caption {caption!r} ({error}); take one of those that it was made for"
-            ) from error

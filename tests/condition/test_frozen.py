@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ldm.condition.frozen import FrozenText
+from ldm.condition.padded import PaddedText
 
 transformers = pytest.importorskip("transformers")
 
@@ -64,8 +65,8 @@ def test_an_empty_caption_is_the_learnt_null(frozen):
 def test_the_frozen_weights_are_neither_trained_nor_saved(frozen):
     assert set(frozen.state_dict()) == {"project.weight", "project.bias", "empty"}
     frozen.train()
-    assert not frozen._encoder[0].training
-    assert all(not p.requires_grad for p in frozen._encoder[0].parameters())
+    assert not frozen.encoder.training
+    assert all(not p.requires_grad for p in frozen.encoder.parameters())
 
 
 def test_a_caption_is_read_once_and_alike_in_any_company(frozen, source, monkeypatch):
@@ -95,7 +96,7 @@ def test_what_is_on_the_disk_is_not_computed_again(source, tmp_path, monkeypatch
     monkeypatch.setattr(other, "_embed", None)
     assert torch.equal(other({"caption": CAPTIONS}).tokens, expected)
     with torch.no_grad():
-        changed = copy.deepcopy(one._encoder[0])
+        changed = copy.deepcopy(one.encoder)
         next(changed.parameters()).add_(1)
     assert len(list((tmp_path / "captions").iterdir())) == 1
     changed.save_pretrained(folder := tmp_path / "changed")
@@ -105,10 +106,13 @@ def test_what_is_on_the_disk_is_not_computed_again(source, tmp_path, monkeypatch
     assert len(list((tmp_path / "captions").iterdir())) == 2
 
 
-def test_long_captions_are_cut_and_counted(frozen, caplog):
-    c = frozen({"caption": ["word " * 100, "a"]})
-    assert c.tokens.shape[1] == 20 and frozen.truncated == 1
-    assert "cut to 20" in caplog.text
+@pytest.mark.parametrize("kind", [FrozenText, PaddedText])
+def test_long_captions_are_cut_and_counted(source, kind, caplog):
+    condition = kind(source, length=20)
+    c = condition({"caption": ["word " * 100, "a"]})
+    assert c.tokens.shape[1] == 20 and condition.truncated == 1
+    assert "a caption of 102 tokens is cut to 20 (number 1)" in caplog.text
+    assert condition.unread("word " * 100) == 82 and condition.unread("a") == 0  # 100, a start and an end
 
 
 def test_nothing_at_the_source_says_what_was_wanted(tmp_path):

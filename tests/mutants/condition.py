@@ -69,9 +69,20 @@ FAULTS = [
         ),
         ("hidden[i, : len(row)] = row", "hidden[i, -len(row) :] = row"),
         ('float(caption != "") for caption', "1.0 for caption"),
-        ("encoder.float().eval().requires_grad_(False)", "encoder.float().train().requires_grad_(False)"),
         ("attention_mask=mask.to(device)).last_hidden_state", "attention_mask=mask.to(device)).last_hidden_state * 2"),
         ("size = 1 if self.empty.device.type", "size = 64 if self.empty.device.type"),
+    ),
+    *of(
+        "ldm/condition/pretrained_text.py",
+        "tests/condition/test_frozen.py",
+        ("encoder.float().eval().requires_grad_(False)", "encoder.float().train().requires_grad_(False)"),
+        ("(tokens := self._tokens(caption)) > self.length", "(tokens := self._tokens(caption)) > self.length + 99"),
+        ("self._tokens(caption.strip()) - self.length", "self._tokens(caption.strip()) - self.length + 1"),
+    ),
+    *of(
+        "ldm/condition/padded.py",
+        "tests/condition/test_frozen.py",
+        ("        self.count(captions)\n", ""),
     ),
     *of(
         "ldm/condition/conditioner.py",

@@ -20,6 +20,7 @@ CONDITIONS = {
     "none": ["condition=none", "diffusion.guidance.scale=1"],
     "label": ["condition=label", "condition.classes=3"],
     "masked": ["condition=masked", "diffusion.guidance.scale=1"],
+    "low_resolution": ["condition=low_resolution", "diffusion.guidance.scale=1"],
 }
 SPATIAL = (
     "cnf",
@@ -73,9 +74,8 @@ def made(word: str, first: str, condition: str, folder, shape: str | None = None
 CASES = [(word, first) for word in pieces("prior") for first in FIRST.get(word, ["kl_f4_small"])]
 
 
-ASKED = [
-    (*case, condition) for case in CASES for condition in CONDITIONS if condition != "masked" or case[0] in SPATIAL
-]
+TAKERS = {"masked": SPATIAL, "low_resolution": ("diffusion",)}  # who is asked under a condition; under others all are
+ASKED = [(*case, condition) for case in CASES for condition in CONDITIONS if case[0] in TAKERS.get(condition, case[:1])]
 
 
 @pytest.fixture(params=ASKED, ids="-".join)

@@ -1,5 +1,6 @@
 """What every prior of conf/prior promises in training, whichever it is: the same update on ranks and in micro-batches, to the
-bit after a stop, averages of the weights that were there, nothing of an update that is not finite.
+bit after a stop, averages of the weights that were there, nothing of an update that is not finite. A diffusion promises it with
+the conditions on a part of each image, too, which draw that part anew in each update.
 
 In two processes all of them are trained one after the other, since processes cost more than these trainings.
 """
@@ -23,16 +24,18 @@ from tests.stage.two_ranks import each_on_two_ranks
 
 pytestmark = pytest.mark.usefixtures("unchecked_file")  # the other laws check shapes
 
-COUPLED = ("ot_flow", "kl_f4_small")  # which looks at the whole batch of an update
-LEARNT = [case for case in CASES if case[0] != "normal"]  # which has no weights
+Case = tuple[str, str, str]  # prior, first stage, condition
+COUPLED = ("ot_flow", "kl_f4_small", "label")  # which looks at the whole batch of an update
+OF_IMAGES = [("diffusion", "kl_f4_small", condition) for condition in ("masked", "low_resolution")]
+LEARNT = [(*case, "label") for case in CASES if case[0] != "normal"] + OF_IMAGES  # but for normal, which has no weights
 UPDATES = 4
 
 
-def stage(case: tuple[str, str], folder: Path, **options: Any) -> Second:
+def stage(case: Case, folder: Path, **options: Any) -> Second:
     chosen = {"validate_every": 0, "steps": 40, "log_every": 1} | options
     # Of an image: where a network's norms see a few numbers, they blow up rounding.
     side = 8 if case[1] == "identity" else 16
-    one = Second(made(*case, "label", folder, f"[3,{side},{side}]"), recipe(**chosen))
+    one = Second(made(*case, folder, f"[3,{side},{side}]"), recipe(**chosen))
     one.reads = partial(data, side=side)
     return one
 
@@ -42,11 +45,11 @@ PLAIN = {"sgd": True, "lr": 0.02, "steps": 2}
 
 
 @pytest.fixture(scope="module")
-def plainly(tmp_path_factory) -> Callable[[tuple[str, str]], dict[str, torch.Tensor]]:
+def plainly(tmp_path_factory) -> Callable[[Case], dict[str, torch.Tensor]]:
     """The weights that a few plain gradient steps leave, in one piece on one rank."""
     found = {}
 
-    def of(case: tuple[str, str]) -> dict[str, torch.Tensor]:
+    def of(case: Case) -> dict[str, torch.Tensor]:
         if case not in found:
             one = stage(case, tmp_path_factory.mktemp("plainly"), **PLAIN)
             before = {name: p.detach().clone() for name, p in one.trained().named_parameters()}
