@@ -17,7 +17,7 @@ from ldm.metric.reconstruction import ReconstructionQuality
 from ldm.metric.shapes import agreement
 from ldm.metric.shapes.agreement import Agreement
 from tests.metric import ranks
-from tests.metric.shapes.test_agreement import PerfectReader, examples_of_shapes
+from tests.metric.shapes.test_agreement import PerfectReader, begun, examples_of_shapes
 
 
 def test_two_processes_see_the_rows_of_both(tmp_path):
@@ -121,12 +121,12 @@ def test_a_network_that_one_rank_lacks_is_left_out_by_all(two):
 
 def test_agreement_is_of_the_samples_of_all_ranks(monkeypatch, two):
     monkeypatch.setattr(agreement, "accuracy", lambda *_: {"joint": 1.0})
-    monkeypatch.setattr(Agreement, "_ready", lambda *_: PerfectReader())
-    found = two.measure([Agreement(), Agreement()], [[examples_of_shapes(6, right=4)], []])
+    monkeypatch.setattr(agreement, "kept_checker", lambda *_: PerfectReader())
+    found = two.measure([begun(Agreement()), begun(Agreement())], [[examples_of_shapes(6, right=4)], []])
     for rank in found:
         numbers = {m.metric: (m.value, m.n) for m in rank}
         assert numbers["shows_all"] == (pytest.approx(4 / 6), 6)
-    assert two.measure([Agreement(), Agreement()], [[], []]) == [[], []]
+    assert two.measure([begun(Agreement()), begun(Agreement())], [[], []]) == [[], []]
 
 
 def test_images_are_named_by_size_and_pixels():
