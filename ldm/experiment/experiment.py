@@ -130,10 +130,17 @@ class Experiment:
             self._build_model(whole)
         self.metrics = build(self.config["metric"] or {}, "metric")
         check_data(self.model.condition, self.metrics, self.data)
+        self._tell_missing()
         if self.metrics:
             check_evaluation(build(self.config["evaluation"], "evaluation"), self.model.condition, self.data)
         watchers.check(self.config["callback"])
         self.given.load_into(self.model)
+
+    def _tell_missing(self) -> None:
+        """Numbers that this machine cannot measure, before hours are spent: a run goes on without them."""
+        for metric in self.metrics.values() if rank() == 0 else ():
+            for line in metric.missing():
+                log.warning("%s; the run goes on without, and `ldm evaluate` can measure it later", line)
 
     def _build_model(self, config: Config) -> None:
         torch.manual_seed(self.seed)  # the networks' first weights, on all ranks the same

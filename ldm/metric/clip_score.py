@@ -12,7 +12,6 @@ Sources:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from ldm.alignment.maps import short_name
 from ldm.eight_bits import eight_bits
-from ldm.metric.features import FeaturesUnavailable, FeaturesUnavailableWarning, standardized
+from ldm.metric.features import FeaturesUnavailable, standardized, warn_of
 from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric
@@ -47,12 +46,21 @@ class ClipScore(Metric):
         self._scores = [torch.zeros(0)]
         self._clip: _Clip | None = None
 
+    def missing(self) -> Sequence[str]:
+        return self._ready(torch.device("cpu"))[1]
+
     def begin(self, scene: Scene) -> None:
         super().begin(scene)
+        if scene.samples:
+            self._clip, missing = self._ready(scene.device)
+            warn_of(missing)
+
+    def _ready(self, device: torch.device) -> tuple[_Clip | None, list[str]]:
+        """The network, or why there is none."""
         try:
-            self._clip = _Clip(self.source, scene.device) if scene.samples else None
+            return _Clip(self.source, device), []
         except FeaturesUnavailable as error:
-            warnings.warn(f"no clip_score: {error}", FeaturesUnavailableWarning, stacklevel=2)
+            return None, [f"no clip_score: {error}"]
 
     def add(self, examples: Examples) -> None:
         told = [i for i, caption in enumerate(examples.captions) if caption]

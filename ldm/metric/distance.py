@@ -11,7 +11,7 @@ Sources:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -21,7 +21,7 @@ from ldm.metric import frechet
 from ldm.metric.classifier import Learnt
 from ldm.metric.comparison import Comparison, compare
 from ldm.metric.feature_set import FeatureCollector, FeatureSet, features_of
-from ldm.metric.features import FeatureNetwork, Judging, available
+from ldm.metric.features import FeatureNetwork, Judging, available, warn_of
 from ldm.metric.frechet import Frechet, Ratio, frechet_distance
 from ldm.metric.gather import gather_rows
 from ldm.metric.inception_score import inception_score
@@ -72,9 +72,15 @@ class Distances(Metric):
         self.networks, self.of, self.limit, self.batch, self.sizes = networks, of, limit, batch, sizes
         learnt = [each for each in networks.values() if isinstance(each, Learnt)]
         self.needs = tuple(dict.fromkeys(column for each in learnt for column in each.needs))
+        self._built: tuple[dict[str, FeatureNetwork], list[str]] | None = (
+            None  # that learn nothing, and what is missing
+        )
         self._sets: dict[str, dict[str, FeatureCollector]] | None = None
         self._reference: dict[str, FeatureSet] = {}
         self._came, self._paired = {kind: False for kind in of}, False
+
+    def missing(self) -> Sequence[str]:
+        return self._ready()[1]
 
     def begin(self, scene: Scene) -> None:
         super().begin(scene)
@@ -206,6 +212,13 @@ class Distances(Metric):
             raise ValueError(
                 f"{', '.join(learnt)} learns from the data, and no measuring has begun: call begin(scene) first"
             )
-        built = available({name: each for name, each in self.networks.items() if name not in learnt})
-        built |= {name: each.learn(self.scene) for name, each in learnt.items()}
+        ready, missing = self._ready()
+        warn_of(missing)
+        built = ready | {name: each.learn(self.scene) for name, each in learnt.items()}
         return {name: built[name] for name in self.networks if name in built}
+
+    def _ready(self) -> tuple[dict[str, FeatureNetwork], list[str]]:
+        """The networks that learn nothing, built once, and why others are missing."""
+        if self._built is None:
+            self._built = available({k: each for k, each in self.networks.items() if not isinstance(each, Learnt)})
+        return self._built

@@ -29,7 +29,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -189,12 +189,18 @@ class ModuleFeatures(FeatureNetwork):
         return self.module.features(pixels.float() / 127.5 - 1)
 
 
-def available(networks: Mapping[str, Callable[[], FeatureNetwork]]) -> dict[str, FeatureNetwork]:
-    """Build the networks that are available here, and give a FeaturesUnavailableWarning for each that is not."""
-    found = {}
+def available(networks: Mapping[str, Callable[[], FeatureNetwork]]) -> tuple[dict[str, FeatureNetwork], list[str]]:
+    """The networks that are available here, and for each other one a line that says why it is not."""
+    found, missing = {}, []
     for name, constructor in networks.items():
         try:
             found[name] = constructor()
         except FeaturesUnavailable as error:
-            warnings.warn(f"no numbers of {name}: {error}", FeaturesUnavailableWarning, stacklevel=2)
-    return found
+            missing.append(f"no numbers of {name}: {error}")
+    return found, missing
+
+
+def warn_of(missing: Iterable[str]) -> None:
+    """A FeaturesUnavailableWarning for each line about numbers that will be missing."""
+    for line in missing:
+        warnings.warn(line, FeaturesUnavailableWarning, stacklevel=2)

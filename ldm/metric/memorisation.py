@@ -27,7 +27,7 @@ Sources:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -37,7 +37,7 @@ from torch import Tensor
 from ldm.eight_bits import eight_bits
 from ldm.metric.classifier import Learnt, binomial_error
 from ldm.metric.feature_set import features_of
-from ldm.metric.features import FeatureNetwork, available
+from ldm.metric.features import FeatureNetwork, available, warn_of
 from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, Picture, leave_out
@@ -72,6 +72,9 @@ class Memorisation(Metric):
         self._distances, self._nearest = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
         self._closest: tuple[Tensor, Tensor, Tensor] | None = None  # distance, number of the training image, pixels
 
+    def missing(self) -> Sequence[str]:
+        return () if isinstance(self.network, Learnt) else available({"memorisation": self.network})[1]
+
     def begin(self, scene: Scene) -> None:
         super().begin(scene)
         if not scene.samples:
@@ -82,8 +85,9 @@ class Memorisation(Metric):
         if isinstance(self.network, Learnt):
             self._built = self.network.learn(scene)
         else:
-            built = list(available({"memorisation": self.network}).values())
-            self._built = built[0].to(scene.device) if built else None
+            built, missing = available({"memorisation": self.network})
+            warn_of(missing)
+            self._built = built["memorisation"].to(scene.device) if built else None
         if self._built is None:
             return
         if min(scene.image_shape[1:]) < self._built.smallest:

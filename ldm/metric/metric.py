@@ -92,6 +92,10 @@ class Metric(ABC):
         """Check held-out captions before anything is trained; ValueError where the metric cannot read one of them."""
         return
 
+    def missing(self) -> Sequence[str]:
+        """What will not be measured on this machine, a line with the reason for each: told before anything is trained."""
+        return ()
+
     def begin(self, scene: Scene) -> None:
         """A measuring begins: called on all ranks, before the first batch. One that learns from real images does so here."""
         self.scene = scene

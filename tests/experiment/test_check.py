@@ -129,3 +129,11 @@ def test_a_condition_on_images_takes_neither_another_nor_cached_latents(match, w
     with pytest.raises(ConfigError, match=match):
         Experiment(config).run()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_this_machine_cannot_measure_are_told_before_training(tmp_path, caplog):
+    """A run goes on without them, so it is told while nothing is lost by stopping."""
+    words = ("metric=[offline,clip_score]", f"+metric.clip_score.source={tmp_path}/none")
+    Experiment(tiny(tmp_path, *words))._prepare()
+    assert f"no clip_score: nothing at {tmp_path}/none" in caplog.text
+    assert "the run goes on without, and `ldm evaluate` can measure it later" in caplog.text

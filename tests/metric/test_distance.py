@@ -301,6 +301,7 @@ def test_the_metric_goes_on_without_inception():
         raise FeaturesUnavailable("no network")
 
     metric = Distances({"inception_2015": unavailable, "random_conv": RandomConv})
+    assert metric.missing() == ["no numbers of inception_2015: no network"]  # before anything is measured
     with pytest.warns(FeaturesUnavailableWarning, match="inception_2015"):
         metric.add(examples())
     assert [m.metric for m in metric.measure()] == names()

@@ -11,6 +11,7 @@ from ldm.metric.features import (
     RandomConv,
     available,
     standardized,
+    warn_of,
 )
 
 
@@ -81,12 +82,14 @@ def test_any_module_with_features():
     assert torch.allclose(network(-torch.ones(2, 1, 4, 4)), torch.full((2, 3), -2.0))
 
 
-def test_what_is_unavailable_is_left_out_with_a_warning():
+def test_what_is_unavailable_is_left_out_and_said():
     def missing():
         raise FeaturesUnavailable("no weights here")
 
-    with pytest.warns(FeaturesUnavailableWarning, match=r"no numbers of far: no weights here"):
-        found = available({"far": missing, "near": RandomConv})
+    found, lines = available({"far": missing, "near": RandomConv})
+    assert lines == ["no numbers of far: no weights here"]
+    with pytest.warns(FeaturesUnavailableWarning, match="no numbers of far: no weights here"):
+        warn_of(lines)
     assert {name: network.name for name, network in found.items()} == {"near": "random_conv"}
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ldm.metric.features import RandomConv
+from ldm.metric.features import FeaturesUnavailable, RandomConv
 from ldm.metric.memorisation import Memorisation, closer_than
 from ldm.metric.metric import Examples
 from ldm.metric.scene import RealImages, Scene
@@ -83,3 +83,12 @@ def test_streamed_training_images_and_few_held_out_ones_are_said(caplog):
     assert metric.measure() == [] and metric.pictures() == [] and "a stream" in caplog.text
     found, _ = measured(images(20, 5), limit=50)
     assert list(found) == ["closer_to_training"] and "at least 100 held-out images, and here are 50" in caplog.text
+
+
+def test_a_network_that_is_missing_is_said_before_anything_is_measured():
+    def missing():
+        raise FeaturesUnavailable("no weights here")
+
+    metric = Memorisation(missing)
+    assert metric.missing() == ["no numbers of memorisation: no weights here"]
+    assert not Memorisation(RandomConv).missing()

@@ -118,6 +118,8 @@ def test_the_clip_score_is_torchmetrics(clip):
 
 def test_without_a_clip_there_is_no_score_and_the_run_goes_on(tmp_path):
     metric = ClipScore(str(tmp_path))
+    [line] = metric.missing()
+    assert line.startswith(f"no clip_score: nothing at {tmp_path}")
     with pytest.warns(FeaturesUnavailableWarning, match="no clip_score: nothing at"):
         metric.begin(scene())
     metric.add(Examples(None, None, torch.zeros(1, 3, 16, 16), ["a"], torch.arange(1)))

@@ -138,6 +138,16 @@ FAULTS = [
         "tests/metric/test_transformer_features.py",
         ("enumerate(examples.captions) if caption]", "enumerate(examples.captions)]"),
         ("return 100 * F.cosine_similarity", "return F.cosine_similarity"),
+        ('return self._ready(torch.device("cpu"))[1]', "return ()"),
+        ("            warn_of(missing)\n", ""),
+    ),
+    *of("ldm/experiment/experiment.py", "tests/experiment/test_check.py", ("        self._tell_missing()\n", "")),
+    *of(
+        "ldm/metric/shapes/attributes.py",
+        "tests/metric/shapes/test_agreement.py",
+        ("key = hash_of({}, _VERSION, size, seed)[:20]", "key = hash_of({}, _VERSION, size)[:20]"),
+        ("key = hash_of({}, _VERSION, size, seed)[:20]", "key = hash_of({}, _VERSION, seed)[:20]"),
+        ("found.to(scene.device).eval()", "found.to(scene.device)"),
     ),
     *of(
         "ldm/metric/feature_set.py",
