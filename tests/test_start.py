@@ -76,9 +76,9 @@ def test_an_answer_costs_no_import(entry, words, code, said):
 
 @pytest.mark.parametrize("entry", ["sample.py", "evaluate.py"])
 def test_what_does_not_train_imports_no_trainer_and_nothing_of_other_metrics(entry, tmp_path):
-    """A run without metrics of its own: what a metric imports, it uses."""
+    """What a metric imports, it uses: that of latents needs no more than the model."""
     run_ = saved(tmp_path, tiny(tmp_path, "metric=none"))
-    words = ["n=1", "steps=1", "prompt=x"] if entry == "sample.py" else ["samples=1"]
+    words = ["n=1", "steps=1", "prompt=x"] if entry == "sample.py" else ["samples=1", "metric=latents"]
     code, text, packages = run(entry, f"run={run_}", *words)
     assert code == 0, text
     assert "torch" in packages and packages & HEAVY <= {"torch", "numpy", "tokenizers"}
