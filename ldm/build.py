@@ -227,10 +227,25 @@ def no_such_argument(spot: str, name: str, known: Iterable[str]) -> str:
     return f"{spot}: {name} has no such argument{hint}"
 
 
+def signature_of(target: Callable[..., Any]) -> inspect.Signature:
+    """The arguments of a class or a function.
+
+    Of a class they are those of the nearest constructor, as Python itself calls it; `inspect.signature` of Python 3.11.2 (Debian
+    12) takes an inherited `__new__` before an inherited `__init__`, whichever is nearer, and then says that anything is taken.
+    """
+    if not inspect.isclass(target):
+        return inspect.signature(target)
+    nearest = next(base for base in target.__mro__ if {"__new__", "__init__"} & vars(base).keys())
+    if "__new__" in vars(nearest) or not inspect.isfunction(target.__init__):
+        return inspect.signature(target)
+    found = inspect.signature(target.__init__)
+    return found.replace(parameters=[*found.parameters.values()][1:])
+
+
 def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: Allowed) -> tuple[type, Config]:
     """The node's class and its arguments, plain values converted and nodes left as they are."""
     target = resolve(node["_target_"], where, allowed)
-    signature, hints = inspect.signature(target), _annotations(target)
+    signature, hints = signature_of(target), _annotations(target)
     named = {
         name: parameter
         for name, parameter in signature.parameters.items()
@@ -268,7 +283,7 @@ def _missing(parameters: Iterable[inspect.Parameter], given: Set[str]) -> list[s
 def _check_waits(node: Mapping, spot: str, target: type, allowed: Allowed) -> None:
     """ConfigError where a node whose last arguments `target` gives, as a prior those of its network, forgot `_partial_`."""
     kind = resolve(node["_target_"], spot, allowed)
-    missing = _missing(inspect.signature(kind).parameters.values(), set(node))
+    missing = _missing(signature_of(kind).parameters.values(), set(node))
     if missing and not node.get("_partial_"):
         raise ConfigError(
             f"{spot}: {kind.__name__} waits for {', '.join(missing)}, which {target.__name__} gives; "
@@ -312,7 +327,7 @@ def described(node: Config, leave: tuple[str, ...] = (), allowed: Allowed = None
     """A node in a word: its class in lower case and, in brackets, the arguments that are not the default, in the order of
     the signature; those to `leave` are left out at every depth. Two nodes of the same word build the same."""
     target, arguments = _bind(node, "config", (), allowed)
-    parameters = inspect.signature(target).parameters
+    parameters = signature_of(target).parameters
     words = []
     for name in sorted(arguments, key=list(parameters).index):
         if name not in leave and arguments[name] != parameters[name].default:

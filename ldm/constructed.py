@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from ldm.build import Config, ConfigError
+from ldm.build import Config, ConfigError, signature_of
 
 
 class _Remembers:
@@ -70,7 +70,7 @@ def node_of(value: Any, where: str, leave: Collection[str] = ()) -> Any:
 def _arguments(value: Constructed) -> dict[str, Any]:
     """What the constructor was given, and what of its arguments is another by now."""
     arguments, named = value._given
-    bound = inspect.signature(type(value)).bind(*arguments, **named)
+    bound = signature_of(type(value)).bind(*arguments, **named)
     given = set(bound.arguments)
     bound.apply_defaults()
     now = {name: _by_now(value, name, each) for name, each in bound.arguments.items()}
@@ -84,7 +84,7 @@ def _by_now(value: Constructed, name: str, given: Any) -> Any:
 
 def _bound(waits: functools.partial) -> dict[str, Any]:
     """The arguments that a partial holds, by their names."""
-    return dict(inspect.signature(waits.func).bind_partial(*waits.args, **waits.keywords).arguments)
+    return dict(signature_of(waits.func).bind_partial(*waits.args, **waits.keywords).arguments)
 
 
 def _node(target: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> Config:

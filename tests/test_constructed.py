@@ -1,7 +1,6 @@
 """A model put together in Python is saved and loaded as one of a config is."""
 
 import functools
-import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.autoencoder.bottleneck import DiagonalGaussian
 from ldm.autoencoder.convnet import Decoder, Encoder
 from ldm.backbone.unet import UNet
-from ldm.build import ConfigError, build
+from ldm.build import ConfigError, build, signature_of
 from ldm.condition.label import Label
 from ldm.condition.none import Unconditional
 from ldm.constructed import Constructed, node_of
@@ -263,14 +262,14 @@ class Weighs(PlainModule):
 
 @pytest.mark.parametrize("kind", [Plain, PlainModule, UniPC])
 def test_a_class_without_a_constructor_takes_no_arguments(kind):
-    assert not inspect.signature(kind).parameters
+    assert not signature_of(kind).parameters
     with pytest.raises(TypeError, match="unexpected keyword argument 'eta'"):
         kind(eta=1.0)
     assert node_of(kind(), "x") == {"_target_": f"{kind.__module__}.{kind.__name__}"}
 
 
 def test_a_module_is_set_up_below_one():
-    assert list(inspect.signature(Weighs).parameters) == ["width"]
+    assert list(signature_of(Weighs).parameters) == ["width"]
     assert [name for name, _ in Weighs(3).named_parameters()] == ["weight"]
 
 

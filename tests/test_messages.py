@@ -157,7 +157,14 @@ def test_misspelt_words_of_a_finished_run(entry, argument, parts):
     "argument",
     [
         *("prior=normal", "prior=normal,diffusion", "+experiment=shapes", "seed=1,2", "hydra.verbose=true", "-m"),
-        *("++first.steps=3", "~experiment", "experiment=null", "stage@first=first", "diffusion=choice(ddpm,v)", "--cfg"),
+        *(
+            "++first.steps=3",
+            "~experiment",
+            "experiment=null",
+            "stage@first=first",
+            "diffusion=choice(ddpm,v)",
+            "--cfg",
+        ),
         *("hydra/launcher=joblib", "hydra/sweeper/sampler=random", "hydra.launcher.n_jobs=2", "objective=[psnr,ssim]"),
     ],
 )

@@ -9,7 +9,6 @@ it samples, for records (ldm.run.evaluation).
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from ldm.build import Config, is_node, merged, nearest, resolve
+from ldm.build import Config, is_node, merged, nearest, resolve, signature_of
 from ldm.files import read_text
 from ldm.model import MODEL_PACKAGES, LatentModel, Weights
 from ldm.prior.base import Prior
@@ -198,6 +197,6 @@ def scaled(guidance: Config) -> Config:
     while is_node(chain[-1].get("guidance")):
         chain.append(chain[-1]["guidance"])
     for node in reversed(chain):
-        if "scale" in inspect.signature(resolve(node["_target_"], "guidance", MODEL_PACKAGES)).parameters:
+        if "scale" in signature_of(resolve(node["_target_"], "guidance", MODEL_PACKAGES)).parameters:
             return node
     raise ValueError(f"guidance= is a scale, and {chain[-1]['_target_']} has none")
