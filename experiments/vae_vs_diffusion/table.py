@@ -172,10 +172,21 @@ def table(root: Path) -> str:
         *cost_rows(root),
         *spread_rows(root),
     ]
-    return "\n".join([head("Property", "Measured as", *MODELS.values(), "Best"), *parts, *little_rows(root)]) + "\n"
+    return _written([*parts, *little_rows(root)])
+
+
+def cifar(root: Path) -> str:
+    """The plain rows of the models of CIFAR-10; nothing where they were not trained."""
+    own = every(root, "cifar-")
+    return f"\nCIFAR-10\n\n{_written(plain_rows(own))}" if any(own.values()) else ""
+
+
+def _written(rows: Sequence[str]) -> str:
+    return "\n".join([head("Property", "Measured as", *MODELS.values(), "Best"), *rows]) + "\n"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    print(table(parser.parse_args().runs), end="")
+    root = parser.parse_args().runs
+    print(table(root) + cifar(root), end="")
