@@ -130,6 +130,9 @@ def test_the_textbooks_table(tmp_path):
     ]
     assert rows[("| ", "images a second at the VAE's FD (4) or better")][:3] == ["100", "not reached", "not reached"]
     assert rows[("| Little data", "FD of 1 % of the images, the same cost")][:3] == ["not run"] * 3
+    assert textbook.cifar(tmp_path) == ""
+    run(tmp_path / "cifar-latent" / "seed-0", record("fd_classifier", 5.0, drawn=drawn))
+    assert "| Generation quality | FD, classifier | not run | 5.000 (± 0.010) | not run |" in textbook.cifar(tmp_path)
 
 
 def test_the_tables_of_families_first_stages_and_bits(tmp_path):
