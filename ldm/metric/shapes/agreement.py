@@ -21,8 +21,7 @@ from ldm.metric.gather import gather_rows
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out
 from ldm.metric.scene import Scene
-from ldm.metric.shapes.attributes import ENOUGH, AttributeChecker, accuracy, agreement, kept_checker, readable
-from ldm.tensors import hash_of
+from ldm.metric.shapes.attributes import ENOUGH, NAME, AttributeChecker, accuracy, agreement, kept_checker, readable
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class Agreement(Metric):
         rows = gather_rows(torch.cat(self._right))
         if self._checker is None or not len(rows):
             return []
-        name, key = "attribute_checker", hash_of(self._checker.state_dict())[:16]
+        name, key = NAME, self._checker.key
         share = accuracy(self._checker, self.seed + 1, _CHECKED)["joint"]
         if share < ENOUGH:
             log.warning(

@@ -30,6 +30,7 @@ from ldm.types import Image
 
 log = logging.getLogger(__name__)
 
+NAME = "attribute_checker"
 _VERSION = 1  # of the network, its images and its training
 ENOUGH = 0.99  # below this accuracy the classifier's results should not be trusted
 
@@ -79,6 +80,11 @@ class AttributeChecker(nn.Module):
         found = self.trunk(x)
         features = torch.cat([found.amax((2, 3)), found.mean((2, 3)), self.where(found)], 1)
         return {name: head(features) for name, head in self.heads.items()}
+
+    @property
+    def key(self) -> str:
+        """A hash of its weights, by which numbers of two classifiers are told apart."""
+        return hash_of(self.state_dict())[:16]
 
     @torch.no_grad()
     def read(self, x: Image, batch_size: int = 256) -> dict[str, Tensor]:
@@ -166,7 +172,7 @@ def kept_checker(scene: Scene, seed: int) -> AttributeChecker:
         return agree(lambda: _trained(seed, scene.device, size))
 
     found = AttributeChecker(size)
-    found.load_state_dict(scene.artifacts.kept("attribute_checker", key, {"split": "train", "weights": key}, make))
+    found.load_state_dict(scene.artifacts.kept(NAME, key, {"split": "train", "weights": key}, make))
     return found.to(scene.device).eval()
 
 

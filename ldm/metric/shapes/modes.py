@@ -35,8 +35,7 @@ from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric, leave_out
 from ldm.metric.scene import Scene
 from ldm.metric.shapes.agreement import check_captions
-from ldm.metric.shapes.attributes import AttributeChecker, kept_checker, readable
-from ldm.tensors import hash_of
+from ldm.metric.shapes.attributes import NAME, AttributeChecker, kept_checker, readable
 
 _SIZES = [len(words) for words in ATTRIBUTES.values()]
 
@@ -93,13 +92,13 @@ class Modes(Metric):
         ]
 
     def _number(self, metric: str, value: float, error: float | None, n: int) -> Measurement:
-        key = None if self._checker is None else hash_of(self._checker.state_dict())[:16]
+        key = None if self._checker is None else self._checker.key
         return Measurement(
             metric=metric,
             value=value,
             standard_error=error,
             n=n,
-            features="attribute_checker",
+            features=NAME,
             features_hash=key,
             rounded=True,
         )
