@@ -34,11 +34,14 @@ from ldm.random import Random
 from ldm.run import hub
 from ldm.run.load import Drawing, check_trained
 from ldm.task.base import Task, lacking
-from ldm.task.tools.conditions import check_whole, condition, conditions, draw
+from ldm.task.tools.conditions import check_whole, conditions, draw
 from ldm.task.tools.done import Done, Pictures, in_memory, pictures
 from ldm.task.tools.glimpse import Glimpse, watched
 from ldm.task.tools.rows import Rows
 from ldm.types import Codes, Image, Latent
+
+Captions = str | Sequence[str] | None
+Labels = str | int | Sequence[str | int] | None
 
 
 def load(
@@ -106,8 +109,8 @@ class Model:
 
     def sample(
         self,
-        captions: str | Sequence[str] | None = None,
-        labels: str | int | Sequence[str | int] | None = None,
+        captions: Captions = None,
+        labels: Labels = None,
         n: PositiveInt = 1,
         guidance: float | int | None = None,
         steps: int | None = None,
@@ -166,8 +169,8 @@ class Model:
     def log_prob(
         self,
         images: Any,
-        captions: str | Sequence[str] | None = None,
-        labels: str | int | Sequence[str | int] | None = None,
+        captions: Captions = None,
+        labels: Labels = None,
         seed: int = 0,
     ) -> Float[Tensor, " b"]:
         """log p(z | c) of each image in nats, (b,), with z drawn from q(z|x) by the seed.
@@ -185,8 +188,8 @@ class Model:
     def compress(
         self,
         images: Any,
-        captions: str | Sequence[str] | None = None,
-        labels: str | int | Sequence[str | int] | None = None,
+        captions: Captions = None,
+        labels: Labels = None,
         step: float | int | None = None,
     ) -> list[bytes]:
         """A small file of each image, the same whatever the others are (ldm.task.compress). ValueError where the prior cannot.
@@ -224,8 +227,8 @@ class Model:
         task: Task,
         images: Any = None,
         others: Any = None,
-        caption: str | None = None,
-        label: str | int | None = None,
+        caption: Captions = None,
+        label: Labels = None,
         guidance: float | int | None = None,
         steps: int | None = None,
         seed: int = 0,
@@ -236,7 +239,7 @@ class Model:
 
         Arguments:
             others: further images, whose numbers are told apart; None takes those that the task names.
-            caption, label: of all rows.
+            caption, label: of all rows, or a list with one for each.
             guidance, steps: of this call; None as in the run.
             watch: as of `sample`, of a task that draws from noise, as filling in does.
         """
@@ -248,7 +251,8 @@ class Model:
         given = None if images is None else Inputs(images, shape)
         beside = None if others is None else Inputs(others, shape, "others")
         with Drawing(None, guidance, steps).applied(self.model), watched(self.model, watch):
-            rows = Rows(task, own, given, beside, condition(own, caption, label, ("caption", "label")), seed)
+            asked = conditions(own, _many(caption), _many(label), said=("caption", "label"))
+            rows = Rows(task, own, given, beside, asked, seed)
             return in_memory(rows, batch)
 
     def interpolate(self, images: Any, frames: int = 9, seed: int = 0) -> Done:
@@ -260,8 +264,8 @@ class Model:
     def edit(
         self,
         images: Any,
-        caption: str | None = None,
-        label: str | int | None = None,
+        caption: Captions = None,
+        label: Labels = None,
         strength: float = 0.6,
         guidance: float | int | None = None,
         steps: int | None = None,
@@ -276,8 +280,8 @@ class Model:
         self,
         images: Any,
         mask: str | PIL.Image.Image | np.ndarray | Tensor,
-        caption: str | None = None,
-        label: str | int | None = None,
+        caption: Captions = None,
+        label: Labels = None,
         guidance: float | int | None = None,
         steps: int | None = None,
         seed: int = 0,
@@ -298,8 +302,8 @@ class Model:
         self,
         images: Any,
         factor: int | None = None,
-        caption: str | None = None,
-        label: str | int | None = None,
+        caption: Captions = None,
+        label: Labels = None,
         guidance: float | int | None = None,
         steps: int | None = None,
         seed: int = 0,
@@ -317,8 +321,8 @@ class Model:
         self,
         images: Any,
         sigma: float = 0.2,
-        caption: str | None = None,
-        label: str | int | None = None,
+        caption: Captions = None,
+        label: Labels = None,
         guidance: float | int | None = None,
         steps: int | None = None,
         seed: int = 0,
@@ -363,8 +367,8 @@ class Model:
         name: str,
         task: Task,
         images: Any,
-        caption: str | None,
-        label: str | int | None,
+        caption: Captions,
+        label: Labels,
         guidance: float | int | None,
         steps: int | None,
         seed: int,
@@ -378,10 +382,9 @@ class Model:
 
     def _conditioned(self, x: Image, captions: Any, labels: Any) -> dict[str, Any]:
         """A batch of images with a caption or a label for each, or one for all; ValueError where they are not as many."""
-        asked = conditions(self.model, _of_each(captions, len(x)), _of_each(labels, len(x)), 1)
-        if asked.count not in (1, len(x)):
-            raise ValueError(f"{asked.count} captions or labels for {len(x)} images: give one for each")
-        return asked.batch(range(len(x)) if asked.count == len(x) else [0] * len(x), x.device) | {"image": x}
+        asked = conditions(self.model, _many(captions), _many(labels))
+        asked.check(len(x))
+        return asked.batch(range(len(x)), x.device) | {"image": x}
 
     def _inputs(self, images: Any) -> Image:
         inputs = Inputs(images, self.image_shape)
@@ -395,11 +398,6 @@ def _random(x: Tensor, seed: int) -> Random:
 def _many(words: Any) -> Any:
     """A word alone as a list of one."""
     return [words] if isinstance(words, str | int) else words
-
-
-def _of_each(words: Any, count: int) -> Any:
-    """A word alone for each of so many images."""
-    return [words] * count if isinstance(words, str | int) else words
 
 
 def _parts(count: int, batch: int) -> Iterator[list[int]]:

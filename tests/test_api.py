@@ -15,6 +15,7 @@ from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.denoise import Denoise
 from ldm.task.edit import Edit
+from ldm.task.tools.inversion import Inversion
 from ldm.task.embed import Embed
 from ldm.task.super_resolution import SuperResolution
 from ldm.task.tools.done import pictures
@@ -104,7 +105,7 @@ def test_densities_are_the_priors_of_the_drawn_latents(labelled, x):
     for labels, numbers in ((["dog", "cat", "dog"], [1, 0, 1]), ("dog", [1, 1, 1]), (None, [-1, -1, -1])):
         wanted = own.prior.log_prob(z, own.condition({"label": torch.tensor(numbers)}), random)
         torch.testing.assert_close(model.log_prob(x, labels=labels, seed=2), wanted)
-    with pytest.raises(ValueError, match="2 captions or labels for 3 images: give one for each"):
+    with pytest.raises(ValueError, match="2 labels for 3 images: give one for each, or one for all"):
         model.log_prob(x, labels=[0, 1])
 
 
@@ -165,6 +166,29 @@ def test_tasks_by_a_line(run, labelled, x):
     flow = ldm.load(labelled)
     assert list(flow.interpolate(x, frames=3).pictures) == ["given", "0.00", "0.50", "1.00", "next"]
     assert set(flow.anomaly(x, others=x).found["auroc"]) == {"nll", "complexity", "reconstruction"}
+
+
+def test_each_image_has_its_own_caption_where_there_is_a_list(run, x):
+    model, words = ldm.load(run), {"strength": 1.0, "guidance": 4, "steps": 2, "seed": 3}
+    captions = ["a star", "a circle", "a square"]
+    found = [each.tobytes() for each in model.edit(x, captions, **words)]
+    for i, caption in enumerate(captions):
+        assert model.edit(x, caption, **words)[i].tobytes() == found[i]
+    assert model.edit(x, "a star", **words)[1].tobytes() != found[1]
+    with pytest.raises(ValueError, match="2 captions for 3 images: give one for each, or one for all"):
+        model.edit(x, captions[:2], **words)
+
+
+def test_noise_is_found_under_the_caption_of_each_image(run, x):
+    model, words = ldm.load(run), {"caption": "a star", "guidance": 1, "steps": 2}
+    sources = ["a star", "a circle", "a square"]
+    found = model.apply(Edit(0.9, Inversion(2), sources), x, **words).pictures["edited"]
+    for i, source in enumerate(sources):
+        alone = model.apply(Edit(0.9, Inversion(2), source), x, **words).pictures["edited"]
+        assert alone[i].tobytes() == found[i].tobytes()
+    assert alone[0].tobytes() != found[0].tobytes()
+    with pytest.raises(ValueError, match="2 captions for 3 images"):
+        model.apply(Edit(0.9, Inversion(2), sources[:2]), x, **words)
 
 
 def test_images_by_a_task_are_those_that_apply_finds(run, x):

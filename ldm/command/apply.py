@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ldm.build import build, is_node
 from ldm.callback.image_grid import ImageGrid, beside
+from ldm.command.asked import asked_for
 from ldm.data.inputs import Inputs
 from ldm.eight_bits import eight_bits
 from ldm.files import folder, remove_leftovers, whole_file, write_json
@@ -34,7 +35,6 @@ from ldm.random import seed_of
 from ldm.run.load import Drawing, check_trained, named, weights_hash
 from ldm.run.machine import device_of
 from ldm.task.base import Answer, Found, Task
-from ldm.task.tools.conditions import condition
 from ldm.task.tools.rows import Rows, summary
 from ldm.tensors import read_tensors, write_tensors
 
@@ -49,6 +49,7 @@ def apply(
     task: dict[str, Any],
     images: str | None,
     prompt: str | None,
+    prompts: str | None,
     label: str | int | None,
     guidance: float | int | None,
     steps: int | None,
@@ -81,8 +82,10 @@ def apply(
         check_trained(model, run)
     done.check(model)  # before images are read
     given, others = _inputs(images, model, "images"), _inputs(done.others, model, "task.others")
-    rows = Rows(done, model, given, others, condition(model, prompt, label, ("prompt", "label")), seed)
+    asked = asked_for(model, prompt, prompts, label)
+    rows = Rows(done, model, given, others, asked, seed)
     facts: dict[str, Any] = {"run": str(run), "task": task, "prompt": prompt, "label": label, "seed": seed}
+    facts |= {} if prompts is None else {"captions": asked.captions}
     if (way := done.way(model)) is not None:
         log.info("task=%s is done by %s", done.word, way)
         facts["way"] = way

@@ -18,14 +18,15 @@ from einops import rearrange
 from PIL import Image
 
 from ldm.callback.image_grid import image_grid, save
+from ldm.command.asked import asked_for
 from ldm.eight_bits import eight_bits
-from ldm.files import folder, read_text, whole_file, write_json
+from ldm.files import folder, whole_file, write_json
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
 from ldm.random import seed_of
 from ldm.run.load import Drawing, check_trained, named, weights_hash
 from ldm.run.machine import device_of
-from ldm.task.tools.conditions import Conditions, check_whole, conditions, draw
+from ldm.task.tools.conditions import check_whole, draw
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def sample(
     check_whole(model)
     if compile:
         _compile(model)
-    asked = _conditions(model, prompt, prompts, label, n, negative)
+    asked = asked_for(model, prompt, prompts, label, n, negative)
     count = asked.count
     made_from = {"captions": asked.captions, "labels": asked.labels, "guidance": guidance, "steps": steps, "seed": seed}
     made_from |= {} if negative is None else {"negative": negative}
@@ -111,30 +112,6 @@ def _begin(folder: Path, facts: dict[str, Any], count: int) -> list[int]:
 
 def _name(row: int) -> str:
     return f"{row:04d}.png"
-
-
-def _conditions(
-    model: LatentModel, prompt: str | None, prompts: str | None, label: str | int | None, n: int, negative: str | None
-) -> Conditions:
-    """What the images are drawn for; ValueError where the model knows no such condition."""
-    given = [name for name, value in (("prompt", prompt), ("prompts", prompts), ("label", label)) if value is not None]
-    if len(given) > 1:
-        raise ValueError(f"one kind of condition at a time; got {' and '.join(given)}")
-    captions = None if prompt is None else [prompt]
-    if prompts is not None:
-        captions = _lines(prompts) if "caption" in model.condition.needs else []
-    labels = None if label is None else [label]
-    return conditions(model, captions, labels, n, negative, ("prompt" if prompts is None else "prompts", "label"))
-
-
-def _lines(prompts: str) -> list[str]:
-    """The captions of a file."""
-    if not Path(prompts).exists():
-        raise FileNotFoundError(f"prompts={prompts}: no such file; wanted one with a caption a line")
-    lines = [line.strip() for line in read_text(Path(prompts)).splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{prompts} holds no caption; wanted one a line")
-    return lines
 
 
 def _write(picture: torch.Tensor, path: Path) -> None:

@@ -181,7 +181,7 @@ class OwnClassifier(Learnt):
             return agree(lambda: self._trained(scene, training, held_out, size))
 
         found = scene.artifacts.kept("classifier", key, made_from, make)
-        network = self._untrained(scene.classes, size)
+        network = self.untrained(scene.classes, size)
         network.load_state_dict({name: value for name, value in found.items() if name != "right"})
         network.settle()
         return network.to(scene.device), found["right"]
@@ -209,23 +209,23 @@ class OwnClassifier(Learnt):
         if seen < 2:
             raise ValueError(f"metric=classifier: the training images that can be read have {seen} classes, wanted 2")
         log.info("training a classifier of %d classes on %d images, once for these data", scene.classes, len(labels))
-        network = self._untrained(scene.classes, size).to(scene.device).requires_grad_(True)
-        self._fit(network, pixels.to(scene.device), labels.to(scene.device))
-        network.settle()
-        right = _right(network, *_read(held_out, size, _HELD_OUT))
+        network = self.untrained(scene.classes, size).to(scene.device)
+        self.fit(network, pixels.to(scene.device), labels.to(scene.device))
+        right = is_right(network, *_read(held_out, size, _HELD_OUT))
         log.info("the classifier is right about %.1f %% of %d held-out images", 100 * right.float().mean(), len(right))
         return {name: value.cpu() for name, value in network.state_dict().items()} | {"right": right}
 
-    def _untrained(self, classes: int, size: int) -> Classifier:
+    def untrained(self, classes: int, size: int) -> Classifier:
         """With weights that are a function of the seed; torch's generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, "classifier"))
             return Classifier(classes, size, self.width)
 
-    def _fit(self, network: Classifier, pixels: UInt8[Tensor, "n 3 s s"], labels: Int[Tensor, " n"]) -> None:
+    def fit(self, network: Classifier, pixels: UInt8[Tensor, "n 3 s s"], labels: Int[Tensor, " n"]) -> None:
+        """Train the network on labelled images of its size."""
         optimizer = torch.optim.AdamW(network.parameters(), self.rate, weight_decay=self.decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.rate, self.updates)
-        _in_training(network)
+        _in_training(network.requires_grad_(True))
         for update in range(self.updates):
             random = Random(self.seed, update, torch.arange(self.batch, device=pixels.device))
             rows = (random.uniform("row").double() * len(labels)).long()
@@ -235,6 +235,7 @@ class OwnClassifier(Learnt):
             loss.backward()
             optimizer.step()
             schedule.step()
+        network.settle()
 
 
 def _in_training(network: FeatureNetwork) -> None:
@@ -258,9 +259,10 @@ def _read(images: RealImages, size: int, most: int) -> tuple[UInt8[Tensor, "n 3 
 
 
 @torch.no_grad()
-def _right(
+def is_right(
     network: Classifier, pixels: UInt8[Tensor, "n 3 s s"], labels: Int[Tensor, " n"], batch: int = 500
 ) -> Int[Tensor, " n"]:
+    """Of each image, whether the class that the network finds most probable is its own (1) or not (0)."""
     device = next(network.parameters()).device
     parts = [network.logits(network.embed(part.to(device))).argmax(1).cpu() for part in pixels.split(batch)]
     return (torch.cat(parts) == labels).long()

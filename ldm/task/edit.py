@@ -23,7 +23,7 @@ Sources:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -34,7 +34,7 @@ from ldm.model import LatentModel
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
 from ldm.task.base import Answer, Task, apart, lacks
-from ldm.task.tools.conditions import condition
+from ldm.task.tools.conditions import Conditions, conditions
 from ldm.task.tools.inversion import Inversion
 from ldm.task.tools.partway import cleaned, noised
 from ldm.types import Context
@@ -46,14 +46,15 @@ class Edit(Task):
     Arguments:
         strength: the time t at which it starts, of the schedule that samples; 1 is pure noise.
         inversion: how noise is found; without it, noise is drawn.
-        source: caption or label (a class's name or number) that the image has, under which noise is found; None is no condition.
+        source: caption or label (a class's name or number) that the images have, under which noise is found, or a list with one
+            for each; None is no condition.
     """
 
     def __init__(
         self,
         strength: Annotated[float, Field(gt=0, le=1)] = 0.6,
         inversion: Inversion | None = None,
-        source: str | int | None = None,
+        source: str | int | Sequence[str | int] | None = None,
     ):
         if source is not None and inversion is None:
             raise ValueError("task.source= is what noise is found under: take task=edit_inversion, or leave it out")
@@ -63,6 +64,10 @@ class Edit(Task):
         lacks(self, model, Diffusion, "a denoiser")
         if self.source is not None:
             self._of(model)
+
+    def count(self, model: LatentModel, images: int) -> int:
+        self._of(model).check(images)
+        return images
 
     def __call__(self, model: LatentModel, batch: Mapping[str, Any], random: Random) -> Answer:
         x, own = batch["image"], model.autoencoder
@@ -80,16 +85,16 @@ class Edit(Task):
         edited = own.decode(result).float().clamp(-1, 1)
         return Answer({"given": x, "edited": edited}, {"changed": apart(edited, x)} | numbers)
 
-    def _of(self, model: LatentModel) -> dict[str, Any]:
-        """The caption or the label that the image has."""
-        if self.source is None:
-            return condition(model, None, None, ("task.source", "task.source"))
-        if "label" in model.condition.needs:
-            return condition(model, None, self.source, ("task.source", "task.source"))
-        return condition(model, str(self.source), None, ("task.source", "task.source"))
+    def _of(self, model: LatentModel) -> Conditions:
+        """The caption or the label that the images have."""
+        captions = labels = None
+        if self.source is not None:
+            own = [self.source] if isinstance(self.source, str | int) else list(self.source)
+            if "label" in model.condition.needs:
+                labels = own
+            else:
+                captions = [str(each) for each in own]
+        return conditions(model, captions, labels, said=("task.source", "task.source"))
 
     def _source(self, model: LatentModel, index: Tensor) -> Context:
-        batch: dict[str, Any] = {"index": index}
-        for key, value in self._of(model).items():
-            batch[key] = [value] * len(index) if key == "caption" else torch.full_like(index, value)
-        return model.condition(batch)
+        return model.condition(self._of(model).batch(index.tolist(), index.device))

@@ -132,6 +132,8 @@ def test_a_folder_holds_one_task(run, images, tmp_path):
         ({"images": "/nowhere"}, "images=/nowhere: there is no such file or folder"),
         ({"label": 1}, "label= is given, but this model is conditioned on caption"),
         ({"prompt": "a", "label": 1}, "one kind of condition at a time; got prompt and label"),
+        ({"prompts": "/nowhere"}, "prompts=/nowhere: no such file; wanted one with a caption a line"),
+        ({"prompts": __file__}, r"\d+ captions for 5 images: give one for each, or one for all"),
         ({"task": {"_target_": "ldm.task.embed.Embed", "size": 3}}, "task.size: Embed has no such argument"),
         ({"run": "/nowhere"}, "nowhere"),
         ({"guidance": -1}, "scale.*got -1"),
@@ -141,6 +143,22 @@ def test_wrong_words_are_told_before_anything_is_written(run, images, tmp_path, 
     with pytest.raises((ValueError, OSError), match=said):
         job(**{"run": run, "images": images, "out": tmp_path} | words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_captions_has_one_for_each_image(run, images, tmp_path):
+    """In the order of the images' names, a/0, a/2, a/4, b/1 and b/3: the file and each caption alone say the same."""
+    captions = ["a star", "a circle", "a star", "a square", "a star"]
+    file = tmp_path / "captions"
+    file.write_text("\n".join(captions))
+    edit = {"task": {"_target_": "ldm.task.edit.Edit", "strength": 1.0}, "guidance": 4, "steps": 2}
+    job(run, tmp_path / "each", images, prompts=str(file), **edit)
+    assert json.loads((tmp_path / "each" / "result.json").read_text())["captions"] == captions
+    each = files(tmp_path / "each")
+    for prompt in sorted(set(captions)):
+        job(run, tmp_path / prompt, images, prompt=prompt, **edit)
+        alone = files(tmp_path / prompt)
+        same = [i for i in range(5) if alone[f"{i:04d}-edited.png"] == each[f"{i:04d}-edited.png"]]
+        assert same == [i for i in range(5) if captions[i] == prompt]
 
 
 def test_without_an_out_it_is_below_the_run(run, images):

@@ -77,6 +77,19 @@ FAULTS = [
         ("_mean(values[first:])", "_mean(values)"),
         ("found[:, 0] if self.task.takes == 1 else found", "found[:, 0]"),
         ("len(images) < task.takes", "len(images) < 1"),
+        ("        self.conditions.check(self.count)\n", ""),
+    ),
+    *of(
+        "ldm/task/tools/conditions.py",
+        "tests/task/test_base.py",
+        ("own = [0] * len(rows) if self.count == 1 else rows", "own = [0] * len(rows)"),
+        ("if self.count not in (1, rows):", "if self.count > rows:"),
+    ),
+    *of(
+        "ldm/task/edit.py",
+        "tests/test_api.py",
+        ("        self._of(model).check(images)\n", ""),
+        (".batch(index.tolist(), index.device)", ".batch([0] * len(index), index.device)"),
     ),
     *of(
         "ldm/task/base.py",
@@ -108,11 +121,11 @@ FAULTS = [
         "ldm/api.py",
         "tests/test_api.py",
         ("Drawing(None, guidance, steps, prior).applied", "Drawing(None, None, steps, prior).applied"),
-        ("[words] * count if", "[words] if"),
         ("_random(x, seed or 0)", "_random(x, 0)"),
         ("if tuple(z.shape) != shape:", "if False:"),
         ("_random(x, seed)\n", "_random(x, 0)\n"),
-        ("else [0] * len(x), x.device)", "else [0] * len(x), x.device) if False else {}"),
+        ("asked.batch(range(len(x)), x.device)", "asked.batch([0] * len(x), x.device)"),
+        ("        asked.check(len(x))\n", ""),
     ),
     *of(
         "ldm/run/load.py",

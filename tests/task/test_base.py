@@ -8,6 +8,7 @@ from ldm.model import LatentModel
 from ldm.prior.base import Invertible, Likelihood
 from ldm.prior.diffusion import Diffusion
 from ldm.task.base import Answer, Task, having, lacks
+from ldm.task.tools.conditions import Conditions
 from ldm.task.tools.rows import Rows, summary
 from tests.runs import saved, tiny
 
@@ -127,7 +128,16 @@ def test_a_picture_that_is_not_finite_is_refused(model, images):
 
 
 def test_the_condition_is_that_of_every_row(model, images):
-    batch = Rows(Noisy(), model, images, condition={"caption": "a star"}).batch([1, 4])
+    batch = Rows(Noisy(), model, images, conditions=Conditions(1, ["a star"])).batch([1, 4])
     assert batch["caption"] == ["a star"] * 2 and batch["index"].tolist() == [1, 4] and "label" not in batch
-    labels = Rows(Noisy(), model, images, condition={"label": 2}).batch([1, 4])["label"]
+    labels = Rows(Noisy(), model, images, conditions=Conditions(1, None, [2])).batch([1, 4])["label"]
     assert labels.tolist() == [2, 2] and labels.dtype == torch.int64
+
+
+def test_or_each_row_has_its_own(model, images):
+    own = Conditions(5, ["a", "b", "c", "d", "e"])
+    assert Rows(Noisy(), model, images, conditions=own).batch([1, 4])["caption"] == ["b", "e"]
+    with pytest.raises(ValueError, match="2 captions for 5 images: give one for each, or one for all"):
+        Rows(Noisy(), model, images, conditions=Conditions(2, ["a", "b"]))
+    with pytest.raises(ValueError, match="7 labels for 5 images"):
+        Rows(Noisy(), model, images, conditions=Conditions(7, None, [0] * 7))

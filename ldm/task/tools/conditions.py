@@ -19,27 +19,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Conditions:
-    """Captions or labels, one a row, of which at most one is there.
+    """Captions or labels, one a row or one for all rows, of which at most one kind is there.
 
     Fields:
-        count: how many rows there are.
+        count: how many rows there are; 1 is also one condition for all of any number.
         captions, labels: of these rows.
         negative: a caption to move away from, of all rows.
     """
 
-    count: int
+    count: int = 1
     captions: Sequence[str] | None = None
     labels: Sequence[int] | None = None
     negative: str | None = None
 
+    def check(self, rows: int) -> None:
+        """ValueError where they are neither one for all nor one for each of so many rows."""
+        if self.count not in (1, rows):
+            kind = "labels" if self.captions is None else "captions"
+            raise ValueError(f"{self.count} {kind} for {rows} images: give one for each, or one for all")
+
     def batch(self, rows: Sequence[int], device: torch.device) -> dict[str, Any]:
         """A batch as `LatentModel.sample` takes it, of these rows."""
-        batch: dict[str, Any] = {"index": torch.tensor(list(rows), device=device), "negative": self.negative}
+        batch: dict[str, Any] = {"index": torch.tensor(list(rows), device=device)}
+        own = [0] * len(rows) if self.count == 1 else rows
         if self.captions is not None:
-            batch["caption"] = [self.captions[i] for i in rows]
+            batch["caption"] = [self.captions[i] for i in own]
         if self.labels is not None:
-            batch["label"] = torch.tensor([self.labels[i] for i in rows], device=device)
-        return batch
+            batch["label"] = torch.tensor([self.labels[i] for i in own], device=device)
+        return batch if self.negative is None else batch | {"negative": self.negative}
 
     def words(self, model: LatentModel) -> list[str] | None:
         """What stands below the images: captions or the names of classes."""
@@ -52,7 +59,7 @@ def conditions(
     model: LatentModel,
     captions: Sequence[str] | None,
     labels: Sequence[str | int] | None,
-    n: int,
+    n: int = 1,
     negative: str | None = None,
     said: tuple[str, str] = ("captions", "labels"),
 ) -> Conditions:
@@ -98,15 +105,6 @@ def check_whole(model: LatentModel) -> None:
         "ldm apply task=inpaint and task=super_resolution give it images",
         word,
     )
-
-
-def condition(
-    model: LatentModel, caption: str | None, label: str | int | None, said: tuple[str, str]
-) -> dict[str, str | int]:
-    """What stands in every example of a batch: one `caption`, one `label`, or nothing; checked as `conditions` are."""
-    one = conditions(model, None if caption is None else [caption], None if label is None else [label], 1, said=said)
-    found = {"caption": one.captions and one.captions[0], "label": one.labels and one.labels[0]}
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def class_named(model: LatentModel, label: int) -> str:

@@ -12,6 +12,7 @@ from ldm.data.inputs import Inputs
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.base import Answer, Task
+from ldm.task.tools.conditions import Conditions
 
 
 class Rows:
@@ -22,12 +23,12 @@ class Rows:
         model: by which.
         images: that it is done with; None for a task that takes none.
         others: further ones, whose numbers are told apart.
-        condition: of every row, as `LatentModel.condition` reads it: one `caption` or one `label`, or nothing.
+        conditions: a caption or a label of every row, or one for all, or none.
         seed: of the rows' random numbers.
 
     Raises:
         ValueError: the model cannot do this, images are given to a task that takes none or are not given to one that does, or
-            there are too few.
+            there are too few; or there are not as many conditions as rows.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Rows:
         model: LatentModel,
         images: Inputs | None = None,
         others: Inputs | None = None,
-        condition: Mapping[str, Any] | None = None,
+        conditions: Conditions | None = None,
         seed: int = 0,
     ):
         task.check(model)
@@ -46,10 +47,11 @@ class Rows:
             raise ValueError(f"task={task.word} takes images: give images=FILE or images=DIR")
         if images is not None and len(images) < task.takes:
             raise ValueError(f"task={task.word} wants {task.takes} images at least, and there is {len(images)}")
-        self.task, self.model, self.seed, self.condition = task, model, seed, dict(condition or {})
+        self.task, self.model, self.seed, self.conditions = task, model, seed, conditions or Conditions()
         self._sets = [] if images is None else [images] if others is None else [images, others]
         counts = [task.count(model, len(each)) for each in self._sets] or [task.count(model, 0)]
         self.first, self.count = counts[0], sum(counts)
+        self.conditions.check(self.count)
 
     def __len__(self) -> int:
         return self.count
@@ -74,14 +76,9 @@ class Rows:
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """What the task is given of these rows."""
-        device = self.model.device
-        batch: dict[str, Any] = {"index": torch.tensor(list(rows), device=device)}
-        if "caption" in self.condition:
-            batch["caption"] = [self.condition["caption"]] * len(rows)
-        if "label" in self.condition:
-            batch["label"] = torch.full((len(rows),), self.condition["label"], device=device)
+        batch = self.conditions.batch(rows, self.model.device)
         if self._sets:
-            batch["image"] = self._images(rows).to(device)
+            batch["image"] = self._images(rows).to(self.model.device)
         return batch
 
     def answers(self, missing: Sequence[int], batch: int) -> Iterator[tuple[list[int], Answer]]:
