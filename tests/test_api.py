@@ -15,10 +15,10 @@ from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.denoise import Denoise
 from ldm.task.edit import Edit
-from ldm.task.tools.inversion import Inversion
 from ldm.task.embed import Embed
 from ldm.task.super_resolution import SuperResolution
 from ldm.task.tools.done import pictures
+from ldm.task.tools.inversion import Inversion
 from ldm.task.uncertainty import Uncertainty
 from tests.runs import compose, saved, tiny
 from tests.test_layers import ROOT

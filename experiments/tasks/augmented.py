@@ -1,9 +1,10 @@
 """Whether samples help a classifier: python -m experiments.tasks.augmented DATA SHARE FOLDER [SEEDS]
 
-DATA holds {train,test}.parquet with columns image and label, SHARE (1, 10, 100) is how many of a hundred training images there are, the
-first ones, as of data.train.split='train[:SHARE%]', and FOLDER is the imagefolder that task=augment has written by a run on the same share:
-one that has seen more would tell the classifier of images that it is not to know. The network of metric=classifier is trained with as
-many updates in each case, on images each of which is shifted, blurred and made noisy at random:
+DATA holds {train,test}.parquet with columns image and label, SHARE (1, 10, 100) is how many of a hundred training images there
+are, the first ones, as of data.train.split='train[:SHARE%]', and FOLDER is the imagefolder that task=augment has written by a
+run on the same share: one that has seen more would tell the classifier of images that it is not to know. The network of
+metric=classifier is trained with as many updates in each case, on images each of which is shifted, blurred and made noisy at
+random:
 
     real alone         each image of the share as often as any other
     with samples       half of a batch of either
@@ -70,7 +71,10 @@ def accuracy(training: Set, test: Set, classes: int, seed: int) -> float:
 def main(data: Path, share: int, folder: Path, seeds: list[int]) -> None:
     own, names = real(data, f"train[:{share}%]")
     test, made = real(data, "test")[0], generated(folder, names)
-    print(f"{len(own[1]):,} real images, {len(made[1]):,} samples, {len(test[1]):,} test images, {_UPDATES} updates", flush=True)
+    print(
+        f"{len(own[1]):,} real images, {len(made[1]):,} samples, {len(test[1]):,} test images, {_UPDATES} updates",
+        flush=True,
+    )
     for name, training in (("real alone", own), ("with samples", half_each(own, made)), ("samples alone", made)):
         found = np.array([accuracy(training, test, len(names), seed) for seed in seeds])
         spread = f" ± {found.std(ddof=1):.2f}" if len(found) > 1 else ""

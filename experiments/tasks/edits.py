@@ -2,14 +2,14 @@
 
     python -m experiments.tasks.edits RUN [N]
 
-RUN is of experiment=shapes. Of each of N held-out scenes (60) one of its five attributes is given another word, each attribute in its
-turn, and the scene is edited under the caption that says so. Of the images the classifier of attributes (ldm.metric.shapes.attributes,
-trained for a minute at the start) reads
+RUN is of experiment=shapes. Of each of N held-out scenes (60) one of its five attributes is given another word, each attribute
+in its turn, and the scene is edited under the caption that says so. Of the images the classifier of attributes
+(ldm.metric.shapes.attributes, trained for a minute at the start) reads
 
     obeyed    the share whose changed attribute is what the new caption says
     kept      the share of the four others that are what they were; the caption says them, too
-    overlap   of scenes whose colour alone was to change: the intersection over the union of the shape's pixels before and after, which
-              no caption says
+    overlap   of scenes whose colour alone was to change: the intersection over the union of the shape's pixels
+              before and after, which no caption says
 
 at several strengths, with drawn and with found noise. The last row, samples of the new captions, knows nothing of the image.
 """
@@ -47,12 +47,17 @@ def shape_of(x: Tensor) -> Tensor:
     return (x - border[:, :, None, None]).abs().amax(1) > 0.25
 
 
-def report(name: str, made: Tensor, given: Tensor, old: list[str], new: list[tuple[str, str]], checker: AttributeChecker):
+def report(
+    name: str, made: Tensor, given: Tensor, old: list[str], new: list[tuple[str, str]], checker: AttributeChecker
+):
     made = eight_bits(made).float() / 127.5 - 1
     read, was, asked = checker.read(made), [parse(each) for each in old], [parse(each) for _, each in new]
     obeyed = [int(read[changed][i]) == asked[i][changed] for i, (changed, _) in enumerate(new)]
     kept = [
-        int(read[each][i]) == was[i][each] for i, (changed, _) in enumerate(new) for each in ATTRIBUTES if each != changed
+        int(read[each][i]) == was[i][each]
+        for i, (changed, _) in enumerate(new)
+        for each in ATTRIBUTES
+        if each != changed
     ]
     coloured = [i for i, (changed, _) in enumerate(new) if changed == "colour"]
     before, after = shape_of(given[coloured]), shape_of(made[coloured])

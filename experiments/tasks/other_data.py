@@ -4,10 +4,11 @@
     python -m experiments.tasks.other_data without DATA OUT CLASS     the same data without a class, and test images with it
     python -m experiments.tasks.other_data spoilt DATA OUT SHARE      the same data with this share of pixels replaced
 
-DATA holds {train,test}.parquet with columns image and label. `without` and `spoilt` write such a folder, to be named by data.root=;
-`without` also writes OUT/known and OUT/strange, folders of 1,000 test images of the other classes and of the class. `spoilt` replaces each
-pixel with probability SHARE by one of its 256 values, all equally probable, which leaves of images what all have in common (Ren et al.,
-Likelihood Ratios for Out-of-Distribution Detection (2019), arXiv 1906.02845, section 3.1, mutations): the data of `task.background=`.
+DATA holds {train,test}.parquet with columns image and label. `without` and `spoilt` write such a folder, to be named by
+data.root=; `without` also writes OUT/known and OUT/strange, folders of 1,000 test images of the other classes and of the class.
+`spoilt` replaces each pixel with probability SHARE by one of its 256 values, all equally probable, which leaves of images what
+all have in common (Ren et al., Likelihood Ratios for Out-of-Distribution Detection (2019), arXiv 1906.02845, section 3.1,
+mutations): the data of `task.background=`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def spoil(data: Path, out: Path, share: float) -> None:
     for seed, split in enumerate(("train", "test")):
         every, generator = read(data, split), np.random.default_rng(seed)
         changed = [spoilt(image, share, generator) for image in every["image"]]
-        Dataset.from_dict({"image": changed, "label": every["label"]}, every.features).to_parquet(out / f"{split}.parquet")
+        Dataset.from_dict({"image": changed, "label": every["label"]}, every.features).to_parquet(
+            out / f"{split}.parquet"
+        )
 
 
 def main(words: list[str]) -> None:
