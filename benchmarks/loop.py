@@ -26,7 +26,7 @@ from networks import autocast, scaler, synchronize
 from omegaconf import OmegaConf
 
 from ldm.build import build
-from ldm.command.words import settable
+from ldm.command.grammar import settable
 from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.run.machine import device_name

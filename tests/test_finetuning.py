@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from ldm.build import ConfigError, build
-from ldm.command.words import settable
+from ldm.command.grammar import settable
 from ldm.experiment.experiment import Experiment
 from ldm.model import LatentModel
 from ldm.run import record

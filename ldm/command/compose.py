@@ -23,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from ldm import plugins
-from ldm.command.words import ASIDE, HELP, at_home, given_folders, heard, left_open
+from ldm.command.grammar import ASIDE, HELP, at_home, given_folders, left_open
+from ldm.command.words import heard
 
 OPEN = "to be given"
 

@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from ldm.command.board import Board
-from ldm.command.words import at_home
+from ldm.command.grammar import at_home
 
 log = logging.getLogger(__name__)
 

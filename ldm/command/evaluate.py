@@ -69,7 +69,7 @@ def measure_again(
     own = {key: n for key, n in {"samples": samples, "seed": seed}.items() if n is not None}
     config |= {
         "evaluation": merged(config["evaluation"], evaluation or {}) | own,
-        "metric": _metrics(config["metric"] or {}, metric or {}, store),
+        "metric": _metrics(config["metric"] or {}, metric or {}),
     }
     if not config["metric"]:
         raise ValueError(
@@ -142,12 +142,10 @@ def _below(value: Any, old: str | None, new: str, key: str = "") -> Any:
     return new.rstrip("/") + value[len(old.rstrip("/")) :] if inside else value
 
 
-def _metrics(own: Config, given: Config, store: str) -> Config:
+def _metrics(own: Config, given: Config) -> Config:
     """The run's metrics with the arguments given, or those chosen in their place."""
     if given and all(map(is_node, given.values())):
-        return {
-            name: node | {"cache": store} if node.get("cache", "") is None else node for name, node in given.items()
-        }
+        return given
     return {name: node for name, node in merged(own, given).items() if node is not None}
 
 

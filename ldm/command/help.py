@@ -24,7 +24,8 @@ import yaml
 
 from ldm import plugins
 from ldm.build import arguments_of, is_node, nearest, resolve
-from ldm.command.words import Known, given_folders
+from ldm.command.grammar import given_folders
+from ldm.command.words import Known
 from ldm.signature import Argument, Declared, declared, documented, summary
 
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Collection, Sequence
 
-from ldm.command.words import unquoted
+from ldm.command.grammar import unquoted
 
 _END = 40  # letters of a word in a run's name: of a long path its end
 _LONGEST = 120  # letters of a run's name; a file system takes 255 bytes

@@ -25,8 +25,8 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import OverrideParseException
 
+from ldm.command.grammar import parted, quoted, unquoted
 from ldm.command.job import COMMON
-from ldm.command.words import parted, quoted, unquoted
 
 _NAMESPACE = Path(__file__).parent / "for_hydra"  # of hydra_plugins, the package in which Hydra looks for launchers
 

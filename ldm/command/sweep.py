@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 
 from ldm.command.board import Board, Row
+from ldm.command.grammar import quoted
 from ldm.command.job_name import job_name, key_of
 from ldm.command.processes import Processes
-from ldm.command.words import quoted
 from ldm.files import write_json
 from ldm.run.directory import finished_as
 from ldm.run.signals import FAILED, FINISHED, PREEMPTED, PRUNED

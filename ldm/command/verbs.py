@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ldm.command.compose import begin, by_hydra, checked, trainable
-from ldm.command.words import SWEEP
+from ldm.command.grammar import SWEEP
 
 
 def train(words: Sequence[str]) -> int:

@@ -15,8 +15,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from ldm.command.grammar import settable
 from ldm.command.terminal import guarded
-from ldm.command.words import settable
 from ldm.experiment.experiment import Experiment
 from ldm.run.signals import DIVERGED, FAILED, FINISHED, PREEMPTED, Diverged, StopFlag
 from tests.runs import compose, rows, tiny

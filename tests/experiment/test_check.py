@@ -7,8 +7,8 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from ldm.build import ConfigError, typed
+from ldm.command.grammar import settable
 from ldm.command.sample import sample
-from ldm.command.words import settable
 from ldm.experiment.check import _OF_STAGES, check_stages
 from ldm.experiment.experiment import Experiment
 from ldm.stage.budget import Budget

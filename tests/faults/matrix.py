@@ -25,7 +25,7 @@ from typing import Any
 from unittest.mock import patch
 
 from ldm.build import ConfigError
-from ldm.command.words import settable
+from ldm.command.grammar import settable
 from ldm.experiment.experiment import Experiment
 from ldm.model import LatentModel
 from ldm.run import record

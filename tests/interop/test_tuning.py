@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from ldm.build import build
 from ldm.command.evaluate import measure_again
+from ldm.command.grammar import settable
 from ldm.command.import_model import import_model
-from ldm.command.words import settable
 from ldm.experiment.experiment import Experiment
 from ldm.interop.diffusers_pipeline import pipeline_of
 from ldm.model import LatentModel

@@ -113,14 +113,18 @@ FAULTS = [
         ('text = f"{said[-1]} (in a data worker)"', 'text = f"{said[0]} (in a data worker)"'),
     ),
     *of(
-        "ldm/command/words.py",
+        "ldm/command/grammar.py",
         "tests/command/test_words.py",
         ('return f"++{argument}" if dotted else argument', "return argument"),
         ('if text == "???":', "if False:"),
         ('value if value == "null" else quoted(value)', "quoted(value)"),
         ("(?!(?:inf|nan)\\Z)", ""),
         ("_home(value) if key in PATHS else", '_home(value) if key == "root" else'),
-        ("None if before in _VALUED else _wrong", "_wrong"),
+    ),
+    *of(
+        "ldm/command/words.py",
+        "tests/command/test_words.py",
+        ("None if before in VALUED else _wrong", "_wrong"),
     ),
     *of(
         "ldm/command/words.py",

@@ -94,7 +94,7 @@ FAULTS = [
     *of(
         "ldm/command/verbs.py",
         "tests/test_start.py",
-        ("from ldm.command.words import SWEEP\n", "import torch\nfrom ldm.command.words import SWEEP\n"),
+        ("from ldm.command.grammar import SWEEP\n", "import torch\nfrom ldm.command.grammar import SWEEP\n"),
     ),
     *of(
         "ldm/random.py",

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from ldm.command.words import settable
+from ldm.command.grammar import settable
 from ldm.run.record import Record, current, table
 from ldm.run.store import key_of
 from ldm.stage.difference import differences, said, shown

@@ -24,8 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import PositiveInt
 
 from ldm.build import plain
+from ldm.command.grammar import at_home
 from ldm.command.job import COMMON, NoRecord
-from ldm.command.words import at_home
 from ldm.report.setting import is_aside
 
 log = logging.getLogger(__name__)
