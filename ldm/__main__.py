@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
-from ldm.build import nearest
+from ldm.nearest import nearest
 
 
 def _train(words: Sequence[str]) -> int:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from ldm.build import Config, ConfigError, signature_of
+from ldm.build import Config, signature_of
+from ldm.resolve import ConfigError
 
 
 class _Remembers:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ldm import plugins
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.build import Config, ConfigError, build, check, check_named, resolve
+from ldm.build import Config, build, check
 from ldm.condition.conditioner import Conditioner
 from ldm.condition.spatial import Spatial
 from ldm.constructed import node_of
@@ -29,6 +29,7 @@ from ldm.files import whole_file, write_json
 from ldm.plugins import within
 from ldm.prior.base import GIVEN, Latents, Prior
 from ldm.random import Random
+from ldm.resolve import ConfigError, check_named, resolve
 from ldm.tensors import hash_of, read_tensors, write_tensors
 from ldm.types import Codes, Context, Image, Latent
 

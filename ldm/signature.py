@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.build import ConfigError, arguments_of, holds_node, is_node, no_such_argument, packages, plain
+from ldm.build import arguments_of, holds_node, is_node, no_such_argument, plain
 from ldm.plugins import located, within
+from ldm.resolve import ConfigError, packages
 
 PIECES = ("backbone", "diffusion")
 """Nodes of a run's config that exist only to be referred to, by the node of the prior."""

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from ldm.build import ConfigError
 from ldm.command.evaluate import measure_again
 from ldm.experiment.experiment import Experiment
 from ldm.model import LatentModel
+from ldm.resolve import ConfigError
 from ldm.run.record import read
 from ldm.run.signals import FINISHED
 from tests.runs import refuse_training, rows, tiny

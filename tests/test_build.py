@@ -9,11 +9,12 @@ import torch
 import ldm.data.hub
 import ldm.experiment.experiment  # noqa: F401  whatever ldm itself needs is imported before a hostile target is looked at
 from ldm.autoencoder.bottleneck import DiagonalGaussian
-from ldm.build import ConfigError, build, check, resolve
+from ldm.build import build, check
 from ldm.model import MODEL_PACKAGES
 from ldm.prior.base import Latents
 from ldm.prior.diffusion import Diffusion
 from ldm.prior.normal import Normal
+from ldm.resolve import ConfigError, resolve
 from ldm.stage.rate import Cosine
 from ldm.stage.recipe import Recipe
 from ldm.types import ContextShape

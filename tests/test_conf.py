@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ldm.build import check, is_node, resolve
+from ldm.build import check, is_node
 from ldm.command.apply import apply
 from ldm.command.compose import composed
 from ldm.command.evaluate import measure_again
 from ldm.command.sample import sample
 from ldm.command.words import heard
 from ldm.experiment.experiment import Experiment
+from ldm.resolve import resolve
 from ldm.signature import PIECES
 from ldm.signature import check as check_signatures
 from tests.pieces import CONF

@@ -15,7 +15,7 @@ from ldm.autoencoder.autoencoder import Autoencoder
 from ldm.autoencoder.bottleneck import DiagonalGaussian
 from ldm.autoencoder.convnet import Decoder, Encoder
 from ldm.backbone.unet import UNet
-from ldm.build import ConfigError, build, signature_of
+from ldm.build import build, signature_of
 from ldm.condition.label import Label
 from ldm.condition.none import Unconditional
 from ldm.constructed import Constructed, node_of
@@ -35,6 +35,7 @@ from ldm.prior.base import Latents
 from ldm.prior.diffusion import Diffusion
 from ldm.prior.normal import Normal
 from ldm.random import Random
+from ldm.resolve import ConfigError
 from ldm.types import ContextShape
 from tests.pieces import CONF
 from tests.runs import compose, shrunk

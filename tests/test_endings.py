@@ -5,10 +5,10 @@ import logging
 
 import pytest
 
-from ldm.build import ConfigError
 from ldm.experiment.experiment import Experiment
 from ldm.metric.reconstruction import ReconstructionQuality
 from ldm.model import LatentModel
+from ldm.resolve import ConfigError
 from ldm.run import record
 from ldm.run.signals import FINISHED, PREEMPTED, Diverged
 from ldm.stage.stage import Stage

@@ -9,10 +9,11 @@ import pytest
 import torch
 import yaml
 
-from ldm.build import ConfigError, build
+from ldm.build import build
 from ldm.command.grammar import settable
 from ldm.experiment.experiment import Experiment
 from ldm.model import LatentModel
+from ldm.resolve import ConfigError
 from ldm.run import record
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.signals import FINISHED, PREEMPTED

@@ -6,11 +6,11 @@ import shutil
 import pytest
 import torch
 
-from ldm.build import ConfigError
 from ldm.experiment.experiment import Experiment
 from ldm.files import in_units
 from ldm.model import LatentModel
 from ldm.prior.mixture import Mixture
+from ldm.resolve import ConfigError
 from ldm.run import footprint
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.footprint import Footprint, size_below

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ldm.build import ConfigError
 from ldm.diffusion.guidance.autoguidance import Autoguidance
 from ldm.diffusion.guidance.classifier_free import ClassifierFree
 from ldm.model import PARTS, LatentModel, load_weights, write_weights
 from ldm.random import Random
+from ldm.resolve import ConfigError
 from ldm.types import ContextShape
 from tests.runs import tiny
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ldm.build import ConfigError
 from ldm.experiment.check import check_batch, checked
+from ldm.resolve import ConfigError
 from tests.runs import tiny
 
 

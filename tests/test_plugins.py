@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from ldm import plugins
-from ldm.build import PACKAGES, ConfigError, build, resolve
+from ldm.build import build
 from ldm.command.compose import Words, composed
 from ldm.command.evaluate import measure_again
 from ldm.command.help import help_text
@@ -22,6 +22,7 @@ from ldm.experiment.check import checked
 from ldm.experiment.experiment import Experiment
 from ldm.interop.first_stage import pretrained
 from ldm.model import PARTS, LatentModel
+from ldm.resolve import PACKAGES, ConfigError, resolve
 from ldm.run.signals import FINISHED
 from ldm.signature import check, declared
 from tests.pieces import CONF

@@ -12,12 +12,12 @@ import pytest
 import torch
 import yaml
 
-from ldm.build import ConfigError
 from ldm.command.evaluate import measure_again
 from ldm.data.hub import Hub
 from ldm.experiment.experiment import Experiment
 from ldm.interop.first_stage import pretrained
 from ldm.model import LatentModel
+from ldm.resolve import ConfigError
 from ldm.run import record
 from ldm.run.checkpoint import Checkpoints, DamagedCheckpoint, read
 from ldm.run.signals import FINISHED

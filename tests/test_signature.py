@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from ldm.build import ConfigError, resolve, signature_of
+from ldm.build import signature_of
+from ldm.resolve import ConfigError, resolve
 from ldm.signature import BESIDE, check, declared, documented
 from tests.pieces import CONF
 from tests.runs import compose

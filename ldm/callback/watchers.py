@@ -20,7 +20,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers.logger import Logger
 
-from ldm.build import Config, ConfigError, build, resolve
+from ldm.build import Config, build
+from ldm.resolve import ConfigError, resolve
 from ldm.stage.stage import Stage
 
 

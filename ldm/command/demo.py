@@ -17,8 +17,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from ldm.build import Config, nearest, typed
+from ldm.build import Config, typed
 from ldm.files import read_text
+from ldm.nearest import nearest
 
 _WORDS = {
     "run": "a finished run's directory, or its model/; or a name on the Hugging Face hub",

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from ldm.build import PACKAGES, Config, build, check_named, is_node, merged
+from ldm.build import Config, build, is_node, merged
 from ldm.callback.measured import save_pictures
 from ldm.condition.label import Label, listed
 from ldm.data.module import DataModule
@@ -22,6 +22,7 @@ from ldm.metric.metric import Metric
 from ldm.model import LatentModel, Weights
 from ldm.plugins import name as name_plugins
 from ldm.report import single
+from ldm.resolve import PACKAGES, check_named
 from ldm.run import record
 from ldm.run.directory import RunDirectory, facts_of
 from ldm.run.evaluation import Evaluation, record_facts

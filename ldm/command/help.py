@@ -23,9 +23,11 @@ from typing import Any
 import yaml
 
 from ldm import plugins
-from ldm.build import arguments_of, is_node, nearest, resolve
+from ldm.build import arguments_of, is_node
 from ldm.command.grammar import given_folders
 from ldm.command.words import Known
+from ldm.nearest import nearest
+from ldm.resolve import resolve
 from ldm.signature import Argument, Declared, declared, documented, summary
 
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]

@@ -17,8 +17,8 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from ldm.build import nearest
 from ldm.command.job_name import job_name
+from ldm.nearest import nearest
 from ldm.run.directory import asked_for, finished_as
 
 COMMON = "hydra.job.config.override_dirname.exclude_keys"

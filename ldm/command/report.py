@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.build import nearest
 from ldm.files import folder
+from ldm.nearest import nearest
 from ldm.report.collection import collect
 from ldm.report.several import Several, several
 from ldm.report.written import FILES, write

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ldm import plugins
-from ldm.build import nearest
 from ldm.command.grammar import (
     ALONE,
     ASIDE,
@@ -24,6 +23,7 @@ from ldm.command.grammar import (
     undashed,
     understood,
 )
+from ldm.nearest import nearest
 
 _OF_FINISHED = {"task", "diffusion/posterior"}  # groups of a finished run alone
 

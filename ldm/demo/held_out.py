@@ -8,9 +8,10 @@ from typing import Any
 
 import PIL.Image
 
-from ldm.build import PACKAGES, build, check_named
+from ldm.build import build
 from ldm.data.inputs import Inputs
 from ldm.data.module import DataModule
+from ldm.resolve import PACKAGES, check_named
 from ldm.run.load import settings_of
 from ldm.task.tools.done import pictures
 

@@ -15,7 +15,7 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import nn
 
 from ldm import plugins
-from ldm.build import Config, ConfigError, build, check, is_node, nearest, plain, resolve
+from ldm.build import Config, build, check, is_node, plain
 from ldm.condition.conditioner import Conditioner
 from ldm.condition.spatial import Spatial
 from ldm.data.batches import micro_batch
@@ -24,8 +24,10 @@ from ldm.data.module import DataModule
 from ldm.data.source import COLUMNS
 from ldm.metric.metric import Metric
 from ldm.model import HANDED, PARTS, LatentModel
+from ldm.nearest import nearest
 from ldm.prior.base import Prior
 from ldm.report.quantity import lower_is_better
+from ldm.resolve import ConfigError, resolve
 from ldm.run.evaluation import Evaluation
 from ldm.signature import PIECES
 from ldm.stage.sharding import check_sharding

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ldm.build import Config, ConfigError, resolve
+from ldm.build import Config
 from ldm.condition.label import Label, listed
 from ldm.data.module import DataModule
+from ldm.resolve import ConfigError, resolve
 
 
 def provisional(config: Config) -> Config:

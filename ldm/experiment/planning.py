@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 
-from ldm.build import Config, ConfigError, build
+from ldm.build import Config, build
 from ldm.callback.pictures import drop_pictures
 from ldm.data.module import DataModule
 from ldm.experiment.given import Given
 from ldm.model import LatentModel
+from ldm.resolve import ConfigError
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal, RunDirectory
 from ldm.run.snapshots import Snapshots

@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from ldm.autoencoder.autoencoder import Autoencoder
-from ldm.build import Config, check, check_named
+from ldm.build import Config, check
 from ldm.interop import compvis_nodes
 from ldm.interop.compvis import first_stage, load_first_stage
 from ldm.interop.diffusers import autoencoder_from_diffusers, autoencoder_node, find_folder
 from ldm.interop.diffusers_config import ForeignModelError
 from ldm.model import MODEL_PACKAGES, load_weights
+from ldm.resolve import check_named
 from ldm.tensors import read_foreign
 
 

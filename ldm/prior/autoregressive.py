@@ -32,7 +32,7 @@ from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from ldm.build import Config, is_node, resolve
+from ldm.build import Config, is_node
 from ldm.prior.base import Latents, Likelihood, Prior, Terms
 from ldm.prior.head.base import Bent, Head, StepwiseHead
 from ldm.prior.head.categorical import Categorical
@@ -41,6 +41,7 @@ from ldm.prior.head.logistic_mixture import LogisticMixture
 from ldm.prior.network.base import Network
 from ldm.prior.stepwise import Grid, Laws, Stepwise
 from ldm.random import Random
+from ldm.resolve import resolve
 from ldm.types import Codes, Context, ContextShape, Latent, Probability, Reads
 
 _HEADS: dict[Reads, type[Head]] = {"codes": Categorical, "pixels": LogisticMixture, "latents": GaussianMixture}

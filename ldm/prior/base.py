@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ldm.build import Config, build, check, described, is_node, merged, nearest
+from ldm.build import Config, build, check, described, is_node, merged
 from ldm.constructed import Constructed
 from ldm.cost import context_on_meta, flops
+from ldm.nearest import nearest
 from ldm.random import Random
 from ldm.types import Codes, Context, ContextShape, Latent, Reads
 

@@ -16,7 +16,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ldm.build import nearest
+from ldm.nearest import nearest
 from ldm.report.reading import Run
 
 _ASIDE = ("name", "runs", "store", "keep", "rank_timeout", "objective", "plugins", "experiment")

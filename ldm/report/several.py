@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ldm.build import nearest
+from ldm.nearest import nearest
 from ldm.report import numbers, verdict
 from ldm.report.collection import Collection
 from ldm.report.comparison import Comparison, apart, compare, unknown

@@ -18,10 +18,12 @@ from typing import Any
 import torch
 import yaml
 
-from ldm.build import Config, is_node, merged, nearest, resolve, signature_of
+from ldm.build import Config, is_node, merged, signature_of
 from ldm.files import read_text
 from ldm.model import MODEL_PACKAGES, LatentModel, Weights
+from ldm.nearest import nearest
 from ldm.prior.base import Prior
+from ldm.resolve import resolve
 from ldm.run.directory import RunDirectory
 from ldm.run.guide import guided
 from ldm.run.snapshots import Snapshots

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ldm.alignment.maps import Sees
-from ldm.build import ConfigError, is_node, resolve
+from ldm.build import is_node
+from ldm.resolve import ConfigError, resolve
 
 GIVEN = "unknown, of a given first stage"
 _LEARNS_BY = ("loss", "alignment")

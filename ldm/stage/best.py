@@ -18,10 +18,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ldm.build import ConfigError
 from ldm.model import LatentModel, write_weights
 from ldm.ranks import agree, rank
 from ldm.report.quantity import lower_is_better
+from ldm.resolve import ConfigError
 from ldm.stage.sharding import gathered
 
 log = logging.getLogger(__name__)

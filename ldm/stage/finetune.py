@@ -23,10 +23,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ldm.build import Config, ConfigError, plain
+from ldm.build import Config, plain
 from ldm.condition.label import Label, listed
 from ldm.condition.text import Text
 from ldm.model import LatentModel, Weights
+from ldm.resolve import ConfigError
 from ldm.stage.difference import differences, said, shown
 from ldm.stage.latents import weights_key
 from ldm.stage.settings import of_prior

@@ -17,8 +17,9 @@ import torch.distributed as dist
 from lightning.pytorch.strategies.parallel import ParallelStrategy
 from torch.distributed.rendezvous import rendezvous
 
-from ldm.build import Config, ConfigError, build
+from ldm.build import Config, build
 from ldm.ranks import agree
+from ldm.resolve import ConfigError
 from ldm.run.signals import StopFlag
 from ldm.stage.pulse import Pulse
 

@@ -28,7 +28,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ldm.build import PACKAGES, build
+from ldm.build import build
+from ldm.resolve import PACKAGES
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.store import key_of
 from ldm.stage.budget import Spent

@@ -20,10 +20,11 @@ from torch.utils.hooks import RemovableHandle
 
 from ldm.alignment.alignment import Alignment
 from ldm.backbone.base import Backbone
-from ldm.build import Config, ConfigError, build
+from ldm.build import Config, build
 from ldm.model import LatentModel
 from ldm.prior.base import Prior, Side
 from ldm.random import Random, seed_of
+from ldm.resolve import ConfigError
 from ldm.stage.player import Player, Terms
 from ldm.stage.recipe import Recipe
 from ldm.stage.sharding import let_go

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ldm.build import Config, resolve
+from ldm.build import Config
 from ldm.data.module import DataModule
 from ldm.files import checksum
+from ldm.resolve import resolve
 from ldm.run.store import key_of
 from ldm.stage.recipe import WATCHING
 

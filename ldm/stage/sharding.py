@@ -29,8 +29,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ldm.build import ConfigError
 from ldm.model import LatentModel
+from ldm.resolve import ConfigError
 
 
 class FullyShard(ModelParallelStrategy):

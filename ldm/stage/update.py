@@ -17,8 +17,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from ldm.build import ConfigError
 from ldm.random import Random, seed_of
+from ldm.resolve import ConfigError
 from ldm.stage.average import Average, Powers, WarmUp
 from ldm.stage.budget import Spent
 from ldm.stage.clock import Clock

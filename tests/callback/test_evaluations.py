@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ldm.build import ConfigError
 from ldm.callback.evaluations import Evaluations, Judge
 from ldm.metric.measurement import Measurement
 from ldm.metric.metric import Examples, Metric
 from ldm.report.quantity import lower_is_better
+from ldm.resolve import ConfigError
 from ldm.run.evaluation import Evaluation
 from ldm.stage.best import Best
 from ldm.stage.second import Second

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.build import ConfigError
 from ldm.experiment.experiment import Experiment
+from ldm.resolve import ConfigError
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.signals import FINISHED, PREEMPTED
 from ldm.stage.provenance import Begun, fresh, plan

@@ -11,9 +11,10 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ldm.build import resolve
-from ldm.command.grammar import PATHS, at_home, left_open, quoted, understood, unquoted
+from ldm.command import grammar
+from ldm.command.grammar import at_home, left_open, quoted, understood, unquoted
 from ldm.command.words import heard, misspelt
+from ldm.resolve import resolve
 from tests.pieces import CONF
 from tests.runs import compose
 
@@ -322,4 +323,4 @@ def test_every_word_of_a_path_is_in_the_list():
         for target in re.findall(r"_target_: (ldm[\w.]+)", file.read_text(encoding="utf-8")):
             hints = typing.get_type_hints(resolve(target).__init__)
             found |= {name for name in inspect.signature(resolve(target)).parameters if "Path" in str(hints.get(name))}
-    assert "root" in found and found <= PATHS
+    assert "root" in found and found <= grammar.PATHS

@@ -6,11 +6,12 @@ import pytest
 from lightning.pytorch import Trainer
 from torch import nn
 
-from ldm.build import ConfigError, typed
+from ldm.build import typed
 from ldm.command.grammar import settable
 from ldm.command.sample import sample
 from ldm.experiment.check import _OF_STAGES, check_stages
 from ldm.experiment.experiment import Experiment
+from ldm.resolve import ConfigError
 from ldm.stage.budget import Budget
 from ldm.stage.recipe import Recipe
 from tests.runs import tiny

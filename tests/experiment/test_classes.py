@@ -4,10 +4,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from ldm.build import ConfigError
 from ldm.data.shapes import LABELS
 from ldm.experiment.experiment import Experiment
 from ldm.model import LatentModel
+from ldm.resolve import ConfigError
 from ldm.run.signals import FINISHED
 from tests.runs import refuse_training, tiny
 

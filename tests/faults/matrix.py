@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from ldm.build import ConfigError
 from ldm.command.grammar import settable
 from ldm.experiment.experiment import Experiment
 from ldm.model import LatentModel
+from ldm.resolve import ConfigError
 from ldm.run import record
 from ldm.run.signals import FINISHED, PREEMPTED, Stopped
 from ldm.stage.stage import Stage

@@ -9,12 +9,13 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from ldm.build import ConfigError, build, check
+from ldm.build import build, check
 from ldm.metric import frechet, kernel, precision_recall
 from ldm.metric.distance import Distances, compare, frechet_distance, kernel_distance
 from ldm.metric.feature_set import FeatureCollector, FeatureSet
 from ldm.metric.features import FeaturesUnavailable, FeaturesUnavailableWarning, RandomConv
 from ldm.metric.metric import Examples
+from ldm.resolve import ConfigError
 
 NETWORK_NAMES = ("fd", "kd", "precision", "recall", "density", "coverage")
 

@@ -56,7 +56,7 @@ FAULTS = [
         (".nan_to_num(0.0).clamp(-1, 1)", ".nan_to_num(1.0).clamp(-1, 1)"),
     ),
     *of(
-        "ldm/build.py",
+        "ldm/nearest.py",
         "tests/command/test_words.py::test_a_wrong_word_says_what_to_type",
         ("difflib.get_close_matches(word.casefold(), small, 1)", "[]"),
         ("difflib.get_close_matches(word.casefold(), small, 1)", "difflib.get_close_matches(word, small, 1)"),
@@ -163,16 +163,20 @@ FAULTS = [
         ("digest.update(block)", "digest.update(block[:1])"),
     ),
     *of(
-        "ldm/build.py",
+        "ldm/resolve.py",
         "tests/test_build.py",
         ("if not inspect.isclass(found) or not within(found.__module__, packs):", "if not inspect.isclass(found):"),
-        ("if key not in named and not free:", "if False:"),
-        ("if not partial:", "if False:"),
-        ("if not wanted or issubclass(kind, wanted):", "if True:"),
         (
             "not isinstance(found, types.ModuleType) or found.__name__ != name",
             "not isinstance(found, types.ModuleType)",
         ),
+    ),
+    *of(
+        "ldm/build.py",
+        "tests/test_build.py",
+        ("if key not in named and not free:", "if False:"),
+        ("if not partial:", "if False:"),
+        ("if not wanted or issubclass(kind, wanted):", "if True:"),
         ("arguments |= given", "arguments = given | arguments"),
         (
             'functools.partial(target, **arguments) if config.get("_partial_")',

@@ -20,7 +20,7 @@ FAULTS = [
         ('if (Path(folder) / "conf").is_dir():', "if False:"),
     ),
     *of(
-        "ldm/build.py",
+        "ldm/resolve.py",
         "tests/test_plugins.py",
         ("(*allowed, *plugins.named())", "(*allowed, *plugins.known())"),
         ("(*allowed, *plugins.named())", "allowed"),

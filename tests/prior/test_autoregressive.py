@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from ldm.build import ConfigError
 from ldm.model import LatentModel
 from ldm.prior.autoregressive import Autoregressive
 from ldm.prior.base import Latents
@@ -17,6 +16,7 @@ from ldm.prior.head.logistic_mixture import LogisticMixture
 from ldm.prior.network.pixelcnn import PixelCNN
 from ldm.prior.network.transformer import Transformer
 from ldm.random import Random
+from ldm.resolve import ConfigError
 from ldm.types import Context, ContextShape
 from tests.runs import tiny
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import ldm.prior
-from ldm.build import ConfigError
 from ldm.model import MODEL_PACKAGES, LatentModel
 from ldm.prior.base import Likelihood
 from ldm.random import Random
+from ldm.resolve import ConfigError
 from tests.pieces import pieces
 from tests.runs import tiny
 

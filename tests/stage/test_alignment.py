@@ -7,10 +7,10 @@ from torch import nn
 
 from ldm.alignment.alignment import Alignment
 from ldm.alignment.maps import RandomMaps
-from ldm.build import ConfigError
 from ldm.data.latent import BadLatentsError
 from ldm.experiment.experiment import Experiment
 from ldm.model import LatentModel
+from ldm.resolve import ConfigError
 from ldm.run.signals import FINISHED
 from ldm.run.store import Store
 from ldm.stage.latents import cached

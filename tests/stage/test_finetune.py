@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ldm.build import ConfigError
 from ldm.condition.text import Text
 from ldm.model import LatentModel
+from ldm.resolve import ConfigError
 from ldm.stage.finetune import Wanted, begin, wanted
 from ldm.stage.latents import weights_key
 from ldm.tensors import read_tensors

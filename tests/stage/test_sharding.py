@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from ldm.build import ConfigError
 from ldm.callback.pictures import Pictures
 from ldm.diffusion.weighting import Learned, Prediction
 from ldm.experiment.experiment import Experiment
+from ldm.resolve import ConfigError
 from ldm.run.checkpoint import Checkpoints
 from ldm.run.directory import Journal
 from ldm.run.signals import StopFlag

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ldm.build import build, nearest
+from ldm.build import build
 from ldm.command.search.study import Goal
+from ldm.nearest import nearest
 from ldm.report.quantity import Better, quantity
 
 _WAYS = {"minimize": True, "maximize": False}
