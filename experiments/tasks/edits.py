@@ -100,4 +100,7 @@ def main(run: str, n: int) -> None:
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         raise SystemExit(__doc__)
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) == 3 else 60)
+    scenes = int(sys.argv[2]) if len(sys.argv) == 3 else 60
+    if scenes < 2 * len(ATTRIBUTES):
+        raise SystemExit(f"two scenes at least for each of {len(ATTRIBUTES)} attributes, and not {scenes} in all")
+    main(sys.argv[1], scenes)
