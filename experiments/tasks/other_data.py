@@ -1,6 +1,6 @@
 """Data sets for the scores of what is strange, made of one with labels:
 
-    python -m experiments.tasks.other_data pictures DATA OUT [N]      OUT/*.png: N test images (1000), taken by chance
+    python -m experiments.tasks.other_data pictures DATA OUT [SPLIT]  OUT/*.png: 1,000 test (or train) images, by chance
     python -m experiments.tasks.other_data without DATA OUT CLASS     the same data without a class, and test images with it
     python -m experiments.tasks.other_data spoilt DATA OUT SHARE      the same data with this share of pixels replaced
 
@@ -72,8 +72,8 @@ def main(words: list[str]) -> None:
     match words:
         case ["pictures", data, out]:
             write_pictures(read(Path(data), "test"), Path(out), _N)
-        case ["pictures", data, out, n]:
-            write_pictures(read(Path(data), "test"), Path(out), int(n))
+        case ["pictures", data, out, "train" | "test" as split]:
+            write_pictures(read(Path(data), split), Path(out), _N)
         case ["without", data, out, name]:
             without(Path(data), Path(out), name)
         case ["spoilt", data, out, share]:

@@ -57,6 +57,14 @@ Values = Float[Tensor, " b"]
 Kept = Float[Tensor, "b s"]
 
 
+def log_p_of_pixels(model: LatentModel, x: Image, c: Context, random: Random) -> Values:
+    """log p(x | c) of images (b, c, h, w) of a continuous law, in nats, (b,), float64, of a model whose latents are the image."""
+    raw, log_det = model.autoencoder.bottleneck.raw(x)
+    z = model.autoencoder.whiten(Posterior(raw, torch.zeros_like(raw))).mean
+    whitening = x.shape[2] * x.shape[3] * model.autoencoder.latent_std.double().log().sum()
+    return model.prior.log_prob(z, c, random).double() - whitening + log_det
+
+
 class BitsPerDim(Metric):
     """`bits_per_dim`: the mean over images, with its error; of K draws above one, `bits_per_dim_K`.
 
@@ -122,11 +130,7 @@ class BitsPerDim(Metric):
         self, model: LatentModel, x: Image, spread: Image, c: Context, random: Random
     ) -> tuple[Values, Kept]:
         """log p(x') of each image x' (`spread`), (b,). Nothing is decoded."""
-        raw, log_det = model.autoencoder.bottleneck.raw(spread)
-        z = model.autoencoder.whiten(Posterior(raw, torch.zeros_like(raw))).mean
-        whitening = x.shape[2] * x.shape[3] * model.autoencoder.latent_std.double().log().sum()
-        log_p = model.prior.log_prob(z, c, random).double() - whitening + log_det
-        return log_p, z.new_zeros(len(z), self.decoder.columns)
+        return log_p_of_pixels(model, spread, c, random), x.new_zeros(len(x), self.decoder.columns)
 
     def _of_latents(
         self, model: LatentModel, x: Image, spread: Image, c: Context, random: Random

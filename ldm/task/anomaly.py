@@ -1,6 +1,7 @@
 """How unlike the training data an image is, by every score that the model can give; higher is stranger.
 
-Of a prior with densities (`Likelihood`), of latents z ~ q(z|x):
+Of a prior with densities (`Likelihood`), of latents z ~ q(z|x); where there is no first stage p(z) is P(x) of the levels of the
+pixels, with the noise of a level and the Jacobians of ldm.metric.bits_per_dim:
 
     nll           -log p(z)
     typicality    |-log p(z) - H|, H the mean of -log p(z) over `reference` images (Nalisnick et al. 2019): what is much more
@@ -21,11 +22,12 @@ and of every first stage but one whose latents are the image
 With `others` (images that are not of the training data's kind) each score has its AUROC, the probability that one of theirs is
 higher than one of the images given, with the error of DeLong et al. (1988).
 
-What makes it fail: likelihood itself. A flow on clothes finds digits more probable than clothes (Nalisnick et al. 2018), an AUROC
-far below 1/2, for what is plain is probable under any local law. Typicality, ratio and complexity each mend that for some pairs
-of data and for none in general. L is of pixels: beside densities of small latents it outweighs them, and `complexity` then says
-little but how plain an image is. A latent that was trained to forget what is not in the data hides it from the prior, and
-`reconstruction` shows it, unless the image is plainer than the data.
+What makes it fail: likelihood itself. A flow on clothes finds digits more probable than clothes (Nalisnick et al. 2018), an
+AUROC far below 1/2, for what is plain is probable under any local law. Typicality, ratio and complexity each mend that for
+some pairs of data and for none in general. L is of pixels: beside densities of small latents it outweighs them, and
+`complexity` then says little but how plain an image is: a length in nats is to be compared with a code of the whole image,
+P(x). A latent that was trained to forget what is not in the data hides it from the prior, and `reconstruction` shows it,
+unless the image is plainer than the data.
 
 Sources:
     Nalisnick et al., Do Deep Generative Models Know What They Don't Know? (2018), arXiv 1810.09136
@@ -52,8 +54,11 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from ldm.autoencoder.convnet import Pixels
+from ldm.autoencoder.dequantised import width_of
 from ldm.data.inputs import Inputs
 from ldm.eight_bits import eight_bits
+from ldm.metric.bits_per_dim import log_p_of_pixels
 from ldm.model import LatentModel
 from ldm.prior.base import Likelihood
 from ldm.prior.diffusion import Diffusion
@@ -62,6 +67,7 @@ from ldm.task.base import Answer, Found, Task, lacking
 from ldm.types import Image
 
 _BATCH = 64
+_LEVEL = width_of(256)
 
 Level = Annotated[float, Field(gt=0, le=1)]
 
@@ -115,6 +121,7 @@ class Anomaly(Task):
             inputs = Inputs(self.reference, model.autoencoder.image_shape, "task.reference")
             self._entropy = self._mean_nll(model, inputs)
 
+    @torch.no_grad()
     def _mean_nll(self, model: LatentModel, inputs: Inputs) -> float:
         """H, over the reference images, without a condition."""
         found = []
@@ -138,7 +145,7 @@ class Anomaly(Task):
         if isinstance(model.prior, Diffusion):
             scores |= {f"denoising_{t:g}": self._denoising(model, batch, t, random) for t in self.levels}
         pictures = {"given": x}
-        if model.autoencoder.gives != "pixels":
+        if not isinstance(model.autoencoder.encoder, Pixels):
             made = model.reconstruct(x)
             scores["reconstruction"] = (made - x).square().flatten(1).mean(1).double()
             pictures["reconstruction"] = made
@@ -164,8 +171,13 @@ class Anomaly(Task):
 
 
 def nll(model: LatentModel, batch: Mapping[str, Any], random: Random) -> Float[Tensor, " b"]:
-    """-log p(z | c) in nats, (b,), float64, of latents drawn from q(z|x)."""
-    return -model.prior.log_prob(model.latent(batch, random), model.condition(batch), random).double()
+    """-log p(z | c) in nats, (b,), float64, of latents drawn from q(z|x); of a model of pixels -log P(x | c) of their levels."""
+    c = model.condition(batch)
+    if model.prior.reads == "latents" and isinstance(model.autoencoder.encoder, Pixels):
+        x = batch["image"]
+        spread = x + _LEVEL * (random.uniform("dequantisation", tuple(x.shape[1:])) - 0.5)
+        return -log_p_of_pixels(model, spread, c, random) - x[0].numel() * math.log(_LEVEL)
+    return -model.prior.log_prob(model.latent(batch, random), c, random).double()
 
 
 def _nothing(model: LatentModel, count: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from torchmetrics.functional.classification import binary_auroc
 
 from ldm.data.inputs import Inputs
+from ldm.random import Random
 from ldm.task.anomaly import Anomaly, auroc, png_nats
 from ldm.task.tools.rows import Rows
 from tests.runs import saved, tiny
@@ -26,7 +27,8 @@ def numbers(task, model, x):
 
 
 def nll(x):
-    return (x.square() / 2 + math.log(2 * math.pi) / 2).flatten(1).sum(1).double()
+    """Of the standard normal, of levels that are 2 / 255 wide."""
+    return (x.square() / 2 + math.log(2 * math.pi) / 2 - math.log(2 / 255)).flatten(1).sum(1).double()
 
 
 def test_scores_of_a_density(normal, tmp_path):
@@ -39,6 +41,22 @@ def test_scores_of_a_density(normal, tmp_path):
     torch.testing.assert_close(found["ratio"], torch.zeros(5, dtype=torch.float64), atol=1e-3, rtol=0)
     torch.testing.assert_close(found["complexity"], nll(x) - png_nats(x), atol=0.1, rtol=0)
     assert "typicality" not in found and "reconstruction" not in found
+
+
+def test_logits_have_the_density_of_their_pixels(tmp_path):
+    """p = a + (1 - 2 a) (l + u) / 256 of level l, z = log p / (1 - p): P(x) = N(z; 0, 1) (1 - 2 a) / (256 p (1 - p)).
+
+    A black image has z near -6 and slopes of some hundreds: in logits it would be improbable, as pixels it is not.
+    """
+    model = built(tmp_path, "prior=normal", "autoencoder=identity_logit")
+    x = (torch.tensor([0.0, 200.0, 255.0]) / 127.5 - 1).view(3, 1, 1, 1).expand(3, *SHAPE)
+    u = Random(0, 0, torch.arange(3)).uniform("dequantisation", SHAPE).double()
+    p = 1e-6 + (1 - 2e-6) * ((x.double() + 1) * 127.5 + u) / 256
+    z = (p / (1 - p)).log()
+    log_p = -z.square() / 2 - math.log(2 * math.pi) / 2 + math.log((1 - 2e-6) / 256) - p.log() - (1 - p).log()
+    found = numbers(Anomaly(), model, x)
+    torch.testing.assert_close(found["nll"], -log_p.flatten(1).sum(1), atol=0, rtol=1e-4)
+    assert "reconstruction" not in found
 
 
 def test_typicality_is_learnt_from_the_reference(normal, tmp_path):
