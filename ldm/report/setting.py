@@ -1,8 +1,10 @@
 """Which runs are one setting: those that differ in nothing but seeds, names and places. And what settings are called.
 
 The settings of a run are the dotted keys of its config. A key without a value is as one that is not there, so that runs of an
-older version, which had fewer keys, are not others for it. What a run is called, where it lies, what it watches and how it is
-measured make no other setting: what has to agree of a measuring is in its records.
+older version, which had fewer keys, are not others for it. Nor is a path that says the run's own seed another value: each
+seed of a sweep may begin from its own run, as `prior.checkpoint=runs/diffusion/seed-2` for seed 2. What a run is called,
+where it lies, what it watches and how it is measured make no other setting: what has to agree of a measuring is in its
+records.
 
 A setting is named by as few of the differing keys as tell all of them apart: what was named by a person first (`experiment`),
 then classes of parts, then values, of each kind the one that splits most, as long as it splits further. Where that is what ends a
@@ -12,6 +14,7 @@ stage, it is named by its budget if it has one, for its steps are then the unit 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,9 +66,9 @@ def is_aside(key: str) -> bool:
 
 def differing(runs: Sequence[Run]) -> list[str]:
     """The keys in which configs differ, in the order of the configs; of runs without a config nothing is known."""
-    known = [run.settings for run in runs if run.settings]
-    keys = dict.fromkeys(key for settings in known for key in settings)
-    return [key for key in keys if len({_value(settings.get(key)) for settings in known}) > 1]
+    known = [run for run in runs if run.settings]
+    keys = dict.fromkeys(key for run in known for key in run.settings)
+    return [key for key in keys if len({_of(run, key) for run in known}) > 1]
 
 
 def settings(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Setting]:
@@ -88,7 +91,7 @@ def settings(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Setting]:
         Setting(
             label,
             {key: group[0].settings.get(key) for key in chosen},
-            [(tuple(_value(run.settings.get(key)) for key in rest), run) for run in group],
+            [(tuple(_of(run, key) for key in rest), run) for run in group],
         )
         for label, group in zip(called, groups.values(), strict=True)
     ]
@@ -96,20 +99,21 @@ def settings(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Setting]:
 
 def _varies(key: str, runs: Sequence[Run]) -> bool:
     """Whether a key differs within a setting; one that differs between settings alone says nothing of pairs."""
-    return len({_value(run.settings.get(key)) for run in runs}) > 1
+    return len({_of(run, key) for run in runs}) > 1
 
 
 def _key(run: Run, keys: Sequence[str]) -> Hashable:
-    return tuple(_value(run.settings.get(key)) for key in keys) if run.settings else run.path
+    return tuple(_of(run, key) for key in keys) if run.settings else run.path
 
 
 def _by_history(runs: Sequence[Run]) -> dict[Hashable, list[Run]]:
-    """Runs of equal configs by the history of their training: numbers of two are not averaged, though the configs agree now."""
+    """Runs of equal configs by the history of their training: numbers of two are not averaged, though the configs agree now. Runs
+    that each began from one of their own seed are told apart by nothing."""
     known = [next((record.config for record in run.records if record.config), None) for run in runs]
     usual = next((each for each in known if each), None)
     found: dict[Hashable, list[Run]] = {}
     for run, history in zip(runs, known, strict=True):
-        found.setdefault((runs[0].path, history or usual), []).append(run)
+        found.setdefault((runs[0].path, (None if _from_own_seed(run) else history) or usual), []).append(run)
     return found
 
 
@@ -122,6 +126,23 @@ def _chosen(runs: Sequence[Run], keys: Sequence[str], by: Sequence[str]) -> list
             raise ValueError(f"by={word}: no run has such a setting{nearest(word, differ, 'These differ:')}")
     below = [key for key in differing(runs) if any(key == word or key.startswith(f"{word}.") for word in by)]
     return sorted(below, key=lambda key: next(i for i, word in enumerate(by) if f"{key}.".startswith(f"{word}.")))
+
+
+def _has_seed(run: Run) -> re.Pattern[str]:
+    """Where a text says the seed of a run, as `seed-2` or `seed=2`."""
+    return re.compile(rf"(?<![A-Za-z0-9])seed[-=_]?{run.settings.get('seed')}(?![0-9.])")
+
+
+def _from_own_seed(run: Run) -> bool:
+    """Whether something that a run is made of lies at a place that says its seed."""
+    told = [value for key, value in run.settings.items() if isinstance(value, str) and not is_aside(key)]
+    return any(map(_has_seed(run).search, told))
+
+
+def _of(run: Run, key: str) -> Hashable:
+    """A setting of a run, whatever its seed."""
+    value = run.settings.get(key)
+    return _has_seed(run).sub("seed", value) if isinstance(value, str) else _value(value)
 
 
 def _value(value: Any) -> Hashable:
@@ -154,7 +175,7 @@ def _name(run: Run, runs: Sequence[Run], taken: Sequence[str]) -> str:
     """The words that a run needs to be told from the others, of those chosen."""
     words, alike = [], list(runs)
     for key in taken:
-        left = [each for each in alike if _value(each.settings.get(key)) == _value(run.settings.get(key))]
+        left = [each for each in alike if _of(each, key) == _of(run, key)]
         if len(left) < len(alike):
             words.append(_word(_ending(key, run), run, taken))
             alike = left
@@ -171,7 +192,7 @@ def _ending(key: str, run: Run) -> str:
 
 
 def _told(runs: Sequence[Run], keys: Sequence[str]) -> int:
-    return len({tuple(_value(run.settings.get(key)) for key in keys) for run in runs})
+    return len({tuple(_of(run, key) for key in keys) for run in runs})
 
 
 def _word(key: str, run: Run, taken: Sequence[str]) -> str:

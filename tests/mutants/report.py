@@ -123,8 +123,10 @@ FAULTS = [
     *of(
         "ldm/report/setting.py",
         "tests/report/test_setting.py",
-        ("found.setdefault((runs[0].path, history or usual), [])", "found.setdefault((runs[0].path, usual), [])"),
-        ("history or usual", "history"),
+        ("(None if _from_own_seed(run) else history) or usual", "usual"),
+        ("(None if _from_own_seed(run) else history) or usual", "None if _from_own_seed(run) else history"),
+        ("(None if _from_own_seed(run) else history)", "history"),
+        ("and not is_aside(key)]\n    return any", "]\n    return any"),
         ('or (part == "data" and key.rpartition(".")[2] in _ASIDE_OF_DATA)', ""),
         ('return key.rpartition(".")[2] == "seed"', "return False"),
     ),

@@ -64,6 +64,17 @@ def test_runs_of_another_history_or_without_a_config_are_by_themselves(tmp_path)
     assert sorted(map(sorted, groups(tmp_path).values())) == [["a", "b", "d"], ["c"], ["e"]]
 
 
+def test_runs_that_each_began_from_one_of_their_own_seed_are_seeds_of_one_setting(tmp_path):
+    """Their histories differ, for each began from other weights; one that began from another seed's run is another setting."""
+    for seed in (0, 2, 12):
+        begun = {"prior__checkpoint": f"/runs/diffusion/seed-{seed}", "name": f"tuned/seed-{seed}"}
+        run(tmp_path / f"{seed}", record(config=f"h{seed}"), seed=seed, **begun)
+    run(tmp_path / "1", record(config="h1"), seed=1, prior__checkpoint="/runs/diffusion/seed-12")
+    found = groups(tmp_path)
+    assert sorted(found.values()) == [["0", "12", "2"], ["1"]]
+    assert sorted(groups(tmp_path, "prior").values()) == [["0", "12", "2"], ["1"]]
+
+
 def test_by_a_key_all_else_is_averaged_over_and_paired_by(tmp_path):
     for prior in ("ldm.prior.glow.Glow", "ldm.prior.diffusion.Diffusion"):
         for lr in (0.1, 0.2):
