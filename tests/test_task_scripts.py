@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 
-from experiments.tasks import augmented, edits, other_data
+from experiments.tasks import augmented, edits, other_data, scores
 from ldm.data.shapes import ATTRIBUTES, Shapes, parse
 from ldm.metric.shapes.attributes import to_image
 
@@ -119,3 +119,15 @@ def test_the_pixels_of_a_shape_are_those_that_were_rendered(row):
         assert 0.8 * least**2 < found < np.pi * (1.36 * most) ** 2
     else:
         assert 0.9 * area[kind] * least**2 < found < 1.15 * area[kind] * most**2
+
+
+def test_scores_are_drawn_from_what_the_task_wrote(tmp_path):
+    rows = [{"row": i, "name": str(i), "nll": float(i)} for i in range(6)]
+    areas = {"auroc": {"nll": {"value": 0.75, "standard_error": 0.125}}}
+    (tmp_path / "result.json").write_text(json.dumps({"images": {"n": 4}, "found": areas, "rows": rows}))
+    given, others, area = scores.scores(tmp_path, "nll")
+    assert given.tolist() == [0, 1, 2, 3] and others.tolist() == [4, 5] and area == "0.750 ± 0.125"
+    with pytest.raises(SystemExit, match="no area of ratio; there are nll"):
+        scores.scores(tmp_path, "ratio")
+    scores.main(tmp_path / "a.png", [f"{tmp_path}=nll,nll"])
+    assert PIL.Image.open(tmp_path / "a.png").size == (520, 240)
