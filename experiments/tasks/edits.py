@@ -68,7 +68,6 @@ def report(
     print(f"| {name} | {' | '.join(shares)} |", flush=True)
 
 
-@torch.no_grad()
 def main(run: str, n: int) -> None:
     model, scenes = ldm.load(run), Shapes(n, "test", seed=1)
     checker, accuracy = train_checker(seed=0)

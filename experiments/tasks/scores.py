@@ -1,7 +1,7 @@
-"""How task=anomaly's scores of ordinary and strange images lie: python -m experiments.tasks.scores PICTURE.png FOLDER=SCORE,... ...
+"""How scores of ordinary and strange images lie: python -m experiments.tasks.scores PICTURE.png FOLDER=SCORE,... ...
 
-FOLDER is what `ldm apply task=anomaly task.others=DIR` has written, SCORE one of its scores, as `nll`. A panel each: histograms of
-the images given and of the others, and the area under the curve.
+FOLDER is what `ldm apply task=anomaly task.others=DIR` has written, SCORE one of its scores, as `nll`. A panel each: histograms
+of the images given and of the others, and the area under the curve.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ _COLOURS = ("#3b6ea8", "#d9822b")
 def scores(folder: Path, score: str) -> tuple[np.ndarray, np.ndarray, str]:
     """Those of the images given, those of the others, and the area with its error in words; SystemExit where there are none."""
     found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    if score not in found["found"].get("auroc", {}):
-        raise SystemExit(
-            f"{folder} has no areas of {score}; there are {', '.join(found['found'].get('auroc', {})) or 'none'}"
-        )
-    values = np.array([row[score] for row in found["rows"]])
-    area = found["found"]["auroc"][score]
+    areas = found["found"].get("auroc", {})
+    if score not in areas:
+        raise SystemExit(f"{folder} has no area of {score}; there are {', '.join(areas) or 'none'}")
+    values, area = np.array([row[score] for row in found["rows"]]), areas[score]
     given = found["images"]["n"]
     return values[:given], values[given:], f"{area['value']:.3f} ± {area['standard_error']:.3f}"
 
