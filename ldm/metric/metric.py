@@ -118,5 +118,6 @@ class Metric(ABC):
 
 
 def leave_out(metric: str, wanted: str, came: str) -> None:
-    """Warn that a number is missing: which one, what it needs, and what there is."""
-    log.warning("%s is left out: it needs %s, and here are %s", metric, wanted, came)
+    """Warn that a number, or several with commas between them, is missing: which, what it needs, and what there is."""
+    verbs = "are left out: they need" if ", " in metric else "is left out: it needs"
+    log.warning("%s %s %s, and here are %s", metric, verbs, wanted, came)

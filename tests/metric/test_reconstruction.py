@@ -75,7 +75,7 @@ def test_images_smaller_than_ssims_window_have_none(caplog, n, size, channels):
 
 def test_without_an_image_there_is_no_number(caplog):
     assert ReconstructionQuality().measure() == []
-    assert "psnr, ssim is left out: it needs at least 1 image, and here are 0" in caplog.text
+    assert "psnr, ssim are left out: they need at least 1 image, and here are 0" in caplog.text
 
 
 def test_images_are_compared_in_eight_bits():
