@@ -18,6 +18,7 @@ import yaml
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from ldm.build import Config, typed
+from ldm.command.grammar import undashed
 from ldm.files import read_text
 from ldm.nearest import nearest
 
@@ -51,7 +52,7 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("words", nargs="+", metavar="WORD=VALUE")
     try:
-        return demo(**typed(demo, given(parser.parse_args(list(words)).words)))
+        return demo(**typed(demo, given(parser.parse_args([*map(undashed, words)]).words)))
     except (OSError, ValueError, ImportError) as error:
         print(f"ldm: {error}", file=sys.stderr)
         return 1

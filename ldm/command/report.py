@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm.command.grammar import undashed
 from ldm.files import folder
 from ldm.nearest import nearest
 from ldm.report.collection import collect
@@ -39,7 +40,7 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("words", nargs="+", metavar="RUN|WORD=VALUE", help="run directories, folders of them, patterns")
     try:
-        return _report(parser.parse_args(list(words)).words)
+        return _report(parser.parse_args([*map(undashed, words)]).words)
     except (OSError, ValueError) as error:
         print(f"ldm: {error}", file=sys.stderr)
         return 1

@@ -17,6 +17,7 @@ from tests.runs import saved, tiny
     [
         (["runs/first"], "runs/first: a word is NAME=VALUE, as run=runs/first"),
         (["run=a", "agianst=b"], "agianst=: no such word; did you mean against?"),
+        (["--run=a", "--agianst=b"], "agianst=: no such word; did you mean against?"),
         (["run=a", "run=b"], "run= is told twice"),
         (["run=a", "port="], "port= has no value"),
         (["port=80"], "no run is named: give run=DIR"),

@@ -32,6 +32,7 @@ def test_it_writes_all_files_and_says_what_follows(sweep, tmp_path, capsys):
     [
         (["nowhere"], "no run was found"),
         (["{sweep}", "buy=prior"], "buy=: no such word; did you mean by?"),
+        (["{sweep}", "--by=piror"], "by=piror: no run has such a setting; did you mean prior?"),
         (["{sweep}", "by=piror"], "by=piror: no run has such a setting; did you mean prior?"),
         (["{sweep}", "compare=Glow"], "two are compared"),
         (["{sweep}", "compare=Glow,Glou"], "did you mean Glow?"),
