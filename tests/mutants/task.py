@@ -77,7 +77,7 @@ FAULTS = [
         ("_mean(values[first:])", "_mean(values)"),
         ("found[:, 0] if self.task.takes == 1 else found", "found[:, 0]"),
         ("len(images) < task.takes", "len(images) < 1"),
-        ("        self.conditions.check(self.count)\n", ""),
+        ('        self.conditions.check(self.count, "images" if task.takes == 1 else "rows")\n', ""),
     ),
     *of(
         "ldm/task/tools/conditions.py",

@@ -141,3 +141,5 @@ def test_or_each_row_has_its_own(model, images):
         Rows(Noisy(), model, images, conditions=Conditions(2, ["a", "b"]))
     with pytest.raises(ValueError, match="7 labels for 5 images"):
         Rows(Noisy(), model, images, conditions=Conditions(7, None, [0] * 7))
+    with pytest.raises(ValueError, match="5 captions for 4 rows"):
+        Rows(Pairs(), model, images, conditions=own)

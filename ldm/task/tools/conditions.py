@@ -32,11 +32,11 @@ class Conditions:
     labels: Sequence[int] | None = None
     negative: str | None = None
 
-    def check(self, rows: int) -> None:
-        """ValueError where they are neither one for all nor one for each of so many rows."""
+    def check(self, rows: int, called: str = "images") -> None:
+        """ValueError where they are neither one for all nor one for each of so many rows, which a message calls so."""
         if self.count not in (1, rows):
             kind = "labels" if self.captions is None else "captions"
-            raise ValueError(f"{self.count} {kind} for {rows} images: give one for each, or one for all")
+            raise ValueError(f"{self.count} {kind} for {rows} {called}: give one for each, or one for all")
 
     def batch(self, rows: Sequence[int], device: torch.device) -> dict[str, Any]:
         """A batch as `LatentModel.sample` takes it, of these rows."""

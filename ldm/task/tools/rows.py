@@ -51,7 +51,7 @@ class Rows:
         self._sets = [] if images is None else [images] if others is None else [images, others]
         counts = [task.count(model, len(each)) for each in self._sets] or [task.count(model, 0)]
         self.first, self.count = counts[0], sum(counts)
-        self.conditions.check(self.count)
+        self.conditions.check(self.count, "images" if task.takes == 1 else "rows")
 
     def __len__(self) -> int:
         return self.count
