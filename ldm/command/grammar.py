@@ -22,7 +22,7 @@ TEXTS = {"prompt", "negative", "label"}
 PATHS = {"run", "guide", "prompts", "out", "runs", "store", "root", "checkpoint", "files", "weights", "source", "path"}
 PATHS |= {"backbone", "images", "others", "background", "reference", "real", "mask", "text"}
 _NAMES = {"name", "split", "image", "caption", "label", "group", "revision"}
-_LISTS = {"files", "image", "caption", "label"}  # also `[a,b]`
+_LISTS = {"files", "image", "caption", "label", "source"}  # also `[a,b]`
 _PLUGINS = "plugins"
 _NODES = {"backbone"}  # also `{_target_: ...}`
 

@@ -171,6 +171,11 @@ def test_what_is_understood_once_is_understood_twice(path):
     assert understood(once) == once
 
 
+def test_the_captions_of_several_images_are_a_list():
+    assert understood("task.source=[a red star,'b, and c']") == "++task.source=['a red star','b, and c']"
+    assert understood("task.source=a red star, large") == "++task.source='a red star, large'"
+
+
 @pytest.mark.parametrize("text", [*TEXTS, *PATHS])
 def test_unquoted_is_the_inverse(text):
     assert unquoted(quoted(text)) == text or text == "???"
