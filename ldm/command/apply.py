@@ -3,7 +3,7 @@
     task.json       what was asked for: the task with its words, images, seed, weights
     parts/          what was found so far, exactly, so that a job that was interrupted goes on: numbers and arrays of rows
     0000-NAME.png   the pictures of row 0
-    grid.png        the first rows, a column each: given, result, ...; of many pictures a line
+    grid.png        the first rows (of samples by class some of each), a column each: given, result, ...; of many pictures a line
     result.json     what was asked for, means and errors of the numbers, and the numbers of each row
 
 A row depends on its image, the words and (seed, row) alone, whatever the batch.
@@ -178,7 +178,8 @@ class Job:
         found, pictures = self._found()
         if pictures and len(found.names):
             with whole_file(self.folder / "grid.png") as temporary:
-                _grid(found, pictures).picture.save(temporary, format="PNG")
+                lines = self.rows.task.shown(len(found.names), _SHOWN)
+                _grid(found, pictures, lines).picture.save(temporary, format="PNG")
         means, more = summary(found.numbers, found.first), self.rows.task.conclude(found)
         numbers = {name: values.tolist() for name, values in found.numbers.items()}
         each = [
@@ -214,9 +215,8 @@ class Job:
         return Found(own, self.rows.first, kind("number "), kind("array "), shown), pictures
 
 
-def _grid(found: Found, pictures: Sequence[str]) -> ImageGrid:
-    """The first rows to look at: of a few pictures each a column, of a strip of many, as a walk, a line."""
-    lines = range(min(len(found.names), _SHOWN))
+def _grid(found: Found, pictures: Sequence[str], lines: Sequence[int]) -> ImageGrid:
+    """Rows to look at: of a few pictures each a column, of a strip of many, as a walk, a line."""
     names = [found.names[row] for row in lines]
     shown = torch.stack([torch.stack([found.pictures(row)[name] for name in pictures]) for row in lines]) / 127.5 - 1
     if len(pictures) > _STRIP:

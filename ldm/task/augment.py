@@ -47,7 +47,7 @@ class Augment(Task):
     takes = 0
 
     def __init__(self, n: PositiveInt = 100):
-        self.n = n
+        self.n, self._classes = n, list[str]()
 
     def check(self, model: LatentModel) -> None:
         if "caption" in model.condition.needs:
@@ -56,14 +56,23 @@ class Augment(Task):
                 "prompts=FILE n=N"
             )
         check_whole(model)
+        own = model.condition.find(Label)
+        self._classes = [] if own is None else [class_named(model, label) for label in range(own.classes)]
 
     def count(self, model: LatentModel, images: int) -> int:
-        own = model.condition.find(Label)
-        return self.n * (1 if own is None else own.classes)
+        return self.n * max(len(self._classes), 1)
+
+    def shown(self, rows: int, most: int) -> list[int]:
+        """Some of every class."""
+        count = min(rows, most)
+        return [place * rows // count for place in range(count)]
+
+    def name(self, row: int) -> str:
+        return f"{self._classes[row // self.n]} {row % self.n}" if self._classes else f"{row}"
 
     def __call__(self, model: LatentModel, batch: Mapping[str, Any], random: Random) -> Answer:
         rows, given = batch["index"], {"index": batch["index"]}
-        if model.condition.find(Label) is not None:
+        if self._classes:
             given["label"] = rows // self.n
         seeds = torch.full_like(rows, random.seed)
         return Answer({"sample": model.sample(given, random)}, arrays={"seed": seeds})
@@ -71,7 +80,7 @@ class Augment(Task):
     def write(self, model: LatentModel, found: Found, folder: Path) -> list[Path]:
         place, lines = folder / "imagefolder", []
         for row, seed in enumerate(found.arrays["seed"].tolist()):
-            named = None if model.condition.find(Label) is None else class_named(model, row // self.n)
+            named = self._classes[row // self.n] if self._classes else None
             inside = "" if named is None else f"{_SAFE.sub('-', named)}/"
             name = f"{inside}{row % self.n:05d}.png"
             with whole_file(place / name) as temporary:

@@ -107,6 +107,10 @@ class Task(Constructed, ABC):
         """How many rows there are of so many images."""
         return max(images - self.takes + 1, 0)
 
+    def shown(self, rows: int, most: int) -> Sequence[int]:
+        """Which of so many rows a picture has that has room for `most`: the first ones."""
+        return range(min(rows, most))
+
     def name(self, row: int) -> str:
         """What a row is called that is of no image."""
         return f"{row}"

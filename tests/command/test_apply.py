@@ -73,7 +73,7 @@ def test_the_grid_has_a_column_for_a_row_or_a_line_for_a_strip(kinds):
     """Picture k of row i has the colour 40 i + k."""
     names = ["a", "b", "c"]
     shown = {i: {kind: torch.full((3, 8, 8), 40 * i + k).byte() for k, kind in enumerate(kinds)} for i in range(3)}
-    grid = applying._grid(Found(names, 3, {}, {}, shown.__getitem__), kinds)
+    grid = applying._grid(Found(names, 3, {}, {}, shown.__getitem__), kinds, range(3))
     pairs = (
         [(i, k) for k in range(2) for i in range(3)]
         if len(kinds) == 2

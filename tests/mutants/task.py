@@ -206,6 +206,7 @@ FAULTS = [
         "tests/task/test_augment.py",
         ('given["label"] = rows // self.n', 'given["label"] = rows % self.n'),
         ('"seed": seed, "row": row}', '"seed": row, "row": seed}'),
+        ("place * rows // count", "place"),
         ('if "caption" in model.condition.needs:', "if False:"),
     ),
     *of(

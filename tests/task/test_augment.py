@@ -10,6 +10,7 @@ from ldm.command.apply import apply
 from ldm.data.folder import Folder
 from ldm.model import LatentModel
 from ldm.random import Random
+from ldm.task.augment import Augment
 from tests.runs import compose, saved, tiny
 
 ASKED = compose("run=absent", "task=augment", "task.n=2", "batch=3", "device=cpu", "steps=1", "seed=4", name="apply")
@@ -27,12 +28,18 @@ def test_an_imagefolder(tmp_path):
     assert all(line["generated"] is True and (place / line["file_name"]).is_file() for line in lines)
     found = Folder(place, captions="none")
     assert found.classes == ("T-shirt-top", "cat") and len(found) == 4
+    said = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert [row["name"] for row in said["rows"]] == ["cat 0", "cat 1", "T-shirt/top 0", "T-shirt/top 1"]
     model = LatentModel.load(run)
     model.prior.steps = 1
     rows = torch.tensor([2])
     wanted = model.sample({"index": rows, "label": torch.tensor([1])}, Random(4, 0, rows))[0]
     shown = torch.tensor(list(PIL.Image.open(place / "T-shirt-top" / "00000.png").getdata())).view(32, 32, 3)
     assert (shown.permute(2, 0, 1) - (wanted + 1) * 127.5).abs().max() <= 1
+
+
+def test_a_picture_has_some_of_every_class():
+    assert Augment(8).shown(24, 6) == [0, 4, 8, 12, 16, 20] and Augment(2).shown(4, 24) == [0, 1, 2, 3]
 
 
 def test_captions_are_of_sample(tmp_path):
