@@ -64,6 +64,7 @@ from ldm.prior.base import Likelihood
 from ldm.prior.diffusion import Diffusion
 from ldm.random import Random
 from ldm.task.base import Answer, Found, Task, lacking
+from ldm.tensors import hash_of
 from ldm.types import Image
 
 _BATCH = 64
@@ -78,7 +79,7 @@ class Anomaly(Task):
     Arguments:
         others: images that are strange, a file or a folder, which the scores are to tell from those given.
         reference: images that are ordinary, as some of training, from which typicality is learnt.
-        background: a run whose densities stand for what is common to all images.
+        background: a run whose densities stand for what is common to all images, on the same first stage or on pixels, too.
         likelihood: whether densities are asked for, which of a diffusion takes hundreds of evaluations.
         levels: noise levels of denoising errors.
         draws: of noise at each level.
@@ -116,6 +117,11 @@ class Anomaly(Task):
                 raise ValueError(
                     f"task.background={self.background}: wanted a run with densities of images of {own}; its prior is "
                     f"{type(self._background.prior).__name__} and its images are of {theirs}"
+                )
+            if _reads(self._background) != _reads(model):
+                raise ValueError(
+                    f"task.background={self.background} has another first stage, so its densities are of other latents and "
+                    "have no ratio to these: train it with autoencoder.checkpoint=RUN, this run, or take models of pixels"
                 )
         if self.reference is not None:
             inputs = Inputs(self.reference, model.autoencoder.image_shape, "task.reference")
@@ -178,6 +184,12 @@ def nll(model: LatentModel, batch: Mapping[str, Any], random: Random) -> Float[T
         spread = x + _LEVEL * (random.uniform("dequantisation", tuple(x.shape[1:])) - 0.5)
         return -log_p_of_pixels(model, spread, c, random) - x[0].numel() * math.log(_LEVEL)
     return -model.prior.log_prob(model.latent(batch, random), c, random).double()
+
+
+def _reads(model: LatentModel) -> str:
+    """What a prior's densities are of: pixels, or the latents of these weights of an encoder."""
+    encoder = model.autoencoder.encoder
+    return "pixels" if isinstance(encoder, Pixels) else hash_of(encoder.state_dict())
 
 
 def _nothing(model: LatentModel, count: int) -> dict[str, Any]:

@@ -193,6 +193,7 @@ FAULTS = [
         ("(value - self._entropy).abs()", "value - self._entropy"),
         ("value - png_nats(x)", "value + png_nats(x)"),
         ("x[0].numel() * math.log(_LEVEL)", "0"),
+        ("if _reads(self._background) != _reads(model):", "if False:"),
         ("x + _LEVEL * (random", "x + 0 * (random"),
         ("if not isinstance(model.autoencoder.encoder, Pixels):", 'if model.autoencoder.gives != "pixels":'),
         ("alpha * z + sigma * eps", "z + sigma * eps"),

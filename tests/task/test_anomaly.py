@@ -7,6 +7,7 @@ import torch
 from torchmetrics.functional.classification import binary_auroc
 
 from ldm.data.inputs import Inputs
+from ldm.model import LatentModel
 from ldm.random import Random
 from ldm.task.anomaly import Anomaly, auroc, png_nats
 from ldm.task.tools.rows import Rows
@@ -57,6 +58,17 @@ def test_logits_have_the_density_of_their_pixels(tmp_path):
     found = numbers(Anomaly(), model, x)
     torch.testing.assert_close(found["nll"], -log_p.flatten(1).sum(1), atol=0, rtol=1e-4)
     assert "reconstruction" not in found
+
+
+def test_a_background_is_of_the_same_latents(tmp_path):
+    run = saved(tmp_path, tiny(tmp_path, "condition=none", "prior=normal"))
+    model, x = LatentModel.load(run), Inputs(torch.zeros(2, 3, 32, 32), (3, 32, 32))
+    [(_, answer)] = Rows(Anomaly(background=run), model, x).answers([0, 1], 2)
+    assert answer.numbers["ratio"].abs().max() < 1e-3
+    with torch.no_grad():
+        next(model.autoencoder.encoder.parameters()).add_(0.1)
+    with pytest.raises(ValueError, match="has another first stage.*autoencoder.checkpoint=RUN"):
+        next(Rows(Anomaly(background=run), model, x).answers([0, 1], 2))
 
 
 def test_typicality_is_learnt_from_the_reference(normal, tmp_path):

@@ -36,7 +36,8 @@ class Conditions:
         """ValueError where they are neither one for all nor one for each of so many rows, which a message calls so."""
         if self.count not in (1, rows):
             kind = "labels" if self.captions is None else "captions"
-            raise ValueError(f"{self.count} {kind} for {rows} {called}: give one for each, or one for all")
+            rows_said = f"{rows} {called}" if rows != 1 else f"1 {called.removesuffix('s')}"
+            raise ValueError(f"{self.count} {kind} for {rows_said}: give one for each, or one for all")
 
     def batch(self, rows: Sequence[int], device: torch.device) -> dict[str, Any]:
         """A batch as `LatentModel.sample` takes it, of these rows."""
