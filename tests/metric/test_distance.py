@@ -268,7 +268,8 @@ def test_what_so_few_images_cannot_give_is_left_out_and_said(n, kinds, paired, c
     assert all(math.isfinite(m.value) for m in found)
     said = [record.getMessage() for record in caplog.records]
     for name, wanted in (("fd_net", 2), ("kd_net", 4), ("precision_net, recall_net, density_net, coverage_net", 7)):
-        line = f"{name} is left out: it needs at least {wanted} images of each kind, and here are {n}"
+        verbs = "are left out: they need" if "," in name else "is left out: it needs"
+        line = f"{name} {verbs} at least {wanted} images of each kind, and here are {n}"
         assert (line in said) == (n < wanted)
     errors = {m.metric: m.standard_error for m in found}
     assert kinds < 6 or (errors["precision_net"] is None) == (n < 14)

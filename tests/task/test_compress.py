@@ -112,7 +112,7 @@ def test_a_label_is_in_the_file(codes):
     assert unpacked(without, "x").numbers == unpacked(cat, "x").numbers
     assert model.compress(images, labels=[-1])[0] == without
     np.testing.assert_array_equal(*map(as_arrays, (model.decompress([without]), model.decompress([cat]))))
-    with pytest.raises(ValueError, match="2 captions or labels for 1 images"):
+    with pytest.raises(ValueError, match="2 labels for 1 image: give one for each, or one for all"):
         model.compress(images, labels=["cat", "dog"])
 
 
