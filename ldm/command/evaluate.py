@@ -64,18 +64,9 @@ def measure_again(
         missing: measure only where the run has no records yet of these weights, measured so.
     """
     name_plugins(plugins)
-    place, config = RunDirectory(Path(run)), _own(run)
-    store = store or config["store"]
-    drawing = Drawing(diffusion, guidance, steps, prior, guide, guide_ema)
     own = {key: n for key, n in {"samples": samples, "seed": seed}.items() if n is not None}
-    config |= {
-        "evaluation": merged(config["evaluation"], evaluation or {}) | own,
-        "metric": _metrics(config["metric"] or {}, metric or {}),
-    }
-    if not config["metric"]:
-        raise ValueError(
-            f"{run} was trained with metric=none, so nothing would be measured: name what is, as metric=offline"
-        )
+    place, config = RunDirectory(Path(run)), _asked(run, (evaluation or {}) | own, metric or {})
+    drawing = Drawing(diffusion, guidance, steps, prior, guide, guide_ema)
     measure: Evaluation = build(config["evaluation"], "evaluation", PACKAGES)
     measured: DataModule = build(_moved(config["data"], data or {}), "data", PACKAGES)
     metrics: list[Metric] = list(build(config["metric"], "metric", PACKAGES).values())
@@ -89,7 +80,9 @@ def measure_again(
     if missing and _is_there(place, facts, model):
         log.info("%s was measured so before; nothing to do", run)
         return
-    records = measure(model, measured, metrics, facts, bool(config.get("second")), store=Store(Path(store)))
+    records = measure(
+        model, measured, metrics, facts, bool(config.get("second")), store=Store(Path(store or config["store"]))
+    )
     record.write(place.records, *records)
     save_pictures(metrics, place.samples, model.made_from.get("images_seen") or 0, config["data"]["batch_size"])
     single.write(place.path)
@@ -102,6 +95,18 @@ def _own(run: str) -> Config:
         raise FileNotFoundError(f"{run} has no config.yaml: give a run's directory")
     config = settings_of(run)
     check_named(config, run, PACKAGES)
+    return config
+
+
+def _asked(run: str, evaluation: Config, metric: Config) -> Config:
+    """The run's config with what is given in the place of its own; ValueError where nothing would be measured."""
+    config = _own(run)
+    config["evaluation"] = merged(config["evaluation"], evaluation)
+    config["metric"] = _metrics(config["metric"] or {}, metric)
+    if not config["metric"]:
+        raise ValueError(
+            f"{run} was trained with metric=none, so nothing would be measured: name what is, as metric=offline"
+        )
     return config
 
 
