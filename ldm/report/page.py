@@ -34,14 +34,14 @@ dt { color: var(--quiet); font-size: .8125rem; } dd { margin: 0; overflow-wrap: 
 .wide { overflow-x: auto; }
 table { border-collapse: separate; border-spacing: 0; width: 100%; }
 th { text-align: left; font-weight: 500; font-size: .8125rem; color: var(--quiet); }
-th, td { padding: .5rem 1.2rem .5rem 0; border-bottom: 1px solid var(--line); vertical-align: baseline; }
+th, td { padding: .5rem 1.2rem .5rem 0; line-height: 1.5rem; border-bottom: 1px solid var(--line); vertical-align: baseline; }
 th:last-child, td:last-child { padding-right: 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 td.best { font-weight: 650; color: var(--ink); } td.error { color: var(--quiet); } td.name { white-space: nowrap; }
 p.how { margin: 1.4rem 0 .2rem; } p.verdict { font-size: 1.125rem; max-width: 46rem; } p.legend { margin-top: 1.6rem; }
 th.over { text-align: center; border-bottom: 1px solid var(--line); padding-bottom: .25rem; }
 thead th { vertical-align: bottom; }
-tr:has(th.over) th { border-bottom: 0; } tr:has(th.over) th.over { border-bottom: 1px solid var(--line); }
+tr:has(th.over) th:not([rowspan]) { border-bottom: 0; } tr:has(th.over) th.over { border-bottom: 1px solid var(--line); }
 table.numbers { width: auto; min-width: min(36rem, 100%); } sup { color: var(--quiet); line-height: 0; }
 td.number sup { display: inline-block; width: 0; text-indent: .1rem; }
 .wide td:first-child, .wide th:first-child { position: sticky; left: 0; background: var(--paper); }

@@ -160,6 +160,7 @@ def figure(found: Found, rows: Sequence[Row]) -> Figure:
     """PSNR against bytes, and under it the first images: given, decoded, and by each codec at the quality nearest in bytes."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     own, shown = rows[0], min(len(found.names), _SHOWN)
     given = torch.stack([found.pictures(row)["given"] for row in range(shown)])
@@ -192,8 +193,9 @@ def _curves(axes: Any, rows: Sequence[Row]) -> None:
         axes.plot([own.bytes], [own.psnr], "oC0", label="model")
         axes.plot([own.without_header], [own.psnr], "oC0", fillstyle="none", label="model without its header")
     axes.set_xscale("log")
-    for each in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        each("{x:.0f}")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("bytes of an image, mean")
     axes.set_ylabel("PSNR, dB")
     axes.legend(frameon=False)
