@@ -86,11 +86,12 @@ class Known:
         self.chosen = {place or group: (group, choice) for group, place, choice in defaults if choice != "null"}
         self.needed = {group for group, _, choice in defaults if choice != "null"}
         self.places = {place: group for group, place, _ in defaults if place}  # of a group that stands at several
-        mappings = set(re.findall(r"^(\w+): \{", text, re.MULTILINE))  # of which only the arguments are words
-        self.words = self.groups | set(re.findall(r"^(\w+):", text, re.MULTILINE)) - mappings - {"defaults", "hydra"}
+        # Of a mapping only the arguments are words.
+        mappings = set(re.findall(r"^(\w+):(?: \{.*)?$", text, re.MULTILINE)) - {"defaults", "hydra"}
+        self.words = self.groups | set(re.findall(r"^(\w+): ", text, re.MULTILINE)) - mappings
         self.plain = _plain(text)
         self.required = dict(re.findall(r"^(\w+): \?\?\? +# (.*)", text, re.MULTILINE))
-        self.heads = {word.partition("/")[0] for word in self.words} | mappings - {"hydra"} | self.places.keys()
+        self.heads = {word.partition("/")[0] for word in self.words} | mappings | self.places.keys()
 
     def _all_files(self) -> dict[tuple[str, str], Path]:
         found: dict[tuple[str, str], tuple[str, Path]] = {}
@@ -192,7 +193,7 @@ def _wrong(argument: str, before: str, known: Known, asked: bool) -> str | None:
         if pieces:
             return f"{key}: a whole recipe is of training; a finished run takes another {', '.join(pieces)}"
         if key in known.heads:
-            return f"{key}: no such word alone; its arguments are set one by one, as {key}.NAME=VALUE"
+            return None if value.startswith("{") else f"{key}: no such word alone; its arguments are set one by one, as {key}.NAME=VALUE"
         places = known.places_of(key)
         if places:
             return f"{key}: no such word alone; say {' or '.join(f'{place}={value}' for place in places)}"

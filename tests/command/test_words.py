@@ -258,6 +258,14 @@ def test_an_argument_of_a_chosen_word_is_found():
     assert misspelt(["r1=3"], CONF).startswith("r1: no such word. There are alignment, ")
 
 
+@pytest.mark.parametrize("value", ["none", "null", "64", "[1]"])
+def test_a_mapping_has_no_value_of_its_own(value):
+    """None that Hydra could merge with it: a run would find a word where it looks for arguments."""
+    said = "evaluation: no such word alone; its arguments are set one by one, as evaluation.NAME=VALUE"
+    assert misspelt([f"evaluation={value}"], CONF) == said
+    assert misspelt(["evaluation={samples: 64}"], CONF) is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
