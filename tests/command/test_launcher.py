@@ -221,6 +221,7 @@ def test_a_failed_job_of_ours_is_told_to_the_sweeper(place, capsys):
     assert [row["status"] for row in rows] == ["failed", "finished"]
     said = capsys.readouterr().err
     assert "s/seed-1: failed; the same command tries it again" in said and "Traceback" not in said
+    assert "Error executing job" not in said
 
 
 def test_a_wrong_word_of_a_job_of_another_launcher_is_an_error_of_that_job(place, capsys):

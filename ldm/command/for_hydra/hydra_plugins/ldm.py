@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher as HydraLauncher
@@ -18,6 +18,16 @@ from pydantic import PositiveInt
 
 from ldm.build import plain
 from ldm.command.job import COMMON, JobFailed, value
+
+
+class Returned(JobReturn):
+    """What a job returns. One that failed raises what became of it, without a line of Hydra's with all words of the sweep."""
+
+    @JobReturn.return_value.getter
+    def return_value(self) -> Any:
+        if self.status == JobStatus.FAILED:
+            raise self._return_value
+        return self._return_value
 
 
 class Launcher(HydraLauncher):
@@ -54,7 +64,7 @@ class Launcher(HydraLauncher):
             sys.exit(PREEMPTED)
         returns = []
         for words, row in zip(jobs, rows, strict=True):
-            returned = JobReturn(overrides=words, status=JobStatus.COMPLETED)
+            returned = Returned(overrides=words, status=JobStatus.COMPLETED)
             try:
                 if row["code"] not in (FINISHED, PRUNED):
                     raise JobFailed(f"{board.runs / row['run']}: {row['status']}; the same command tries it again")
