@@ -12,7 +12,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -70,9 +70,9 @@ def plain(value: Any, annotation: Any, where: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         spot = ".".join([where, *map(str, first["loc"])]) if len(error.errors()) == 1 else where
-        hint = (
-            "; name its class in _target_" if isinstance(value, Mapping) and first["type"] == "is_instance_of" else ""
-        )
+        hint = ""
+        if first["type"] in ("is_instance_of", "callable_type"):  # where a class is wanted
+            hint = "; name its class in _target_" + ("" if isinstance(value, Mapping) else f", as {spot}._target_=CLASS")
         raise ConfigError(f"{spot}: {first['msg']}; got {value!r}{hint}") from None
 
 
@@ -147,16 +147,39 @@ def _bind(node: Mapping, where: str, given: tuple[str, ...], allowed: Allowed) -
         if not partial:
             raise ConfigError(f"{where}.{name}: {target.__name__} needs this argument and it is not given")
     for key, value in arguments.items():
-        spot, annotation = f"{where}.{key}", hints.get(key, Any)
-        if not holds_node(value):
-            arguments[key] = plain(value, annotation, spot)
-            continue
-        if is_node(value) and typing.get_origin(annotation) is Callable:
+        arguments[key] = _checked(value, hints.get(key, Any), f"{where}.{key}", target, allowed)
+    return target, arguments
+
+
+def _checked(value: Any, annotation: Any, spot: str, target: type, allowed: Allowed) -> Any:
+    """What stands at `spot` among the arguments of `target`: plain values converted, nodes checked and left as they are, in
+    mappings and lists, too."""
+    if is_node(value):
+        if typing.get_origin(annotation) is Callable:
             _check_waits(value, spot, target, allowed)
         check(value, spot, allowed=allowed)
-        if is_node(value):
-            _fits(value, annotation, spot, target, allowed)
-    return target, arguments
+        _fits(value, annotation, spot, target, allowed)
+        return value
+    if not holds_node(value):
+        return plain(value, annotation, spot)
+    element = _element(annotation)
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if each in (None, "none") and element is not Any:
+                raise ConfigError(f"{spot}.{key}={'null' if each is None else each}: to leave it out say ~{spot}.{key}")
+        return {key: _checked(each, element, f"{spot}.{key}", target, allowed) for key, each in value.items()}
+    return [_checked(each, element, f"{spot}[{i}]", target, allowed) for i, each in enumerate(value)]
+
+
+def _element(annotation: Any) -> Any:
+    """The annotation of what a mapping or a sequence holds; Any where that is not known or not the same for all."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if not inspect.isclass(origin):
+        return Any
+    if issubclass(origin, Mapping):
+        return parts[1]
+    alike = len(parts) == 1 or parts[1:] == (...,)
+    return parts[0] if issubclass(origin, Sequence) and alike else Any
 
 
 def _missing(parameters: Iterable[inspect.Parameter], given: Set[str]) -> list[str]:

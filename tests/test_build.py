@@ -134,6 +134,30 @@ def test_errors_below_lists_and_mappings_are_placed():
     refused({"a": {"b": {**COSINE, "warm": 1}}}, "config.a.b.warm", "did you mean warmup?")
 
 
+NETWORK = {"_target_": "ldm.metric.features.RandomConv", "_partial_": True}
+NETWORKS = {"_target_": "ldm.metric.distance.Distances", "networks": {"conv": NETWORK}}
+DISTANCES = {"_target_": "ldm.metric.path_length.PathLength"}
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("none", "metric.networks.other=none: to leave it out say ~metric.networks.other"),
+        (None, "metric.networks.other=null: to leave it out say ~metric.networks.other"),
+        (3, "metric.networks.other: Input should be callable; got 3; name its class in _target_, as metric.networks.other._target_="),
+    ],
+)
+def test_what_stands_beside_nodes_in_a_mapping_is_checked(other, said):
+    """The first network is a node, so what pydantic makes of the mapping as a whole is not known."""
+    refused({**NETWORKS, "networks": {"conv": NETWORK, "other": other}}, said, where="metric")
+
+
+def test_nodes_in_a_mapping_are_of_its_class():
+    refused({**DISTANCES, "distances": {"rate": COSINE}}, "metric.distances.rate: PathLength wants a Perceptual here", where="metric")
+    fine = {"_target_": "ldm.loss.perceptual.LaplacianPyramid"}
+    check({**DISTANCES, "distances": {"pyramid": fine}}, "metric")
+
+
 # Targets that must neither be imported nor run. `{marker}` is a file that none of them may touch.
 
 HOSTILE = [

@@ -229,7 +229,7 @@ def _choice(said: str, group: str, value: str, known: Known) -> str | None:
         return f"{said}=null: say {said}=none"
     if value == "null" and group in known.needed:
         return f"{said}=null: there is no run without. There are {', '.join(sorted(choices))}"
-    if re.fullmatch(r"[\w,-]*|\[[\w, -]*\]", value):
+    if re.fullmatch(r"[\w.,-]*|\[[\w., -]*\]", value):
         for word in map(str.strip, value.strip("[]").split(",")):
             if word not in choices | {"null"} and value != "[]":
                 return f"{group}={word}: no such {group}{nearest(word, choices)}"

@@ -230,6 +230,8 @@ def test_in_a_sweep_a_comma_separates_but_in_quotes(value, wanted):
         ("first.steps", "first.steps: a word is KEY=VALUE, as first.steps=..."),
         ("SEED=3", "SEED: no such word; did you mean seed? There are alignment, "),
         ("prior=", "prior=: no such prior. There are categorical, cnf, "),
+        ("data=0.5", "data=0.5: no such data. There are "),
+        ("prior=glow.yaml", "prior=glow.yaml: no such prior; did you mean glow?"),
         ("prior=gan,", "prior=: no such prior. There are categorical, cnf, "),
         ("metric=[fid,default]", "metric=fid: no such metric. There are attributes, "),
         ("~prior", "prior=null: there is no run without. There are categorical, cnf, "),
