@@ -11,8 +11,10 @@ typed word of theirs would do nothing: it is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ldm.signature import BESIDE, PIECES, declared
@@ -20,7 +22,7 @@ from ldm.signature import BESIDE, PIECES, declared
 
 def follow(config: DictConfig, words: Sequence[str]) -> None:
     """Drop what the file of an experiment says of parts that `words` (a command line) replaced and these do not have."""
-    typed = {key for key, _ in map(_said, words)}
+    typed = {key for word in words for key in _set_by(word)}
     for place in sorted({_place(key) for key, value in map(_said, words) if re.fullmatch(r"\w+", value)}):
         node = OmegaConf.select(config, place)
         if isinstance(node, DictConfig):
@@ -55,6 +57,21 @@ def limited_twice(config: DictConfig, words: Sequence[str]) -> str | None:
 def _said(word: str) -> tuple[str, str]:
     key, _, value = word.partition("=")
     return key.lstrip("+~"), value
+
+
+def _set_by(word: str) -> list[str]:
+    """The places that a word sets: that of its key and, of a value in braces, those of what stands in them."""
+    key, value = _said(word)
+    if not value.startswith("{"):
+        return [key]
+    return [key, *_below(OverridesParser.create().parse_override(word).value(), key)]
+
+
+def _below(value: Any, place: str) -> Iterator[str]:
+    """The places of what stands in a mapping at a place, and in mappings in it."""
+    for name, inner in value.items() if isinstance(value, Mapping) else ():
+        yield f"{place}.{name}"
+        yield from _below(inner, f"{place}.{name}")
 
 
 def _place(key: str) -> str:

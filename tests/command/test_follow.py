@@ -50,6 +50,12 @@ def test_what_was_typed_stays_to_be_refused():
     assert followed("experiment=shapes", "condition=none", "condition.vocabulary=300")["condition"]["vocabulary"] == 300
 
 
+def test_what_was_typed_in_braces_stays_to_be_refused():
+    words = ("experiment=shapes", "metric=default", "metric.distances={networks: {random_conv: {width: 3}}, numb: 4}")
+    found = followed(*words)["metric"]["distances"]
+    assert found["networks"]["random_conv"]["width"] == 3 and found["numb"] == 4
+
+
 def test_nothing_is_dropped_of_what_was_not_replaced():
     config, words = composed("experiment=shapes", "seed=1", "first.steps=3")
     before = OmegaConf.to_container(config)
