@@ -1,7 +1,8 @@
 """The sweeper `hydra/sweeper=optuna`: a search over ranges, by numbers of the records (`ldm.command.search.study`).
 
-Trials are chosen and told a batch after the other, as many as run at once; what of them can be said is in the sweep's
-directory when a batch ends, so that an interrupted search goes on.
+Trials are chosen and told a batch after the other, as many as run at once, so that what is chosen follows from the seed and from
+what came of the batches before, and not from which job was quicker: a batch waits for its slowest. What of them can be said is
+in the sweep's directory when a batch ends, so that an interrupted search goes on.
 """
 
 from __future__ import annotations
