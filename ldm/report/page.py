@@ -33,8 +33,8 @@ dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.4rem, 1fr))
 dt { color: var(--quiet); font-size: .8125rem; } dd { margin: 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: separate; border-spacing: 0; width: 100%; }
-th { text-align: left; font-weight: 500; font-size: .8125rem; color: var(--quiet); }
 th, td { padding: .5rem 1.2rem .5rem 0; line-height: 1.5rem; border-bottom: 1px solid var(--line); vertical-align: baseline; }
+th { text-align: left; font-weight: 500; font-size: .8125rem; line-height: 1.25rem; color: var(--quiet); }
 th:last-child, td:last-child { padding-right: 0; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 td.best { font-weight: 650; color: var(--ink); } td.error { color: var(--quiet); } td.name { white-space: nowrap; }
