@@ -72,7 +72,9 @@ def plain(value: Any, annotation: Any, where: str) -> Any:
         spot = ".".join([where, *map(str, first["loc"])]) if len(error.errors()) == 1 else where
         hint = ""
         if first["type"] in ("is_instance_of", "callable_type"):  # where a class is wanted
-            hint = "; name its class in _target_" + ("" if isinstance(value, Mapping) else f", as {spot}._target_=CLASS")
+            hint = "; name its class in _target_" + (
+                "" if isinstance(value, Mapping) else f", as {spot}._target_=CLASS"
+            )
         raise ConfigError(f"{spot}: {first['msg']}; got {value!r}{hint}") from None
 
 

@@ -144,7 +144,10 @@ DISTANCES = {"_target_": "ldm.metric.path_length.PathLength"}
     [
         ("none", "metric.networks.other=none: to leave it out say ~metric.networks.other"),
         (None, "metric.networks.other=null: to leave it out say ~metric.networks.other"),
-        (3, "metric.networks.other: Input should be callable; got 3; name its class in _target_, as metric.networks.other._target_="),
+        (
+            3,
+            "other: Input should be callable; got 3; name its class in _target_, as metric.networks.other._target_=",
+        ),
     ],
 )
 def test_what_stands_beside_nodes_in_a_mapping_is_checked(other, said):
@@ -153,7 +156,11 @@ def test_what_stands_beside_nodes_in_a_mapping_is_checked(other, said):
 
 
 def test_nodes_in_a_mapping_are_of_its_class():
-    refused({**DISTANCES, "distances": {"rate": COSINE}}, "metric.distances.rate: PathLength wants a Perceptual here", where="metric")
+    refused(
+        {**DISTANCES, "distances": {"rate": COSINE}},
+        "metric.distances.rate: PathLength wants a Perceptual here",
+        where="metric",
+    )
     fine = {"_target_": "ldm.loss.perceptual.LaplacianPyramid"}
     check({**DISTANCES, "distances": {"pyramid": fine}}, "metric")
 

@@ -193,7 +193,11 @@ def _wrong(argument: str, before: str, known: Known, asked: bool) -> str | None:
         if pieces:
             return f"{key}: a whole recipe is of training; a finished run takes another {', '.join(pieces)}"
         if key in known.heads:
-            return None if value.startswith("{") else f"{key}: no such word alone; its arguments are set one by one, as {key}.NAME=VALUE"
+            return (
+                None
+                if value.startswith("{")
+                else f"{key}: no such word alone; its arguments are set one by one, as {key}.NAME=VALUE"
+            )
         places = known.places_of(key)
         if places:
             return f"{key}: no such word alone; say {' or '.join(f'{place}={value}' for place in places)}"

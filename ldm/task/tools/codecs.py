@@ -160,7 +160,6 @@ def figure(found: Found, rows: Sequence[Row]) -> Figure:
     """PSNR against bytes, and under it the first images: given, decoded, and by each codec at the quality nearest in bytes."""
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
 
     own, shown = rows[0], min(len(found.names), _SHOWN)
     given = torch.stack([found.pictures(row)["given"] for row in range(shown)])
