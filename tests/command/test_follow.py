@@ -45,6 +45,17 @@ def test_a_replaced_guidance_leaves_the_scale_behind():
     assert node["_target_"].endswith("Interval") and "scale" not in node and node["guidance"]["scale"] == 2.0
 
 
+def test_arguments_below_a_replaced_part_and_at_a_place_of_a_group_are_dropped_too():
+    network = {"_target_": "ldm.backbone.unet.UNet", "width": 8, "numb": 3}
+    recipe = {"_target_": "ldm.stage.recipe.Recipe", "steps": 5, "sides": 2}
+    config = OmegaConf.create(
+        {"prior": {"_target_": "ldm.prior.diffusion.Diffusion", "backbone": network}, "second": recipe}
+    )
+    follow(config, ["prior=diffusion", "stage@second=second"])
+    assert config.prior.backbone == {"_target_": "ldm.backbone.unet.UNet", "width": 8}
+    assert config.second == {"_target_": "ldm.stage.recipe.Recipe", "steps": 5}
+
+
 def test_what_was_typed_stays_to_be_refused():
     """`ldm.signature` then names the nearest right one."""
     assert followed("experiment=shapes", "condition=none", "condition.vocabulary=300")["condition"]["vocabulary"] == 300

@@ -266,5 +266,6 @@ FAULTS = [
         "tests/command/test_launcher.py",
         ('if row["code"] not in (FINISHED, PRUNED):', "if False:"),
         ("board, self.command, common, own", "board, self.command, (), own"),
+        ("returned = Returned(", "returned = JobReturn("),
     ),
 ]

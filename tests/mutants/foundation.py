@@ -27,6 +27,8 @@ FAULTS = [
     *of(
         "ldm/command/follow.py",
         "tests/command/test_follow.py",
+        ('yield from _below(inner, f"{place}.{name}")', "pass"),
+        ("return [key, *_below(", "return [key] or [*_below("),
         ("place or group.replace", "group.replace"),
         ("found is None or found.free", "True"),
         ("if not any(key == own", "if True or not any(key == own"),
@@ -90,6 +92,13 @@ FAULTS = [
         "ldm/command/words.py",
         "tests/command/test_help.py",
         ("return _unasked(key, known) if asked else _alone(argument, before)", "return _alone(argument, before)"),
+    ),
+    *of(
+        "ldm/command/words.py",
+        "tests/command/test_words.py",
+        (r'r"^(\w+):(?: \{.*)?$"', r'r"^(\w+): \{.*$"'),
+        ('if value.startswith("{")', "if False"),
+        (r'r"[\w.,-]*|', r'r"[\w,-]*|'),
     ),
     *of(
         "ldm/command/verbs.py",
@@ -182,7 +191,10 @@ FAULTS = [
             'functools.partial(target, **arguments) if config.get("_partial_")',
             'functools.partial(target) if config.get("_partial_")',
         ),
-        ("arguments[key] = plain(value, annotation, spot)", "plain(value, annotation, spot)"),
+        ("return plain(value, annotation, spot)", "return plain(value, annotation, spot) and value"),
+        ("element = _element(annotation)", "element = Any"),
+        ("return parts[1]", "return Any"),
+        ('if each in (None, "none") and element is not Any:', "if False:"),
     ),
     *of(
         "ldm/build.py",
