@@ -17,7 +17,7 @@ from experiments.ring.study import SAMPLES, recipes
 from ldm.tensors import read_tensors
 from tests.prior import ring
 
-COLUMNS, LIMIT = 6, 2.4
+COLUMNS, LIMIT = 5, 2.4
 
 
 def titled(row: dict) -> str:
