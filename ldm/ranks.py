@@ -34,7 +34,7 @@ def agree(choose: Callable[[], T]) -> T:
     return box[0]
 
 
-def of_all_ranks(x: Shaped[Tensor, "n *c"], sizes: Sequence[int] | None = None) -> Shaped[Tensor, "m *c"]:
+def of_all_ranks(x: Shaped[Tensor, " n *c"], sizes: Sequence[int] | None = None) -> Shaped[Tensor, " m *c"]:
     """The rows of all ranks, in the order of the ranks; outside of a distributed run, x. Every rank calls it. No gradient goes
     through.
 
@@ -51,7 +51,7 @@ def of_all_ranks(x: Shaped[Tensor, "n *c"], sizes: Sequence[int] | None = None) 
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
-def sizes_of_ranks(x: Shaped[Tensor, "n *c"]) -> list[int]:
+def sizes_of_ranks(x: Shaped[Tensor, " n *c"]) -> list[int]:
     """How many rows of x each rank has. Every rank calls it; the host waits for the device."""
     return of_all_ranks(torch.tensor([len(x)], device=x.device)).tolist()
 

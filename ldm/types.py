@@ -24,7 +24,7 @@ Image: TypeAlias = Float[Tensor, "b c h w"]
 Latent: TypeAlias = Float[Tensor, "b z lh lw"]
 Codes: TypeAlias = Int[Tensor, "b lh lw"]
 Time: TypeAlias = Float[Tensor, " b"]
-Times: TypeAlias = Float[Tensor, "b *times"]
+Times: TypeAlias = Float[Tensor, " b *times"]
 
 Reads: TypeAlias = Literal["latents", "pixels", "codes"]
 """What a prior models: whitened latents; images as they are, of 8 bits in [-1, 1]; or the codes of a vector quantiser."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from ldm.constructed import Constructed
 
 Numbers: TypeAlias = Float[Tensor, "*n"]
-Parameters: TypeAlias = Float[Tensor, "p *n"]
+Parameters: TypeAlias = Float[Tensor, " p *n"]
 
 
 class Transform(Constructed, ABC):

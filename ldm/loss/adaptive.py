@@ -86,7 +86,7 @@ class AdaptiveWeight:
         self._apart = [a if b is None else b if a is None else a.add_(b) for a, b in zip(self._apart, new, strict=True)]
 
 
-def _ratio(both: Float[Tensor, "2 *layer"]) -> Float[Tensor, ""]:
+def _ratio(both: Float[Tensor, " 2 *layer"]) -> Float[Tensor, ""]:
     """|first| / (|second| + 1e-4), at most 1e4; 0 where not finite."""
     reconstruction, adversarial = both.flatten(1).norm(dim=1)
     return (reconstruction / (adversarial + 1e-4)).nan_to_num(0.0, posinf=CLAMP).clamp(0, CLAMP)

@@ -46,7 +46,7 @@ STEP = 1e-4
 _KEPT = (0.01, 0.99)  # quantiles between which distances are averaged
 
 
-def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], t: Float[Tensor, " b"]) -> Float[Tensor, "b *d"]:
+def slerp(a: Float[Tensor, " b *d"], b: Float[Tensor, " b *d"], t: Float[Tensor, " b"]) -> Float[Tensor, " b *d"]:
     """The points at t (b,) of the arcs from a to b; where these point the same or opposite ways, of the straight lines."""
     x, y = a.double().flatten(1), b.double().flatten(1)
     cosine = (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1)).clamp(min=1e-12)

@@ -120,7 +120,7 @@ class IntervalEmbedding(nn.Module):
             )
         self.width, self.fastest = width, fastest
 
-    def forward(self, log_snr: Float[Tensor, "b *times"]) -> Float[Tensor, "b width"]:
+    def forward(self, log_snr: Float[Tensor, " b *times"]) -> Float[Tensor, "b width"]:
         """(b, width) of the log SNRs at t and r, (b, 2), or at t = r alone, (b,)."""
         t = torch.sigmoid(-log_snr.float() / 2)
         t, r = (t, t) if t.ndim == 1 else t.unbind(1)

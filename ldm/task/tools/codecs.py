@@ -176,6 +176,8 @@ def figure(found: Found, rows: Sequence[Row]) -> Figure:
 
 
 def _curves(axes: Any, rows: Sequence[Row]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     for coder, colour in (("JPEG", "C1"), ("WebP", "C2")):
         points = [row for row in rows if row.coder == coder and row.psnr is not None]
         for name, style in (("bytes", "-"), ("without_header", ":")):
