@@ -33,6 +33,7 @@ from ldm.prior.base import Likelihood
 from ldm.random import Random
 from ldm.run import hub
 from ldm.run.load import Drawing, check_trained
+from ldm.run.machine import device_of
 from ldm.task.base import Task, lacking
 from ldm.task.tools.conditions import check_whole, conditions, draw
 from ldm.task.tools.done import Done, Pictures, in_memory, pictures
@@ -68,7 +69,7 @@ def load(
     """
     plugin.name(plugins)
     folder = hub.located(run, revision)
-    return Model((drawing or Drawing()).load(str(folder), weights, ema, torch.device(device)), folder)
+    return Model((drawing or Drawing()).load(str(folder), weights, ema, device_of(device)), folder)
 
 
 class Model:
@@ -103,8 +104,8 @@ class Model:
         )
 
     def to(self, device: str | torch.device) -> Model:
-        """The same model on a device."""
-        self.model.to(device)
+        """The same model on a device, as "cuda"; ValueError where this machine has none of this name."""
+        self.model.to(device_of(device))
         return self
 
     def sample(

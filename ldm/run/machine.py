@@ -11,11 +11,16 @@ import torch
 import torch.distributed as dist
 
 
-def device_of(name: str) -> torch.device:
-    """`auto` is a GPU where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device_of(name: str | torch.device) -> torch.device:
+    """The device of a name; `auto` is a GPU where there is one. ValueError where this machine has no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # no device's name, none of its kind, or not so many
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        said = f"this machine has {', '.join(there)}, and auto is a GPU where there is one"
+        raise ValueError(f"device={name}: torch has no such device here; {said}") from error
 
 
 def device_name(device: torch.device) -> str:
