@@ -149,10 +149,18 @@ def _below(value: Any, old: str | None, new: str, key: str = "") -> Any:
 
 
 def _metrics(own: Config, given: Config) -> Config:
-    """The run's metrics with the arguments given, or those chosen in their place."""
+    """The run's metrics with the arguments given, or those chosen in their place. ValueError for arguments of one that is not
+    among them."""
     if given and all(map(is_node, given.values())):
         return given
-    return {name: node for name, node in merged(own, given).items() if node is not None}
+    found = {name: node for name, node in merged(own, given).items() if node is not None}
+    for name in (name for name, node in found.items() if not is_node(node)):
+        there = ", ".join(own) or "none"
+        raise ValueError(
+            f"metric.{name}: these are words for a metric that this run has not; it has {there}. Choose those that are measured, "
+            "as metric=offline, and say the words beside it"
+        )
+    return found
 
 
 def _check_classes(model: LatentModel, data: DataModule) -> None:

@@ -148,3 +148,8 @@ def test_a_run_without_metrics_is_not_silently_left_unmeasured(run):
     (run / "config.yaml").write_text(yaml.safe_dump(config | {"metric": {}}))
     with pytest.raises(ValueError, match=r"was trained with metric=none, .*: name what is, as metric=offline"):
         again(run)
+
+
+def test_words_for_a_metric_that_a_run_has_not_are_told(run):
+    with pytest.raises(ValueError, match=r"metric\.path: these are words .*; it has \w+.*\. Choose .*metric=offline"):
+        again(run, metric={"path": {"seed": 3}})
