@@ -4,6 +4,12 @@ from tests.mutants.fault import of
 
 FAULTS = [
     *of(
+        "ldm/run/machine.py",
+        "tests/run/test_machine.py",
+        ("return torch.empty(0, device=name).device", "return torch.device(name)"),
+        ('if name == "auto":', "if False:"),
+    ),
+    *of(
         "ldm/run/guide.py",
         "tests/run/test_load.py",
         ("guide=other.condition(*arguments)", "guide=own"),
