@@ -8,8 +8,8 @@ from pathlib import Path
 import lightning as L
 import torch.distributed as dist
 
-from ldm.build import Config, build
-from ldm.stage.launch import placed
+from ldm.build import Config
+from ldm.stage.launch import built, placed
 from ldm.stage.sharding import FullyShard
 
 
@@ -21,7 +21,7 @@ def trainer(
     shards: bool = False,
     given: Config | None = None,
 ) -> L.Trainer:
-    """The trainer that a node describes.
+    """The trainer that a node describes; ConfigError where this machine has not what it asks for.
 
     Arguments:
         folder: of the run, for what a callback writes.
@@ -36,9 +36,8 @@ def trainer(
     if dist.is_initialized() and players > 1:
         # In a game each backward pass leaves the other side's parameters without a gradient.
         node.setdefault("strategy", "ddp_find_unused_parameters_true")
-    return build(
+    return built(
         node,
-        "trainer",
         callbacks=list(callbacks),
         max_epochs=1,
         enable_model_summary=False,

@@ -11,9 +11,11 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 import lightning as L
 import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies.parallel import ParallelStrategy
 from torch.distributed.rendezvous import rendezvous
 
@@ -34,14 +36,24 @@ def placed(node: Config) -> Config:
     return node | {"devices": local, "num_nodes": world // local}
 
 
+def built(node: Config, **given: Any) -> L.Trainer:
+    """The trainer of a node with further arguments; ConfigError where this machine has not what it asks for."""
+    try:
+        return build(node, "trainer", **given)
+    except ConfigError:
+        raise
+    except (MisconfigurationException, TypeError, ValueError) as error:  # Lightning's, as of a GPU that is not there
+        raise ConfigError(f"trainer: {error} Say trainer=auto for the devices that this machine has") from error
+
+
 def to_start(node: Config) -> int:
     """How many ranks have to be started for a trainer; 1 where they are there already, or one is all.
 
     Raises:
-        ConfigError: they are of several nodes.
+        ConfigError: they are of several nodes, or this machine has not what the trainer asks for.
     """
     plain = {key: value for key, value in placed(node).items() if key != "strategy"}  # which matters later
-    trainer: L.Trainer = build(plain, "trainer", logger=False, enable_checkpointing=False)
+    trainer = built(plain, logger=False, enable_checkpointing=False)
     if trainer.world_size == 1 or trainer.strategy.cluster_environment.creates_processes_externally:
         return 1
     if trainer.num_nodes > 1:

@@ -10,8 +10,10 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+import torch
 
 from ldm.command import start
+from ldm.resolve import ConfigError
 from ldm.run.signals import DIVERGED, FAILED, FINISHED, PREEMPTED
 from ldm.stage import launch as ranks
 from ldm.stage.agent import RanksEnded, launch, started_elsewhere
@@ -69,6 +71,17 @@ def test_what_ranks_are_forked_from_touches_no_device():
     environment = os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     command = [sys.executable, "-c", f"import os, torch; {looked}; {imported}"]
     assert subprocess.run(command, env=environment, timeout=200, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"accelerator": "foo"}, {"accelerator": "cpu", "devices": 0}, {"accelerator": "cpu", "devices": "abc"}]
+    + [{"accelerator": "gpu"}] * (not torch.cuda.is_available()),
+)
+def test_what_this_machine_has_not_is_told_with_what_to_type(words):
+    node = {"_target_": "lightning.pytorch.trainer.Trainer"} | words
+    with pytest.raises(ConfigError, match=r"^trainer: .* Say trainer=auto for the devices that this machine has$"):
+        ranks.to_start(node)
 
 
 def test_who_starts_the_ranks(monkeypatch):
