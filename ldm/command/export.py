@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ldm.condition.label import Label
+from ldm.files import folder
 from ldm.interop.diffusers_pipeline import Pipeline, pipeline_of
 from ldm.interop.program_file import Onnx, ProgramFile, Torch
 from ldm.interop.programs import Programs, programs_of
@@ -36,8 +37,8 @@ def export(
 ) -> None:
     """Write the model of a run to a directory that is not there yet."""
     name_plugins(plugins)
-    folder = Path(out)
-    if folder.exists():
+    place = folder(Path(out))
+    if place.exists():
         raise FileExistsError(f"out={out} is there already; name a directory that is not, or remove it")
     kind = _PROGRAMS.get(to)
     if kind is not None:
@@ -45,26 +46,26 @@ def export(
     model = load(run, weights, ema, device_of("cpu"))
     if kind is not None:
         programs = programs_of(model, is_trained(model, run))
-        _write(programs, folder, kind, {"run": str(run), "weights": named(weights, ema, model)})
+        _write(programs, place, kind, {"run": str(run), "weights": named(weights, ema, model)})
         return
     check_trained(model, run)
     pipeline = pipeline_of(model)
-    pipeline.write(folder)
-    _tell(pipeline, model, folder)
+    pipeline.write(place)
+    _tell(pipeline, model, place)
 
 
-def _write(programs: Programs, folder: Path, kind: ProgramFile, facts: dict[str, Any]) -> None:
-    programs.write(folder, kind, facts)
+def _write(programs: Programs, place: Path, kind: ProgramFile, facts: dict[str, Any]) -> None:
+    programs.write(place, kind, facts)
     files = ", ".join(f"{each.name}.{kind.suffix}" for each in programs.programs)
-    log.info("%s and export.json, which says what goes in and out, are in %s", files, folder)
+    log.info("%s and export.json, which says what goes in and out, are in %s", files, place)
     for part, why in programs.left_out.items():
         log.info("the %s is not among them: %s", part, why)
 
 
-def _tell(pipeline: Pipeline, model: LatentModel, folder: Path) -> None:
+def _tell(pipeline: Pipeline, model: LatentModel, place: Path) -> None:
     """Say what was written and how to use it."""
     steps, first, last = len(pipeline.log_snr), pipeline.log_snr[0].item(), pipeline.log_snr[-1].item()
-    log.info("a %s is in %s: DiffusionPipeline.from_pretrained(%r) loads it", pipeline.kind, folder, str(folder))
+    log.info("a %s is in %s: DiffusionPipeline.from_pretrained(%r) loads it", pipeline.kind, place, str(place))
     log.info(
         "its table has %d steps over log-SNR %.2f to %.2f; it samples by DDIM, and not as the run does",
         steps,

@@ -21,7 +21,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from ldm.build import Config
 from ldm.diffusion.parameterization import Data, Noise, V
-from ldm.files import whole_directory, write_text
+from ldm.files import folder, whole_directory, write_text
 from ldm.interop.pipeline_source import located
 from ldm.interop.whole_model import Predicts, model_from_compvis, model_from_pipeline
 from ldm.model import LatentModel, write_weights
@@ -46,7 +46,7 @@ def import_model(
     metric: dict[str, Any] | None = None,
 ) -> None:
     """Write the run's directory, which is not there yet."""
-    place = Path(run)
+    place = folder(Path(run), "run")
     if place.exists():
         raise FileExistsError(f"run={run} is there already; name a directory that is not, or remove it")
     given = located(source)

@@ -41,6 +41,7 @@ from ldm.experiment.planning import Planning
 from ldm.experiment.size import footprint
 from ldm.experiment.trainer import trainer
 from ldm.experiment.training import Training
+from ldm.files import folder
 from ldm.logger.sink import Guarded
 from ldm.logger.wandb import swept
 from ldm.model import LatentModel, load_weights, made_from, write_weights
@@ -122,6 +123,7 @@ class Experiment:
     def _prepare(self) -> None:
         """Model, data and metrics: what does not fit together is found before a directory is made, and what needs no data
         before they are looked for."""
+        folder(Path(self.config["store"]), "store")
         self._build_model(provisional(self.config))
         self.data: DataModule = build(self.config["data"], "data")
         whole = fitted(self.config, self.data)

@@ -123,7 +123,8 @@ def _chosen(runs: Sequence[Run], keys: Sequence[str], by: Sequence[str]) -> list
     for word in by:
         if word not in parts:
             differ = dict.fromkeys([*(key.partition(".")[0] for key in keys), *keys])
-            raise ValueError(f"by={word}: no run has such a setting{nearest(word, differ, 'These differ:')}")
+            hint = nearest(word, differ, "These differ:") if differ else ", and these runs differ in none"
+            raise ValueError(f"by={word}: no run has such a setting{hint}")
     below = [key for key in differing(runs) if any(key == word or key.startswith(f"{word}.") for word in by)]
     return sorted(below, key=lambda key: next(i for i, word in enumerate(by) if f"{key}.".startswith(f"{word}.")))
 

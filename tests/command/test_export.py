@@ -41,6 +41,15 @@ def pipeline(run, tmp_path_factory) -> Path:
     return out
 
 
+def test_a_place_in_a_file_is_told_first(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "x"
+    with pytest.raises(ValueError, match=f"out={place}: a folder is wanted, and {tmp_path / 'file'} is a file"):
+        export(**asked("export", f"run={run}", "to=torch", f"out={place}"))
+    with pytest.raises(ValueError, match=f"run={place}: a folder is wanted"):
+        import_model(**asked("import", f"source={run}", f"run={place}"))
+
+
 def test_a_run_goes_out_and_comes_in(pipeline, tmp_path):
     run = tmp_path / "again"
     import_model(**asked("import", f"source={pipeline}", f"run={run}"))

@@ -34,6 +34,7 @@ def test_it_writes_all_files_and_says_what_follows(sweep, tmp_path, capsys):
         (["{sweep}", "buy=prior"], "buy=: no such word; did you mean by?"),
         (["{sweep}", "--by=piror"], "by=piror: no run has such a setting; did you mean prior?"),
         (["{sweep}", "by=piror"], "by=piror: no run has such a setting; did you mean prior?"),
+        (["{sweep}/ours-0", "by=foo"], "by=foo: no run has such a setting, and these runs differ in none"),
         (["{sweep}", "compare=Glow"], "two are compared"),
         (["{sweep}", "compare=Glow,Glou"], "did you mean Glow?"),
         (["{sweep}", "logger=paper"], "goes to wandb or to none"),
