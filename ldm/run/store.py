@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ldm.files import folder, write_json
+from ldm.files import write_json
 from ldm.ranks import agree, rank
 from ldm.run.needs import Needs
 
@@ -64,12 +64,10 @@ class Store:
     Arguments:
         root: the folder of the store.
         needs: records what the run needs that uses the store; None for no record.
-    Raises:
-        ValueError: the root is a file, or in one.
     """
 
     def __init__(self, root: Path, needs: Needs | None = None):
-        self.root, self.needs = folder(root, "store"), needs
+        self.root, self.needs = root, needs
 
     def path(self, kind: str, key: str) -> Path:
         """Where an artifact is, or would be."""

@@ -138,3 +138,9 @@ def test_numbers_that_this_machine_cannot_measure_are_told_before_training(tmp_p
     Experiment(tiny(tmp_path, *words))._prepare()
     assert f"no clip_score: nothing at {tmp_path}/none" in caplog.text
     assert "the run goes on without, and `ldm evaluate` can measure it later" in caplog.text
+
+
+def test_a_store_in_the_place_of_a_file_is_told_before_a_directory_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"store=.*x: a folder is wanted, and .*file is a file; take another store="):
+        Experiment(tiny(tmp_path) | {"store": str(tmp_path / "file" / "x")})._prepare()

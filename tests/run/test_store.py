@@ -18,12 +18,6 @@ def test_keys_name_what_was_described():
     assert len(key_of({})) == 20 and set(key_of({})) <= set("0123456789abcdef")
 
 
-def test_a_store_in_a_file_is_none(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"store=.*x: a folder is wanted, and .*file is a file; take another store="):
-        Store(tmp_path / "file" / "x")
-
-
 def test_an_artifact_is_there_when_published(tmp_path):
     store = Store(tmp_path / "store")
     assert store.find("latents", "k") is None
