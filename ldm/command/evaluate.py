@@ -154,11 +154,11 @@ def _metrics(own: Config, given: Config) -> Config:
     if given and all(map(is_node, given.values())):
         return given
     found = {name: node for name, node in merged(own, given).items() if node is not None}
-    for name in (name for name, node in found.items() if not is_node(node)):
-        there = ", ".join(own) or "none"
+    unknown = [name for name, node in found.items() if not is_node(node)]
+    if unknown:
         raise ValueError(
-            f"metric.{name}: these are words for a metric that this run has not; it has {there}. Choose those that are measured, "
-            "as metric=offline, and say the words beside it"
+            f"metric.{unknown[0]}: these are words for a metric that this run has not; it has {', '.join(own) or 'none'}. Choose "
+            "those that are measured, as metric=offline, and say the words beside it"
         )
     return found
 

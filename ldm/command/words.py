@@ -193,11 +193,9 @@ def _wrong(argument: str, before: str, known: Known, asked: bool) -> str | None:
         if pieces:
             return f"{key}: a whole recipe is of training; a finished run takes another {', '.join(pieces)}"
         if key in known.heads:
-            return (
-                None
-                if value.startswith("{")
-                else f"{key}: no such word alone; its arguments are set one by one, as {key}.NAME=VALUE"
-            )
+            if value.startswith("{"):  # which Hydra merges
+                return None
+            return f"{key}: no such word alone; its arguments are set one by one, as {key}.NAME=VALUE"
         places = known.places_of(key)
         if places:
             return f"{key}: no such word alone; say {' or '.join(f'{place}={value}' for place in places)}"
