@@ -24,6 +24,17 @@ def test_levels_are_those_of_8_bits():
     torch.testing.assert_close(pixels_of(torch.tensor([0, 255])), torch.tensor([-1.0, 1.0]))
 
 
+def test_the_network_is_told_pixels_and_a_vector_of_each_level():
+    """Of two channels, each with 256 vectors of its own; a level that is 1/255 away has another vector."""
+    head = Categorical(Latents((2, 1, 2), pixels=True), embedding=3)
+    vectors = head.embedding.weight
+    z = pixels_of(torch.tensor([[[[253, 254]], [[0, 253]]]]))
+    first, second = head.embed(z)[0, :, 0].T
+    torch.testing.assert_close(first, torch.cat([z[0, :, 0, 0], vectors[253], vectors[256 + 0]]))
+    torch.testing.assert_close(second, torch.cat([z[0, :, 0, 1], vectors[254], vectors[256 + 253]]))
+    assert head.inputs == len(first) == 8
+
+
 def head_of_pixels() -> tuple[Categorical, torch.Tensor]:
     head = Categorical(PIXELS)
     with torch.no_grad():
