@@ -132,7 +132,7 @@ FAULTS = [
         ("first = j * (j - 1) // 2\n        for i in range(j):", "first = 0\n        for i in range(0):"),
         (".round().long()", ".long()"),
         ("self._told(each[:, j], values, j)", "each[:, j]"),
-        ("values + self.values * torch", "values + 0 * torch"),
+        ("first = self.values * torch", "first = 0 * torch"),
         ("[z.to(vectors), vectors]", "[vectors, z.to(vectors)]"),
     ),
     *of(

@@ -67,8 +67,8 @@ class Categorical(Head, StepwiseHead):
 
     def embed(self, z: Latent | Codes) -> Float[Tensor, "b i h w"]:
         values = self._values(z)
-        own = values + self.values * torch.arange(self.channels, device=z.device)[:, None, None]  # each channel has its vectors
-        vectors = rearrange(self.embedding(own), "b c h w e -> b (c e) h w")
+        first = self.values * torch.arange(self.channels, device=z.device)  # each channel has vectors of its own
+        vectors = rearrange(self.embedding(values + first[:, None, None]), "b c h w e -> b (c e) h w")
         return vectors if self.latents.codes is not None else torch.cat([z.to(vectors), vectors], dim=1)
 
     def log_prob(
