@@ -97,6 +97,7 @@ FAULTS = [
         "ldm/prior/network/pixelcnn.py",
         "tests/prior/network/test_networks.py",
         ("F.pad(v, (0, 0, 1, 0))[:, :, :-1]", "v"),
+        ("readout = readout or width", "readout = width"),
         ("F.pad(h, (1, 0))[..., :-1]", "h"),
         ("F.pad(v, (self.reach, self.reach, 0, 0))", "F.pad(v, (2 * self.reach, 0, 0, 0))"),
         ("self.horizontal(h) + link", "self.horizontal(h)"),

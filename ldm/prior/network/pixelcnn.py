@@ -112,6 +112,8 @@ class PixelCNN(Network):
         depth: number of layers.
         reach: k, how many rows and columns a kernel sees before and beside its own: 1 is a 3 x 3 kernel, 2 a 5 x 5 one.
         dropout: share of the horizontal stack's activations that are left out in training.
+        readout: width of what stands between the layers and the outputs; None is `width`. For as many outputs as 256 values more
+            is better: logits are in the span of so many vectors.
     """
 
     def __init__(
@@ -123,12 +125,14 @@ class PixelCNN(Network):
         depth: PositiveInt = 8,
         reach: PositiveInt = 2,
         dropout: Probability = 0.0,
+        readout: PositiveInt | None = None,
     ):
         super().__init__()
+        readout = readout or width
         self.width, self.reach = width, reach
         self.stem = nn.Conv2d(inputs, 2 * width, 1)
         self.layers = nn.ModuleList([Layer(width, reach, context.tokens, dropout) for _ in range(depth)])
-        self.head = nn.Sequential(nn.SiLU(), nn.Conv2d(width, width, 1), nn.SiLU(), nn.Conv2d(width, outputs, 1))
+        self.head = nn.Sequential(nn.SiLU(), nn.Conv2d(width, readout, 1), nn.SiLU(), nn.Conv2d(readout, outputs, 1))
 
     def memory(self, shape: tuple[int, int, int], c: Context) -> Rows:
         rows, _, width = shape

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ldm.prior.network.base import Network
-from ldm.prior.network.pixelcnn import PixelCNN
+from ldm.prior.network.pixelcnn import Layer, PixelCNN
 from ldm.prior.network.transformer import Transformer
 from ldm.types import Context, ContextShape
 
@@ -48,6 +49,17 @@ def test_every_position_depends_on_the_context(network):
 
 
 @torch.no_grad()
+def test_both_stacks_of_a_pixelcnn_are_gated_by_the_context():
+    """Equation 4, of the vertical stack; and what its context adds to the horizontal one's halves before their gate."""
+    layer, v, s = Layer(2, 1, 3, 0.0).double(), torch.randn(1, 2, 3, 4).double(), torch.randn(1, 3).double()
+    above, along = (layer.by_context.weight @ s[0]).chunk(2)
+    a, b = (layer.vertical(F.pad(v, (1, 1, 0, 0))) + above[:, None, None]).chunk(2, dim=1)
+    down, link = layer.down(v, s)
+    torch.testing.assert_close(down, a.tanh() * b.sigmoid())
+    torch.testing.assert_close(link - layer.down(v, torch.zeros_like(s))[1], along[:, None, None].expand(1, 4, 2, 4))
+
+
+@torch.no_grad()
 def test_with_a_memory_positions_are_those_of_a_whole_pass(network):
     e, c = torch.randn(3, 2, H, W).double(), context(3)
     memory, before, found = network.memory((3, H, W), c), torch.randn(3, 2, 1, 1).double(), []
@@ -68,3 +80,11 @@ def test_a_kernel_reaches_as_far_as_it_says():
     wanted[2:5, 1:6] = True
     wanted[5, 0:3] = True
     assert torch.equal(seen, wanted)
+
+
+@pytest.mark.parametrize("readout, rank", [(None, 4), (7, 7)])
+@torch.no_grad()
+def test_outputs_span_as_many_dimensions_as_are_read_out(readout, rank):
+    own = PixelCNN(1, 12, ContextShape(), width=4, depth=2, reach=1, readout=readout).double()
+    found = own(torch.randn(1, 1, 6, 6).double(), Context())[0].flatten(1) - own.head[-1].bias[:, None]
+    assert torch.linalg.matrix_rank(found) == rank
