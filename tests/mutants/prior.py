@@ -180,6 +180,8 @@ FAULTS = [
         "ldm/prior/tarflow.py",
         "tests/prior/test_tarflow.py",
         ("bool(i % 2)", "False"),
+        ("p.data.mul_(gain)", "p.data.mul_(1)"),
+        ("(network.stem, *feeds)", "feeds"),
         ("-log_scale.sum((1, 2))", "log_scale.sum((1, 2))"),
         ("self.limit * (raw / self.limit).tanh()", "raw"),
         ("null + guidance * (own - null)", "own + guidance * (own - null)"),

@@ -25,6 +25,20 @@ def context(rows: int) -> Context:
     return Context(torch.randn(rows, 1, 2), empty=Context(torch.full((1, 1, 2), 0.5)))
 
 
+def test_first_weights_are_larger_by_the_gain_and_the_flow_begins_as_the_identity():
+    """At a token's stem and feed-forward; attention and its norms begin as they are."""
+    priors = []
+    for gain in (1.0, 3.0):
+        torch.manual_seed(0)
+        priors.append(TarFlow(Latents((2, 4, 2)), ContextShape(), layers=2, width=16, depth=2, heads=2, gain=gain))
+    larger = {name for name, p in priors[0].named_parameters() if not torch.equal(p, priors[1].get_parameter(name))}
+    assert larger == {name for name, _ in priors[0].named_parameters() if ".stem." in name or ".feed." in name}
+    for name in larger:
+        torch.testing.assert_close(priors[1].get_parameter(name), 3 * priors[0].get_parameter(name))
+    z = torch.randn(3, 2, 4, 2)
+    torch.testing.assert_close(priors[1].to_noise(z, Context())[0], z)
+
+
 @pytest.mark.parametrize("options", [{}, {"patch": 2}, {"groups": 2}])
 @torch.no_grad()
 def test_it_inverts_token_by_token(options):
