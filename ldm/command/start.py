@@ -20,7 +20,10 @@ def start(config: dict[str, Any]) -> int:
     if type(devices) is int and devices > 1 and not started_elsewhere():
         return guarded(lambda: launch(devices, start, config, _NEEDED))
     from ldm.experiment.experiment import Experiment  # before anything is said, for Lightning sets up its log
+    from ldm.run.machine import flush_denormals
     from ldm.stage.launch import to_start
+
+    flush_denormals()
 
     trial = trial_of(config)
     judge = None if trial is None else trial.judge(config["evaluation"]["every"])

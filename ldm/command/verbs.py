@@ -113,7 +113,9 @@ def _of_a_run(entry: str, words: Sequence[str], function: Callable[[], Callable[
         given, act = checked(config), function()
         from ldm.build import typed
         from ldm.command.terminal import guarded
+        from ldm.run.machine import flush_denormals
 
+        flush_denormals()
         code = guarded(lambda: act(**typed(act, given)))
         if code:
             sys.exit(code)

@@ -1,4 +1,4 @@
-"""What a run is computed on and by: the device and the version of the code."""
+"""What a run is computed on and by: the device, the arithmetic of the CPU, and the version of the code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+
+def flush_denormals() -> None:
+    """Take numbers between 0 and 1.2e-38 for 0 on the CPU: in this thread, and in those that it starts from now on, so before
+    torch has computed anything.
+
+    The gradients of what a network is sure of are as small, and arithmetic with them is slow: a PixelCNN that had learnt MNIST's
+    background took 3.7 times as long for an update (experiments/LOG.md).
+    """
+    torch.set_flush_denormal(True)
 
 
 def device_of(name: str | torch.device) -> torch.device:

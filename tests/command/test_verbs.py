@@ -129,3 +129,32 @@ def test_a_word_that_others_are_taken_from_has_what_they_take(monkeypatch):
         main(["train", "data.image_shape=64"])
     assert said.value.code.startswith("data.train.size: a word refers to another, in which there is no such thing: ")
     assert len(said.value.code.splitlines()) == 1
+
+
+FLUSHED = """
+import functools
+import sys
+from types import SimpleNamespace
+
+import torch
+
+import ldm.command.sample
+import ldm.experiment.experiment
+from ldm.__main__ import main
+
+
+def arithmetic(**given):
+    print("flushed" if (torch.full((4,), 1e-39) * 1.0).count_nonzero() == 0 else "as it was")
+
+
+ldm.experiment.experiment.Experiment = lambda config, judge: SimpleNamespace(run=arithmetic)
+ldm.command.sample.sample = functools.wraps(ldm.command.sample.sample)(arithmetic)
+arithmetic()
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("words", [["train", "trainer=cpu"], ["sample", "run=absent"]], ids=lambda words: words[0])
+def test_tiny_numbers_are_zero_where_a_verb_computes(words, tmp_path):
+    (tmp_path / "x.py").write_text(FLUSHED)
+    assert run(str(tmp_path / "x.py"), *words, cwd=tmp_path).stdout.split("\n")[:2] == ["as it was", "flushed"]

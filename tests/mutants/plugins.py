@@ -96,5 +96,7 @@ FAULTS = [
         "ldm/command/verbs.py",
         "tests/command/test_verbs.py",
         ("sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]", "sys.orig_argv[1:2]"),
+        ("        flush_denormals()\n", ""),
     ),
+    *of("ldm/command/start.py", "tests/command/test_verbs.py", ("    flush_denormals()\n", "")),
 ]

@@ -1,9 +1,27 @@
-"""Devices by their names."""
+"""Devices by their names, and the arithmetic of the CPU."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from ldm.run.machine import device_of
+
+_FLUSHED = """
+import torch
+from ldm.run.machine import flush_denormals
+torch.set_num_threads(2)
+flush_denormals()
+tiny = torch.full((4_000_000,), 1e-39)  # enough for both threads
+print((tiny * 1.0).count_nonzero().item(), (torch.full((4_000_000,), 2e-38) * 1.0).count_nonzero().item())
+"""
+
+
+def test_tiny_numbers_are_zero_in_all_threads():
+    """In a process of its own, in which torch has computed nothing before."""
+    done = subprocess.run([sys.executable, "-c", _FLUSHED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "4000000"]
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "abc", ""])
