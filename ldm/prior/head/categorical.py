@@ -8,7 +8,7 @@ learnt table T_ij of 256 x 256 logits beside what the network says. Nothing tell
 learn it from data, and does with enough of them.
 
 The network is told a learnt vector of each value, and of pixels the value in [-1, 1] beside it. By that number alone a network
-hardly tells 253 from 254, and images do: of one digit of MNIST all ink is 253, of the next 252 or 254 (0.1 bits a pixel).
+hardly tells 253 from 254, and images do: of one digit of MNIST most ink is 253, of the next 252 or 254 (.07 bits a pixel).
 
 Sources:
     van den Oord et al., Pixel Recurrent Neural Networks (2016), arXiv 1601.06759
