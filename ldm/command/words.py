@@ -54,6 +54,10 @@ def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str
         if wrong:
             return wrong
         before = argument
+    for key, value in known.of_experiment:
+        stray = known.stray(key)
+        if stray:
+            return f"{key}={value} is of the experiment, and {stray}; or take another experiment"
     given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
     missing = [] if given & ASIDE else [word for word in known.required if word not in given]
     return f"{missing[0]}= is missing; {known.required[missing[0]]}" if missing else None
@@ -83,7 +87,8 @@ class Known:
             self.groups -= {group for group in self.groups for each in _OF_FINISHED if Path(group).is_relative_to(each)}
         else:
             self.groups &= {group for group, _, _ in defaults}
-        self.chosen = {place or group: (group, choice) for group, place, choice in defaults if choice != "null"}
+        self.chosen = {place or group: [(group, choice)] for group, place, choice in defaults if choice != "null"}
+        self.of_experiment: list[tuple[str, str]] = []
         self.needed = {group for group, _, choice in defaults if choice != "null"}
         self.places = {place: group for group, place, _ in defaults if place}  # of a group that stands at several
         # Of a mapping only the arguments are words.
@@ -114,12 +119,47 @@ class Known:
         return self._files[group, word]
 
     def choose(self, arguments: Sequence[str]) -> None:
-        """Words of groups among the arguments take the place of those that are there by default."""
-        for argument in arguments:
-            key, _, word = argument.lstrip("+").partition("=")
+        """Words of groups among the arguments take the place of those of an experiment, and these of those that are there by
+        default."""
+        said = [(key, value) for key, _, value in (argument.lstrip("+").partition("=") for argument in arguments)]
+        self.of_experiment = [pair for key, word in said if key == "experiment" for pair in self._defaults(key, word)]
+        for key, value in [*self.of_experiment, *said]:
             group, _, place = key.partition("@")
-            if (group, word) in self._files and group in self.groups:
-                self.chosen[place or group] = (group, word)
+            words = [(group, word) for word in value.split(",") if (group, word) in self._files]
+            if words and group in self.groups:
+                self.chosen[place or group] = words
+
+    def _defaults(self, group: str, word: str) -> Iterator[tuple[str, str]]:
+        """The groups of a word's defaults, each with the word that is chosen there, those of words that it goes on from first."""
+        import yaml
+
+        if (group, word) not in self._files:
+            return
+        content = yaml.safe_load(self.file(group, word).read_text(encoding="utf-8")) or {}
+        for entry in content.get("defaults", ()):
+            for said, value in entry.items() if isinstance(entry, dict) else [entry.rpartition("/")[::2]]:
+                key = said.removeprefix("optional ").removeprefix("override ")
+                key = key[1:] if key.startswith("/") else f"{group}/{key}".rstrip("/")
+                if key == group:
+                    yield from self._defaults(group, value)
+                else:
+                    yield key, str(value)
+
+    def stray(self, key: str) -> str | None:
+        """Why there is no place for a word of a group below another one: what was chosen of that does not have it."""
+        group, name = key.rpartition("/")[::2]
+        if not group or "@" in key:
+            return None
+
+        def has(word: str) -> bool:
+            return key in {below.partition("@")[0] for below, _ in self._defaults(group, word)}
+
+        for _, word in self.chosen.get(group, ()):
+            if not has(word):
+                return (
+                    f"{group}={word} has no {name}; these have: {', '.join(sorted(filter(has, self.choices(group))))}"
+                )
+        return None
 
     def places_of(self, name: str) -> list[str]:
         """Where a name stands that is no word alone: groups that end in it, or else arguments of what is chosen."""
@@ -130,8 +170,8 @@ class Known:
         """The places of the arguments of the words that are chosen, of settings and of what these are made of."""
         import yaml
 
-        files = {place: self.file(group, word) for place, (group, word) in self.chosen.items()}
-        of_words = [(place, yaml.safe_load(file.read_text(encoding="utf-8"))) for place, file in files.items()]
+        files = [(place, self.file(*word)) for place, words in self.chosen.items() for word in words]
+        of_words = [(place, yaml.safe_load(file.read_text(encoding="utf-8"))) for place, file in files]
         settings = [(name, value) for name, value in yaml.safe_load(self.text).items() if name != "hydra"]
         for place, content in [*of_words, *settings]:
             yield from _below(place, content)
@@ -200,7 +240,11 @@ def _wrong(argument: str, before: str, known: Known, asked: bool) -> str | None:
         if places:
             return f"{key}: no such word alone; say {' or '.join(f'{place}={value}' for place in places)}"
         return f"{key}: no such word{nearest(key, known.words)}"
-    return _choice(f"{key}@{place}" if place else key, key, value, known) if key in known.groups else None
+    if key not in known.groups:
+        return None
+    said = f"{key}@{place}" if place else key
+    wrong, stray = _choice(said, key, value, known), known.stray(said)
+    return wrong or (f"{said}={value}: {stray}" if stray else None)
 
 
 def _unasked(key: str, known: Known) -> str | None:

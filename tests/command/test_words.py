@@ -258,6 +258,50 @@ def test_an_argument_of_a_chosen_word_is_found():
     )
     assert misspelt(["prior=gan", "r1=3"], CONF) == "r1: no such word alone; say prior.r1=3"
     assert misspelt(["r1=3"], CONF).startswith("r1: no such word. There are alignment, ")
+    assert misspelt(["experiment=fashion_mnist_gan", "r1=3"], CONF) == "r1: no such word alone; say prior.r1=3"
+    assert misspelt(["prior=glow,gan", "r1=3"], CONF) == "r1: no such word alone; say prior.r1=3"
+
+
+HEADS = "has no head; these have: pixelcnn, transformer"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("prior/head=categorical", f"prior/head=categorical: prior=diffusion {HEADS}"),
+        ("prior/head=categorical prior=pixelcnn", None),
+        (
+            "prior=transformer,gan prior/head=categorical,diffusion",
+            f"prior/head=categorical,diffusion: prior=gan {HEADS}",
+        ),
+        ("experiment=fashion_mnist_vq prior/head=gaussian_mixture", None),
+        ("experiment=fashion_mnist_vq prior=gan prior/head=categorical", f"prior/head=categorical: prior=gan {HEADS}"),
+        ("experiment=mnist_pixels_pixelcnn prior/head=logistic_mixture", None),
+        ("experiment=mnist_pixels_pixelcnn prior=transformer", None),
+        (
+            "experiment=mnist_pixels_pixelcnn prior=glow",
+            f"prior/head=categorical is of the experiment, and prior=glow {HEADS}; or take another experiment",
+        ),
+        ("backbone/routing=tread", "backbone/routing=tread: backbone=unet has no routing; these have: dit, dit_small"),
+        ("diffusion=v diffusion/sampler=ddim experiment=shapes", None),
+        ("prior=variational_dequantisation prior/transform@prior.prior.transform=spline", None),
+    ],
+)
+def test_a_word_below_another_one_is_told_where_that_has_no_place_for_it(arguments, said):
+    assert misspelt(arguments.split(), CONF) == said
+
+
+@pytest.mark.parametrize("base", ["- /experiment: fashion_mnist_vq", "- /experiment/fashion_mnist_vq", "- mine"])
+def test_an_experiment_may_go_on_from_another(tmp_path, base):
+    """In a folder of one's own."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("defaults:\n  - /experiment/fashion_mnist_vq\nseed: 3\n")
+    (tmp_path / "experiment" / "own.yaml").write_text(f"defaults:\n  {base}\n  - _self_\nseed: 4\n")
+    given = [f"--config-dir={tmp_path}", "experiment=own"]
+    assert misspelt([*given, "prior/head=categorical"], CONF) is None
+    assert misspelt([*given, "prior/transform=spline"], CONF).startswith(
+        "prior/transform=spline: prior=pixelcnn has no "
+    )
 
 
 @pytest.mark.parametrize("value", ["none", "null", "64", "[1]"])

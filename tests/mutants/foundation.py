@@ -98,6 +98,13 @@ FAULTS = [
         "tests/command/test_words.py",
         (r'r"^(\w+):(?: \{.*)?$"', r'r"^(\w+): \{.*$"'),
         ('if value.startswith("{")', "if False"),
+        ("[*self.of_experiment, *said]", "said"),
+        ("[*self.of_experiment, *said]", "[*said, *self.of_experiment]"),
+        ('for word in value.split(",") if (group', "for word in [value] if (group"),
+        ('if not group or "@" in key:', "if not group:"),
+        ("        if stray:\n", "        if False:\n"),
+        ("if key == group:", "if False:"),
+        ('.partition("@")[0] for below, _', '.partition("@")[2] for below, _'),
         (r'r"[\w.,-]*|', r'r"[\w,-]*|'),
     ),
     *of(
