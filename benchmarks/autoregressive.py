@@ -66,8 +66,8 @@ def recomputed_flow(prior: TarFlow, shape: tuple[int, ...], c: Context, random: 
         x = torch.zeros_like(y)
         for i in range(y.shape[1]):
             stop = y.shape[1] if whole else i + 1
-            shift, log_scale = layer._affine(layer.network(x[:, :stop], at[:stop], c)[:, i])
-            x[:, i] = y[:, i] * log_scale.exp() + shift
+            parameters = layer._shaped(layer.transformer(x[:, :stop], at[:stop], c)[:, i : i + 1])
+            x[:, i : i + 1] = layer._to_data(y[:, i : i + 1], parameters)[0]
         y = layer._ordered(x)
     return prior._map(y, z.shape[2:])
 

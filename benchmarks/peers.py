@@ -31,9 +31,10 @@ from ldm.bijection.chain import Chain
 from ldm.bijection.coupling import Coupling
 from ldm.bijection.mask import Halves
 from ldm.bijection.network import CouplingNetwork
-from ldm.bijection.sigmoidal import Sigmoidal
-from ldm.bijection.spline import RationalQuadratic
-from ldm.bijection.transform import Affine, Transform
+from ldm.bijection.transform.affine import Affine
+from ldm.bijection.transform.base import Transform
+from ldm.bijection.transform.sigmoidal import Sigmoidal
+from ldm.bijection.transform.spline import RationalQuadratic
 from ldm.diffusion.likelihood import Exact
 from ldm.ode import DormandPrince
 from ldm.prior.autoregressive_flow import AutoregressiveFlow

@@ -37,6 +37,7 @@ BELOW = {
     "backbone/position": ("backbone=dit",),
     "backbone/routing": ("backbone=dit",),
     "prior/head": ("prior=pixelcnn",),
+    "prior/transform": ("prior=tarflow",),
 }
 
 
@@ -143,6 +144,7 @@ def test_nothing_but_choices():
 # Groups whose classes are other packages', or several of ours.
 ELSEWHERE = {"optimizer": "torch.optim", "trainer": "lightning", "callback": "lightning", "hydra": "hydra_plugins"}
 ELSEWHERE |= {"hydra/sweeper/sampler": "optuna.samplers", "hydra/sweeper/pruner": "optuna.pruners"}
+ELSEWHERE |= {"prior/transform": "ldm.bijection.transform"}
 
 
 def test_a_word_stands_where_its_class_stands():

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ldm.bijection.base import Bijection, Map, uncast
 from ldm.bijection.made import MADE
-from ldm.bijection.transform import Transform
+from ldm.bijection.transform.base import Transform
 from ldm.types import Context, ContextShape
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ldm.bijection.base import Bijection, Map
 from ldm.bijection.mask import Mask
 from ldm.bijection.network import MakesNetwork
-from ldm.bijection.transform import Transform
+from ldm.bijection.transform.base import Transform
 from ldm.types import Context, ContextShape
 
 

@@ -26,7 +26,7 @@ from torch import nn
 from ldm.bijection.autoregressive import Autoregressive, Reversed
 from ldm.bijection.chain import Chain
 from ldm.bijection.made import MADE
-from ldm.bijection.transform import Transform
+from ldm.bijection.transform.base import Transform
 from ldm.cost import context_on_meta, flops
 from ldm.prior.base import Latents
 from ldm.prior.normalizing_flow import NormalizingFlow

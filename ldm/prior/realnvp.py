@@ -25,7 +25,8 @@ from ldm.bijection.coupling import Coupling
 from ldm.bijection.mask import Checkerboard, Halves, Mask
 from ldm.bijection.multiscale import Multiscale, Shape, halved, levels_of, squeezed
 from ldm.bijection.network import ConvNet, MakesNetwork
-from ldm.bijection.transform import Affine, Transform
+from ldm.bijection.transform.affine import Affine
+from ldm.bijection.transform.base import Transform
 from ldm.prior.base import Latents
 from ldm.prior.normalizing_flow import NormalizingFlow
 from ldm.types import ContextShape

@@ -1,18 +1,20 @@
 """TarFlow: a normalizing flow whose layers are causal transformers over patches (Zhai et al. 2024).
 
-Tokens are patches x_1 ... x_n. A layer moves and scales each by numbers that depend on those before it (sections 2.2 and 2.3),
+Tokens are patches x_1 ... x_n. In a layer each number of a token comes from one of y_i by an increasing function f, whose
+parameters depend on the tokens before (sections 2.2 and 2.3),
 
-    y_i = (x_i - m_i) exp(-a_i),     (m_i, a_i) = transformer(x_1 ... x_(i-1), c),     log |dy/dx| = -sum_i a_i,
+    x_i = f(y_i; theta_i),     theta_i = transformer(x_1 ... x_(i-1), c),     log |dy/dx| = -sum_i log f'(y_i; theta_i),
 
-and the next layer has the tokens in reverse order, so that what one cannot see the other can. u, what the last layer gives, is
-standard normal, so the density is exact:
+and the next layer has the tokens in reverse order, so that what one cannot see the other can. The paper's f moves and scales,
+x_i = y_i exp(a_i) + m_i; `transform` may be any other of ldm.bijection.transform. Of one whose inverse is searched for it is
+y_i = f(x_i; theta_i), so that training searches for nothing. u, what the last layer gives, is standard normal, so the density is
+exact:
 
     log p(x | c) = log N(u; 0, 1) + sum over layers of log |dy/dx|.
 
-A layer is computed at once in this direction and token by token in the other, x_i = y_i exp(a_i) + m_i, with the keys and
-values of the tokens before (ldm.nn.causal). Here a is bounded, a = limit tanh(raw / limit), where the paper has the
-exponential of the raw number: a layer's inverse then cannot explode on what training has not seen. A first token has a shift
-and a scale, too, by the context alone.
+A layer is computed at once in this direction and token by token in the other, with the keys and values of the tokens before
+(ldm.nn.causal). Here a is bounded (ldm.bijection.transform.affine), where the paper has the exponential of the raw number: a
+sample then cannot explode on what training has not seen. A first token has parameters, too, by the context alone.
 
 Noise. The flow is trained on y = x + sigma eps, and what it samples is noisy; one step of Tweedie's formula takes the noise
 off (section 2.5):
@@ -20,12 +22,12 @@ off (section 2.5):
     x = y + sigma^2 grad_y log p(y | c).
 
 Without noise a flow spends itself on what varies least, and samples badly. So `log_prob` is the density of noisy latents,
-exact as such, and that of denoised samples is not known. Guidance moves shift and scale of every layer away from those without
-a condition (section 2.6, with s = 1 + w): m_0 + s (m_c - m_0), a_0 + s (a_c - a_0).
+exact as such, and that of denoised samples is not known. Guidance moves the parameters of every layer away from those without a
+condition (section 2.6, with s = 1 + w): theta_0 + s (theta_c - theta_0).
 
-It fails where layers are few: one affine layer leaves a first token normal. It needs many tokens' passes for one sample: layers x
-tokens of them. And it learns slowly where its first weights do not suit its tokens: of one number only steep maps tear apart what
-the data keep apart, and weights that begin three times as large (`gain`) find them sooner; of 16 numbers they slow it down.
+It fails where layers are few: one affine layer leaves a first token normal. It fails where tokens are of few numbers: what data
+keep apart, affine layers tear apart only by steep functions of the few, which they learn slowly; a spline or a mixture of
+sigmoids has several modes in one layer. And it needs many tokens' passes for one sample: layers x tokens of them.
 
 Sources:
     Zhai et al., Normalizing Flows Are Capable Generative Models (2024), arXiv 2412.06329
@@ -39,9 +41,11 @@ from typing import ClassVar, Literal
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from ldm.bijection.transform.affine import Affine
+from ldm.bijection.transform.base import Parameters, Transform
 from ldm.nn.causal import CausalTransformer, Places
 from ldm.prior.base import Latents, Likelihood, Prior, Terms
 from ldm.prior.network.transformer import canvas
@@ -50,60 +54,58 @@ from ldm.types import Context, ContextShape, Latent, Probability
 
 
 class Layer(nn.Module):
-    """One autoregressive affine layer, in one order or the other. It begins as the identity.
+    """One autoregressive layer, in one order or the other. It begins with parameters 0.
 
     Arguments:
-        network: numbers of a token to twice as many: shifts and raw log-scales.
+        transformer: numbers of a token to the parameters of as many functions.
         backwards: whether it begins at the last token.
-        limit: of the log-scales.
-        gain: by how much the network's first weights, of its stem and its feed-forwards, are multiplied.
+        transform: those functions.
     """
 
-    def __init__(self, network: CausalTransformer, backwards: bool, limit: float, gain: float):
+    def __init__(self, transformer: CausalTransformer, backwards: bool, transform: Transform):
         super().__init__()
-        self.network, self.backwards, self.limit = network, backwards, limit
-        feeds = (linear for block in network.blocks for linear in (block.feed.to_hidden, block.feed.to_out))
-        for linear in (network.stem, *feeds):
-            for p in linear.parameters():
-                p.data.mul_(gain)
-        nn.init.zeros_(network.head.weight)
-        nn.init.zeros_(network.head.bias)
+        self.transformer, self.backwards, self.count = transformer, backwards, transform.count
+        if transform.closed:
+            self._to_noise, self._to_data = transform.inverse, transform.forward
+        else:
+            self._to_noise, self._to_data = transform.forward, transform.inverse
+        nn.init.zeros_(transformer.head.weight)
+        nn.init.zeros_(transformer.head.bias)
 
     def forward(
         self, x: Float[Tensor, "b n d"], places: Places, c: Context
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, " b"]]:
         """y (b, n, d) and log |dy/dx| (b,) of tokens x (b, n, d)."""
         x, places = self._ordered(x), places.reversed() if self.backwards else places
-        shift, log_scale = self._affine(self.network(x, places, c))
-        return self._ordered((x - shift) * (-log_scale).exp()), -log_scale.sum((1, 2))
+        y, log_slope = self._to_noise(x, self._shaped(self.transformer(x, places, c)))
+        return self._ordered(y), log_slope.sum((1, 2))
 
     @torch.no_grad()
     def inverse(
         self, y: Float[Tensor, "b n d"], places: Places, c: Context, guidance: float = 1.0
     ) -> Float[Tensor, "b n d"]:
-        """x (b, n, d) of y (b, n, d), token by token; guided, shifts and scales are so many times as far from those without a
+        """x (b, n, d) of y (b, n, d), token by token; guided, parameters are so many times as far from those without a
         condition."""
         y, places = self._ordered(y), places.reversed() if self.backwards else places
         guided = guidance != 1 and c.empty is not None
         c = Context.cat([c, c.null()]) if guided else c
-        memory = self.network.memory(len(y) * (1 + guided), y.shape[1], c)
+        memory = self.transformer.memory(len(y) * (1 + guided), y.shape[1], c)
         x = torch.zeros_like(y)
         for i in range(y.shape[1]):
             before = x[:, max(i - 1, 0), None].repeat(1 + guided, 1, 1)
-            shift, log_scale = self._affine(self.network(before, places, c, memory))
+            parameters = self._shaped(self.transformer(before, places, c, memory))
             if guided:
-                pairs = (part.chunk(2) for part in (shift, log_scale))
-                shift, log_scale = (null + guidance * (own - null) for own, null in pairs)
-            x[:, i, None] = y[:, i, None] * log_scale.exp() + shift
+                own, null = parameters.chunk(2, dim=1)
+                parameters = null + guidance * (own - null)
+            x[:, i, None] = self._to_data(y[:, i, None], parameters)[0]
         return self._ordered(x)
 
     def _ordered(self, x: Tensor) -> Tensor:
         return x.flip(1) if self.backwards else x
 
-    def _affine(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Shifts and log-scales, in float32."""
-        shift, raw = numbers.float().chunk(2, dim=-1)
-        return shift, self.limit * (raw / self.limit).tanh()
+    def _shaped(self, outputs: Float[Tensor, "b n o"]) -> Parameters:
+        """The network's outputs as parameters (p, b, n, d), in float32."""
+        return rearrange(outputs.float(), "b n (p d) -> p b n d", p=self.count)
 
 
 class TarFlow(Prior, Likelihood):
@@ -114,10 +116,9 @@ class TarFlow(Prior, Likelihood):
         patch: side of the square of z that is one token.
         groups: into how many tokens the channels of a patch are divided, one behind the other; it divides the channels. The
             paper has one; a latent of a single position needs more, for a single token is normal.
-        layers: number of autoregressive affine layers, in alternating order.
+        layers: number of autoregressive layers, in alternating order.
         width, depth, heads: of each layer's transformer: width of a token, number of blocks, number of heads.
-        limit: of the absolute log-scale in each layer.
-        gain: by how much the transformers' first weights are larger than PyTorch's; 3 suits tokens of one number.
+        transform: how a layer makes a number of another; by default affine with log-scales of at most 3.
         noise: sigma, in training, where latents have deviation 1.
         dropout: share of the transformers' activations that are left out in training.
         denoise: whether samples are rid of the noise.
@@ -139,8 +140,7 @@ class TarFlow(Prior, Likelihood):
         width: PositiveInt = 256,
         depth: PositiveInt = 4,
         heads: PositiveInt = 4,
-        limit: PositiveFloat = 3.0,
-        gain: PositiveFloat = 1.0,
+        transform: Transform | None = None,
         noise: NonNegativeFloat = 0.1,
         dropout: Probability = 0.0,
         denoise: bool = True,
@@ -155,13 +155,14 @@ class TarFlow(Prior, Likelihood):
             )
         self.patch, self.groups, self.noise = patch, groups, noise
         self.denoise, self.temperature, self.guidance = denoise, temperature, guidance
-        numbers = channels // groups * patch**2
+        numbers, transform = channels // groups * patch**2, transform or Affine(bound=3.0)
         self.width, self.heads = width, heads
 
-        def network() -> CausalTransformer:
-            return CausalTransformer(numbers, 2 * numbers, context.tokens, width, depth, heads, dropout=dropout)
+        def transformer() -> CausalTransformer:
+            outputs = transform.count * numbers
+            return CausalTransformer(numbers, outputs, context.tokens, width, depth, heads, dropout=dropout)
 
-        self.layers = nn.ModuleList([Layer(network(), bool(i % 2), limit, gain) for i in range(layers)])
+        self.layers = nn.ModuleList([Layer(transformer(), bool(i % 2), transform) for i in range(layers)])
 
     @property
     def factor(self) -> int:
@@ -208,7 +209,7 @@ class TarFlow(Prior, Likelihood):
         return self.denoised(y, c) if self.denoise else y
 
     def networks(self) -> list[nn.Module]:
-        return [layer.network for layer in self.layers]
+        return [layer.transformer for layer in self.layers]
 
     def asks_null(self) -> bool:
         return self.guidance != 1

@@ -39,7 +39,8 @@ from ldm.bijection.chain import Chain
 from ldm.bijection.coupling import Coupling
 from ldm.bijection.mask import Checkerboard
 from ldm.bijection.network import ConvNet, MakesNetwork
-from ldm.bijection.transform import Affine, Transform
+from ldm.bijection.transform.affine import Affine
+from ldm.bijection.transform.base import Transform
 from ldm.prior.base import Latents, Likelihood, Prior, Terms
 from ldm.random import Random
 from ldm.types import Context, ContextShape, Image, Latent

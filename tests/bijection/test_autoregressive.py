@@ -7,8 +7,8 @@ from torch.autograd.functional import jacobian
 from ldm.bijection.autoregressive import Autoregressive, Reversed
 from ldm.bijection.chain import Chain
 from ldm.bijection.made import MADE
-from ldm.bijection.sigmoidal import Sigmoidal
-from ldm.bijection.transform import Affine
+from ldm.bijection.transform.affine import Affine
+from ldm.bijection.transform.sigmoidal import Sigmoidal
 from ldm.nn.fixup import SMOOTH
 from ldm.types import Context, ContextShape
 

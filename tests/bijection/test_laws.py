@@ -13,9 +13,11 @@ from ldm.bijection.coupling import Coupling
 from ldm.bijection.mask import Checkerboard, Halves
 from ldm.bijection.multiscale import Multiscale, levels_of
 from ldm.bijection.network import ConvNet, Transformer
-from ldm.bijection.spline import RationalQuadratic
 from ldm.bijection.squeeze import Squeeze
-from ldm.bijection.transform import Additive, Affine
+from ldm.bijection.transform.additive import Additive
+from ldm.bijection.transform.affine import Affine
+from ldm.bijection.transform.sigmoidal import Sigmoidal
+from ldm.bijection.transform.spline import RationalQuadratic
 from ldm.types import Context, ContextShape
 from tests.bijection.laws import context, hold, stirred
 
@@ -39,6 +41,7 @@ MADE = {
     "checkerboard flipped": lambda: coupling(Checkerboard(3, flip=True)),
     "additive": lambda: coupling(transform=Additive()),
     "spline": lambda: coupling(Checkerboard(3), RationalQuadratic(5, 2.0)),
+    "sigmoidal": lambda: coupling(transform=Sigmoidal(3)),
     "transformer": lambda: coupling(network=partial(Transformer, width=8, depth=1, heads=2)),
     "multiscale": lambda: Multiscale(
         Chain([Conv1x1(12), coupling(shape=(12, 2, 1))]), coupling(Halves(6, flip=True), shape=(6, 2, 1))

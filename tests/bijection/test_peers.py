@@ -11,10 +11,11 @@ from ldm.bijection.conv1x1 import Conv1x1
 from ldm.bijection.coupling import Coupling
 from ldm.bijection.mask import Checkerboard, Halves
 from ldm.bijection.network import ConvNet
-from ldm.bijection.sigmoidal import Sigmoidal
-from ldm.bijection.spline import RationalQuadratic
 from ldm.bijection.squeeze import Squeeze
-from ldm.bijection.transform import Additive, Affine
+from ldm.bijection.transform.additive import Additive
+from ldm.bijection.transform.affine import Affine
+from ldm.bijection.transform.sigmoidal import Sigmoidal
+from ldm.bijection.transform.spline import RationalQuadratic
 from ldm.types import Context, ContextShape
 from tests.bijection.laws import stirred
 

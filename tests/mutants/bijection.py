@@ -38,7 +38,7 @@ FAULTS = [
         ("(layer.weight * layer.kept)[:, list", "layer.weight[:, list"),
     ),
     *of(
-        "ldm/bijection/sigmoidal.py",
+        "ldm/bijection/transform/sigmoidal.py",
         "tests/bijection/test_autoregressive.py",
         (".abs() / self.least", ".abs() * self.least"),
     ),
@@ -61,7 +61,7 @@ FAULTS = [
         ("if channels < 2:", "if False:"),
     ),
     *of(
-        "ldm/bijection/transform.py",
+        "ldm/bijection/transform/affine.py",
         _LAWS,
         ("self.bound * torch.tanh(raw / self.bound), shift", "raw, shift"),
         ("return (y - shift) * (-log_scale).exp(), -log_scale", "return (y - shift) * (-log_scale).exp(), log_scale"),
@@ -84,8 +84,8 @@ FAULTS = [
         ),
     ),
     *of(
-        "ldm/bijection/spline.py",
-        "tests/bijection/test_spline.py",
+        "ldm/bijection/transform/spline.py",
+        "tests/bijection/transform/test_spline.py",
         ("math.log(math.expm1(1 - self.min_slope))", "0.0"),
         ("inside = x.abs() < self.bound", "inside = x.abs() < 2 * self.bound"),
         ("(1 - least * self.bins) * raw", "raw"),
@@ -107,5 +107,5 @@ FAULTS = [
         ("if shape[1:] == (1, 1):", "if False:"),
         ("k % 2 != (couplings - 1) % 2", "False"),
     ),
-    *of("ldm/prior/spline.py", _FLOWS, ("RationalQuadratic(bins, bound)", "RationalQuadratic(bins)")),
+    *of("ldm/prior/glow.py", _FLOWS, ("transform = transform or Affine()", "transform = Affine()")),
 ]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ldm.bijection.sigmoidal import Sigmoidal
-from ldm.bijection.transform import Affine
+from ldm.bijection.transform.affine import Affine
+from ldm.bijection.transform.sigmoidal import Sigmoidal
 from ldm.cost import FlopCounter
 from ldm.prior.autoregressive_flow import AutoregressiveFlow
 from ldm.prior.base import Latents

@@ -33,6 +33,8 @@ SPATIAL = (
 FIRST = {  # stages, and further words, that a prior is asked on, where that is not a KL autoencoder alone
     "categorical": ["vq_f4"],
     "pixelcnn": ["kl_f4_small", "vq_f4"],
+    "maf": ["kl_f4_small", "kl_f4_small prior/transform=spline"],
+    "tarflow": ["kl_f4_small", "kl_f4_small prior/transform=spline"],
     "transformer": ["vq_f4", "identity", "kl_f4_small prior/head=diffusion"],
     "variational_dequantisation": ["identity"],
 }

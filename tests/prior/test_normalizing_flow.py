@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from ldm.bijection.network import ConvNet, Transformer
-from ldm.bijection.transform import Additive
+from ldm.bijection.transform.additive import Additive
+from ldm.bijection.transform.spline import RationalQuadratic
 from ldm.cost import context_on_meta, flops
 from ldm.prior.base import Invertible, Latents, Likelihood
 from ldm.prior.glow import Glow
 from ldm.prior.normalizing_flow import NormalizingFlow
 from ldm.prior.realnvp import RealNVP
-from ldm.prior.spline import Spline
 from ldm.random import Random
 from ldm.types import Context, ContextShape
 from tests.bijection.laws import context, hold, stirred
 from tests.prior import ring
 from tests.prior.learning import gap, trained
 
-FAMILIES = {"realnvp": RealNVP, "glow": Glow, "spline": Spline}
+FAMILIES = {"realnvp": RealNVP, "glow": Glow, "spline": partial(Glow, transform=RationalQuadratic())}
 SMALL = partial(ConvNet, width=8, depth=1)
 PLANE = (2, 1, 1)
 
@@ -151,10 +151,9 @@ def test_what_a_density_costs():
 
 
 def test_arguments_reach_the_bijection():
-    spline = made("spline", PLANE, bins=5, bound=2.0, steps=3)
+    spline = made("spline", PLANE, transform=RationalQuadratic(bins=5), steps=3)
     assert len(spline.networks()) == 3 and spline.networks()[0].head.out_channels == 3 * 5 - 1
-    assert spline.bijection.parts[2].transform.bound == 2.0
-    for family in FAMILIES.values():
+    for family in (RealNVP, Glow):
         assert "temperature" in inspect.signature(family).parameters and family.DRAWING == ("temperature",)
 
 

@@ -57,7 +57,7 @@ def images():
 
 def test_which_families_have_a_capability():
     """Every family that conf/prior names and that says so, and none that is only there to be derived from."""
-    assert {"RealNVP", "Glow", "CNF", "Spline"} <= set(having(Invertible)) <= set(having(Likelihood))
+    assert {"RealNVP", "Glow", "CNF", "AutoregressiveFlow"} <= set(having(Invertible)) <= set(having(Likelihood))
     assert not {"GAN", "EnergyBased", "Prior"} & set(having(Likelihood))
     assert "Diffusion" in having(Diffusion) and "RealNVP" not in having(Diffusion)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm.bijection.spline import RationalQuadratic
+from ldm.bijection.transform.spline import RationalQuadratic
 
 
 def drawn(spline: RationalQuadratic, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:

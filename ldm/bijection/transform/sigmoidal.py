@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ldm.bijection.transform import Numbers, Parameters, Transform
+from ldm.bijection.transform.base import Numbers, Parameters, Transform
 
 _HALVINGS = 40
 
@@ -40,6 +40,8 @@ class Sigmoidal(Transform):
         steepest: the greatest a; 1 / steepest is the least.
         least: slope that is added.
     """
+
+    closed = False
 
     def __init__(self, units: PositiveInt = 8, steepest: PositiveFloat = 20.0, least: PositiveFloat = 0.1):
         self.units, self.steepest, self.least = units, steepest, least

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ldm.bijection.transform import Numbers, Parameters, Transform
+from ldm.bijection.transform.base import Numbers, Parameters, Transform
 
 
 class _Bin(NamedTuple):
