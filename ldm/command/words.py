@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def misspelt(arguments: Sequence[str], conf: Path, entry: str = "config") -> str
             return wrong
         before = argument
     for key, value in known.of_experiment:
-        stray = known.stray(key)
+        stray = known.stray(key, known.typed)
         if stray:
             return f"{key}={value} is of the experiment, and {stray}; or take another experiment"
     given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
@@ -88,6 +88,7 @@ class Known:
         else:
             self.groups &= {group for group, _, _ in defaults}
         self.chosen = {place or group: [(group, choice)] for group, place, choice in defaults if choice != "null"}
+        self.typed: dict[str, list[tuple[str, str]]] = {}
         self.of_experiment: list[tuple[str, str]] = []
         self.needed = {group for group, _, choice in defaults if choice != "null"}
         self.places = {place: group for group, place, _ in defaults if place}  # of a group that stands at several
@@ -120,14 +121,26 @@ class Known:
 
     def choose(self, arguments: Sequence[str]) -> None:
         """Words of groups among the arguments take the place of those of an experiment, and these of those that are there by
-        default."""
-        said = [(key, value) for key, _, value in (argument.lstrip("+").partition("=") for argument in arguments)]
-        self.of_experiment = [pair for key, word in said if key == "experiment" for pair in self._defaults(key, word)]
-        for key, value in [*self.of_experiment, *said]:
+        default. In a sweep there are several."""
+        pairs = (argument.lstrip("+").partition("=") for argument in arguments)
+        self.typed = dict(self._words((key, value) for key, _, value in pairs))
+        experiments = [list(self._defaults(*word)) for word in self.typed.get("experiment", ())]
+        self.of_experiment = [pair for each in experiments for pair in each]
+        if "experiment" in self.typed:
+            ways = [self.chosen | dict(self._words(each)) for each in experiments]
+            places = {place for way in ways for place in way}
+            self.chosen = {
+                place: list(dict.fromkeys(word for way in ways for word in way.get(place, ()))) for place in places
+            }
+        self.chosen |= self.typed
+
+    def _words(self, pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        """Where each group of (key, value) stands, and its words: none of what cannot be read here, as a pattern of Hydra's."""
+        for key, value in pairs:
             group, _, place = key.partition("@")
-            words = [(group, word) for word in value.split(",") if (group, word) in self._files]
-            if words and group in self.groups:
-                self.chosen[place or group] = words
+            if group in self.groups:
+                words = [(group, word.strip()) for word in value.strip("[]").split(",")]
+                yield place or group, [word for word in words if word in self._files]
 
     def _defaults(self, group: str, word: str) -> Iterator[tuple[str, str]]:
         """The groups of a word's defaults, each with the word that is chosen there, those of words that it goes on from first."""
@@ -143,9 +156,9 @@ class Known:
                 if key == group:
                     yield from self._defaults(group, value)
                 else:
-                    yield key, str(value)
+                    yield key, ",".join(value) if isinstance(value, list) else str(value)
 
-    def stray(self, key: str) -> str | None:
+    def stray(self, key: str, chosen: Mapping[str, Sequence[tuple[str, str]]]) -> str | None:
         """Why there is no place for a word of a group below another one: what was chosen of that does not have it."""
         group, name = key.rpartition("/")[::2]
         if not group or "@" in key:
@@ -154,12 +167,9 @@ class Known:
         def has(word: str) -> bool:
             return key in {below.partition("@")[0] for below, _ in self._defaults(group, word)}
 
-        for _, word in self.chosen.get(group, ()):
-            if not has(word):
-                return (
-                    f"{group}={word} has no {name}; these have: {', '.join(sorted(filter(has, self.choices(group))))}"
-                )
-        return None
+        lacks = next((word for _, word in chosen.get(group, ()) if not has(word)), None)
+        having = ", ".join(sorted(filter(has, self.choices(group))))
+        return None if lacks is None else f"{group}={lacks} has no {name}; these have: {having}"
 
     def places_of(self, name: str) -> list[str]:
         """Where a name stands that is no word alone: groups that end in it, or else arguments of what is chosen."""
@@ -170,10 +180,12 @@ class Known:
         """The places of the arguments of the words that are chosen, of settings and of what these are made of."""
         import yaml
 
-        files = [(place, self.file(*word)) for place, words in self.chosen.items() for word in words]
-        of_words = [(place, yaml.safe_load(file.read_text(encoding="utf-8"))) for place, file in files]
-        settings = [(name, value) for name, value in yaml.safe_load(self.text).items() if name != "hydra"]
-        for place, content in [*of_words, *settings]:
+        parts = [(name, value) for name, value in yaml.safe_load(self.text).items() if name != "hydra"]
+        for place, words in self.chosen.items():
+            for word in words:
+                content = yaml.safe_load(self.file(*word).read_text(encoding="utf-8"))
+                parts += content.items() if place == "experiment" else [(place, content)]
+        for place, content in parts:
             yield from _below(place, content)
 
 
@@ -243,7 +255,7 @@ def _wrong(argument: str, before: str, known: Known, asked: bool) -> str | None:
     if key not in known.groups:
         return None
     said = f"{key}@{place}" if place else key
-    wrong, stray = _choice(said, key, value, known), known.stray(said)
+    wrong, stray = _choice(said, key, value, known), known.stray(said, known.chosen)
     return wrong or (f"{said}={value}: {stray}" if stray else None)
 
 

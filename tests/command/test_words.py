@@ -259,6 +259,12 @@ def test_an_argument_of_a_chosen_word_is_found():
     assert misspelt(["prior=gan", "r1=3"], CONF) == "r1: no such word alone; say prior.r1=3"
     assert misspelt(["r1=3"], CONF).startswith("r1: no such word. There are alignment, ")
     assert misspelt(["experiment=fashion_mnist_gan", "r1=3"], CONF) == "r1: no such word alone; say prior.r1=3"
+    assert misspelt(["experiment=fashion_mnist_glow", "lr=3"], CONF) == (
+        "lr: no such word alone; say first.optimizer.lr=3 or second.optimizer.lr=3"
+    )
+    assert misspelt(["metric=[offline,memorisation]", "shown=3"], CONF) == (
+        "shown: no such word alone; say metric.memorisation.shown=3"
+    )
     assert misspelt(["prior=glow,gan", "r1=3"], CONF) == "r1: no such word alone; say prior.r1=3"
 
 
@@ -282,6 +288,18 @@ HEADS = "has no head; these have: pixelcnn, transformer"
             "experiment=mnist_pixels_pixelcnn prior=glow",
             f"prior/head=categorical is of the experiment, and prior=glow {HEADS}; or take another experiment",
         ),
+        ("experiment=mnist_pixels_pixelcnn,mnist_pixels_glow", None),
+        ("experiment=fashion_mnist_vq,mnist_pixels_pixelcnn prior/head=categorical", None),
+        (
+            "experiment=fashion_mnist_vq,mnist_pixels_glow prior/head=categorical",
+            f"prior/head=categorical: prior=glow {HEADS}",
+        ),
+        (
+            "experiment=fashion_mnist_vq,shapes prior/head=categorical",
+            f"prior/head=categorical: prior=diffusion {HEADS}",
+        ),
+        ("experiment=glob(*vq) prior/head=categorical", None),
+        ("prior=choice(pixelcnn,transformer) prior/head=categorical", None),
         ("backbone/routing=tread", "backbone/routing=tread: backbone=unet has no routing; these have: dit, dit_small"),
         ("diffusion=v diffusion/sampler=ddim experiment=shapes", None),
         ("prior=variational_dequantisation prior/transform@prior.prior.transform=spline", None),
